@@ -1,0 +1,54 @@
+//! Where samples come from: the one seam between PromQL and storage.
+//!
+//! Two implementers: a storage snapshot, and the in-memory fixture of the tests. A query hands
+//! over all its selections at once, so that they see one moment of the data; then it reads series
+//! one by one, from several threads if it likes.
+
+use icecore_storage::labels::Labels;
+use icecore_storage::matcher::Matcher;
+use icecore_storage::metrics::sample::Samples;
+use icecore_storage::time::TimeRange;
+
+/// One selector of a query, with what the query is going to do with it. Only `matchers` and
+/// `range` bind; the rest are hints that let a source prepare less.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    pub matchers: Vec<Matcher>,
+    /// Samples outside are not asked for, but may come.
+    pub range: TimeRange,
+    /// The function directly around the selector, e.g. `rate`, or the aggregation.
+    pub function: Option<&'static str>,
+    /// The window in ms of a range selector; the lookback of an instant selector.
+    pub window_ms: i64,
+    /// 0 for an instant query.
+    pub step_ms: i64,
+    /// Labels of the aggregation directly around: `Some((names, without))`.
+    pub grouping: Option<(Vec<String>, bool)>,
+    /// Every label name that the query mentions.
+    pub names: Vec<String>,
+}
+
+/// A failure to read. The text goes to the client.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    pub message: String,
+}
+
+/// The series of one selection with their labels.
+pub type SelectedSeries<S> = Vec<(Labels, S)>;
+
+/// A consistent view of series.
+pub trait Source: Send + Sync {
+    /// What a selected series is read by.
+    type Series: Send + Sync;
+
+    /// For each selection its series, each of them once, in no particular order.
+    fn select(
+        &self,
+        selections: &[Selection],
+    ) -> Result<Vec<SelectedSeries<Self::Series>>, SourceError>;
+
+    /// Clears `into` and fills it with the series' samples in ascending time.
+    fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError>;
+}

@@ -1,0 +1,3 @@
+//! Codecs: bytes in, bytes out, no I/O.
+
+pub mod varint;

@@ -1,0 +1,28 @@
+//! What can go wrong in storage, by what the caller can do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error("{operation} {}: {source}", path.display())]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    /// Bytes on disk are not what was written.
+    #[error("{} is damaged at byte {offset}: {what}", path.display())]
+    Corrupt { path: PathBuf, offset: u64, what: String },
+    /// A file was written by a newer version.
+    #[error("{}: {what}", path.display())]
+    Unsupported { path: PathBuf, what: String },
+    /// Not now: the same request may succeed later. Nothing of it was stored.
+    #[error("{reason}")]
+    Unavailable { reason: String, retry_after_seconds: u32 },
+    /// Another process has the data directory.
+    #[error("data directory {} is in use by another process", path.display())]
+    Locked { path: PathBuf },
+    /// The database has been closed.
+    #[error("the database is closed")]
+    Closed,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;

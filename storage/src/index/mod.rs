@@ -1,0 +1,1 @@
+//! The label index: from matchers to series.

@@ -1,0 +1,74 @@
+//! Limits on what one request may bring: the bounds that keep a hostile body from costing memory.
+
+use crate::labels::{LabelError, Labels, METRIC_NAME};
+
+/// Metric names with this prefix are answered from records; pushed samples may not have it.
+pub const RESERVED_PREFIX: &str = "record:";
+
+/// Bounds on one write request. The defaults suit every known sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a body as it arrives.
+    pub body_bytes: usize,
+    /// Bytes of a body once decompressed.
+    pub decoded_bytes: usize,
+    /// Series in a request; those after them are refused.
+    pub series_per_request: usize,
+    /// Samples and histograms in a request; those after them are refused.
+    pub samples_per_request: usize,
+    pub labels_per_series: usize,
+    pub name_bytes: usize,
+    pub value_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            body_bytes: 16 << 20,
+            decoded_bytes: 32 << 20,
+            series_per_request: 400_000,
+            samples_per_request: 1_500_000,
+            labels_per_series: 64,
+            name_bytes: 1 << 10,
+            value_bytes: 4 << 10,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses labels that no series may have.
+    pub fn check_labels(&self, labels: &Labels) -> Result<(), LabelError> {
+        if labels.is_empty() {
+            return Err(LabelError::NoLabels);
+        }
+        let count = labels.iter().count();
+        if count > self.labels_per_series {
+            return Err(LabelError::TooMany { count, limit: self.labels_per_series });
+        }
+        for (name, value) in labels.iter() {
+            self.check_text("name", name, self.name_bytes)?;
+            self.check_text("value", value, self.value_bytes)?;
+        }
+        match labels.get(METRIC_NAME) {
+            None => Err(LabelError::NoMetricName),
+            Some(name) if name.starts_with(RESERVED_PREFIX) => {
+                Err(LabelError::ReservedName { name: name.to_owned() })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Refuses a label's name or value (`what`) of more than `limit` bytes.
+    pub fn check_text(
+        &self,
+        what: &'static str,
+        text: &str,
+        limit: usize,
+    ) -> Result<(), LabelError> {
+        if text.len() <= limit {
+            return Ok(());
+        }
+        let start = text.chars().take(40).collect();
+        Err(LabelError::TooLong { what, length: text.len(), limit, start })
+    }
+}

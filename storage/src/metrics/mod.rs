@@ -1,0 +1,5 @@
+//! Metrics: float and histogram samples from the moment they arrive to their last block.
+
+pub mod batch;
+pub mod histogram;
+pub mod sample;
