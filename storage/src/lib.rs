@@ -11,6 +11,7 @@ pub mod matcher;
 pub mod metrics;
 pub mod snapshot;
 pub mod time;
+pub mod wal;
 
 pub use db::Db;
 pub use error::Error;

@@ -3,3 +3,6 @@
 pub mod batch;
 pub mod histogram;
 pub mod sample;
+pub mod block;
+pub mod chunk;
+pub(crate) mod head;
