@@ -260,7 +260,7 @@ impl Block {
         let bytes = self.pages.bytes.slice(start..end);
         let bit = 1u64 << (page % 64);
         if self.checked[page / 64].load(Ordering::Relaxed) & bit == 0 {
-            frame::read(&mut &bytes[..]).ok_or_else(corrupt)?;
+            frame::read(&bytes, &mut 0).map_err(|_| corrupt())?;
             self.checked[page / 64].fetch_or(bit, Ordering::Relaxed);
         }
         Ok(bytes.slice(frame::HEADER_BYTES..))
@@ -275,8 +275,8 @@ impl Block {
         let (end, count) = *self.column_ends.get(index).ok_or_else(corrupt)?;
         let start = if index == 0 { 0 } else { self.column_ends[index - 1].0 };
         let range = usize::try_from(start).expect("mapped")..usize::try_from(end).expect("mapped");
-        let mut bytes = self.columns.bytes.get(range).ok_or_else(corrupt)?;
-        let payload = frame::read(&mut bytes).ok_or_else(corrupt)?;
+        let bytes = self.columns.bytes.get(range).ok_or_else(corrupt)?;
+        let payload = frame::read(bytes, &mut 0).map_err(|_| corrupt())?;
         let mut times = Vec::new();
         timestamps::decode(payload, count as usize, &mut times).ok_or_else(corrupt)?;
         let times: Arc<[i64]> = times.into();
@@ -292,9 +292,9 @@ impl Block {
     pub(crate) fn statistics(&self, page: usize) -> Result<Vec<ChunkStatistics>> {
         let offset = self.directory[page].statistics_offset;
         let corrupt = || self.corrupt(self.statistics.offset + offset, "chunk statistics");
-        let start = usize::try_from(offset).expect("mapped");
-        let mut bytes = self.statistics.bytes.get(start..).ok_or_else(corrupt)?;
-        let payload = frame::read(&mut bytes).ok_or_else(corrupt)?;
+        let mut start = usize::try_from(offset).expect("mapped");
+        let payload =
+            frame::read(&self.statistics.bytes, &mut start).map_err(|_| corrupt())?;
         parse_statistics(payload).ok_or_else(corrupt)
     }
 
@@ -378,9 +378,9 @@ impl Drop for Block {
 impl Section {
     /// The payload, if the section is one intact frame.
     fn framed(&self) -> Option<&[u8]> {
-        let mut rest = &self.bytes[..];
-        let payload = frame::read(&mut rest)?;
-        rest.is_empty().then_some(payload)
+        let mut end = 0;
+        let payload = frame::read(&self.bytes, &mut end).ok()?;
+        (end == self.bytes.len()).then_some(payload)
     }
 }
 

@@ -204,7 +204,7 @@ impl BlockWriter {
             statistics_offset: self.statistics.len() as u64,
         });
         let mut framed = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
-        frame::write(&mut framed, &payload);
+        frame::write(&payload, &mut framed);
         self.put(&framed)?;
         write_statistics(&page.statistics, &mut self.statistics);
         Ok(())
@@ -346,7 +346,7 @@ impl BlockWriter {
 
 fn framed(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
-    frame::write(&mut out, payload);
+    frame::write(payload, &mut out);
     out
 }
 
@@ -373,7 +373,7 @@ fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
     let mut section = Vec::new();
     varint::write(&mut section, payload.len() as u64);
     section.extend_from_slice(&packed);
-    frame::write(out, &section);
+    frame::write(&section, out);
 }
 
 /// The timestamp columns of a block, each stored once.
@@ -414,7 +414,7 @@ impl Columns {
 
     fn add(&mut self, times: &[i64], encoded: &[u8]) -> Reference {
         let column = u32::try_from(self.ends.len()).expect("columns fit 32 bits");
-        frame::write(&mut self.bytes, encoded);
+        frame::write(encoded, &mut self.bytes);
         let count = u32::try_from(times.len()).expect("a chunk is small");
         self.ends.push((self.bytes.len() as u64, count));
         if self.parents.len() < PARENT_COLUMNS_MAX && times.len() > 2 {

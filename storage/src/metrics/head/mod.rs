@@ -399,6 +399,19 @@ impl Head {
         self.exemplars.iter().map(|(id, exemplar)| (*id, exemplar))
     }
 
+    /// Puts a series from a checkpoint in place.
+    pub(crate) fn restore_series(&mut self, id: u32, series: MemSeries) {
+        for window in series.windows() {
+            self.windows.insert(window);
+            self.oldest = Some(self.oldest.map_or(window, |oldest| oldest.min(window)));
+        }
+        if series.newest() > i64::MIN {
+            self.newest = Some(self.newest.map_or(series.newest(), |n| n.max(series.newest())));
+        }
+        self.late_samples += series.late_count();
+        *self.series_mut(id) = series;
+    }
+
     pub(crate) fn restore_exemplar(&mut self, id: u32, exemplar: Exemplar) {
         self.push_exemplar(id, exemplar);
     }

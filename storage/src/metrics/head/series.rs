@@ -7,6 +7,8 @@
 //! Packed bytes are a list of entries, each with a tag (see [`Entry`]); a checkpoint stores them
 //! as they are. They are pictured in docs/format.md, "Checkpoint".
 
+use std::collections::BTreeSet;
+
 use crate::encoding::{decimal, histograms, timestamps, varint};
 use crate::metrics::chunk;
 use crate::metrics::head::columns::{ColumnOf, TimestampColumns};
@@ -257,6 +259,17 @@ impl MemSeries {
         }
     }
 
+    /// Whether a seal of the window finds samples; after `begin_seal`.
+    pub(crate) fn has_window(&self, window: TimeRange) -> bool {
+        let mut entries = Entries::new(&self.packed);
+        while let Some((start, _)) = entries.next() {
+            if window.contains(start) {
+                return true;
+            }
+        }
+        self.rare.as_ref().is_some_and(|rare| !rare.sealing.is_empty())
+    }
+
     pub(crate) fn bytes_held(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
             size_of::<Rare>() + (rare.late.len() + rare.sealing.len()) * 16 + rare.histograms.len() * 256
@@ -300,22 +313,27 @@ impl MemSeries {
         view
     }
 
-    /// Hands late samples of a window to the seal; they stay readable.
-    pub(crate) fn begin_seal(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
+    /// Hands late samples of a window to the seal and returns how many; they stay readable.
+    pub(crate) fn begin_seal(
+        &mut self,
+        window: TimeRange,
+        columns: &mut TimestampColumns,
+    ) -> u64 {
         if self.tail_length > 0 && window.contains(self.tail_start) {
             self.pack(columns);
         }
-        let Some(rare) = &mut self.rare else { return };
+        let Some(rare) = &mut self.rare else { return 0 };
         if rare.histograms.first().is_some_and(|(first, _)| window.contains(*first)) {
             self.pack_histograms();
         }
-        let Some(rare) = &mut self.rare else { return };
+        let Some(rare) = &mut self.rare else { return 0 };
         let late = std::mem::take(&mut rare.late);
         let start = late.timestamps.partition_point(|t| *t < window.start_ms);
         let end = late.timestamps.partition_point(|t| *t <= window.end_ms);
         chunk::append(&mut rare.late, &late, 0..start);
         chunk::append(&mut rare.late, &late, end..late.len());
         chunk::append(&mut rare.sealing, &late, start..end);
+        (end - start) as u64
     }
 
     /// Drops what a block now holds: the packed entries of the window and what the seal took.
@@ -345,6 +363,12 @@ impl MemSeries {
                 self.rare = None;
             }
         }
+    }
+
+    /// Drops all samples of a window: a block has them.
+    pub(crate) fn forget_window(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
+        self.begin_seal(window, columns);
+        self.end_seal(window, columns);
     }
 
     /// Gives late samples back after a seal that failed.
@@ -397,6 +421,27 @@ impl MemSeries {
 
     pub(crate) fn newest(&self) -> i64 {
         self.newest
+    }
+
+    pub(crate) fn late_count(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.late.len() as u64)
+    }
+
+    /// Starts of the windows of its samples.
+    pub(crate) fn windows(&self) -> BTreeSet<i64> {
+        let mut windows = BTreeSet::new();
+        let mut entries = Entries::new(&self.packed);
+        while let Some((window, _)) = entries.next() {
+            windows.insert(window);
+        }
+        if self.tail_length > 0 {
+            windows.insert(window_start_ms(self.tail_start));
+        }
+        if let Some(rare) = &self.rare {
+            windows.extend(rare.histograms.iter().map(|(t, _)| window_start_ms(*t)));
+            windows.extend(rare.late.timestamps.iter().map(|t| window_start_ms(*t)));
+        }
+        windows
     }
 }
 
