@@ -52,7 +52,10 @@ pub(crate) enum Step {
     Seal(TimeRange),
     Checkpoint,
     /// Make one block of those that share a window.
-    Merge { inputs: Vec<BlockId>, window: TimeRange },
+    Merge {
+        inputs: Vec<BlockId>,
+        window: TimeRange,
+    },
     Idle,
 }
 

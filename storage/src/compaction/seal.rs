@@ -47,7 +47,10 @@ pub(crate) fn seal(
     let mut series: Vec<(Labels, u32)> = Vec::new();
     for batch in ids.chunks(BATCH_SERIES) {
         let mut head = head.write();
-        for &id in batch.iter().filter(|id| head_has(&head, **id, window)) {
+        for &id in batch {
+            if !head_has(&head, id, window) {
+                continue;
+            }
             let (one, columns) = head.series_and_columns(id);
             late_samples += one.begin_seal(window, columns);
             series.push((head.index.labels(id), id));

@@ -203,9 +203,8 @@ pub fn read(
 
 /// The numbers before the residuals: the first, and the first difference.
 fn leading(values: &[i64], order: Order) -> impl Iterator<Item = i64> + '_ {
-    (0..order.leading(values.len())).map(|index| {
-        if index == 0 { values[0] } else { values[1].wrapping_sub(values[0]) }
-    })
+    (0..order.leading(values.len()))
+        .map(|index| if index == 0 { values[0] } else { values[1].wrapping_sub(values[0]) })
 }
 
 /// Residuals `start..` of the column, up to a mini-block of them.
@@ -298,11 +297,8 @@ impl Widths {
     /// Width, whether patched, and all bytes of the mini-block; exact if below `limit`.
     fn least(&self, count: usize, extra: usize, limit: usize) -> (u8, bool, usize) {
         let max = self.bits_max;
-        let mut best = (
-            max as u8,
-            false,
-            header_length(max as u8) + extra + bits::packed_length(count, max),
-        );
+        let mut best =
+            (max as u8, false, header_length(max as u8) + extra + bits::packed_length(count, max));
         // From the widest down, so that the number of patches is known as it grows.
         let mut patches = 0usize;
         for width in (0..max).rev() {

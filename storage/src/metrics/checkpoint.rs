@@ -69,8 +69,7 @@ impl<'a> CheckpointWriter<'a> {
         covered: u64,
         sealed_before: i64,
     ) -> Result<CheckpointWriter<'a>> {
-        let temporary =
-            Path::new(CHECKPOINTS_DIR).join(format!("tmp-checkpoint-{number:016x}"));
+        let temporary = Path::new(CHECKPOINTS_DIR).join(format!("tmp-checkpoint-{number:016x}"));
         let mut file = disk.create(&temporary).map_err(|e| io_error("create", &temporary, e))?;
         file.append(MAGIC).map_err(|e| io_error("write", &temporary, e))?;
         let mut writer = CheckpointWriter { disk, number, temporary, file, series: 0 };

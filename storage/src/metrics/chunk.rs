@@ -185,7 +185,8 @@ pub(crate) fn append(into: &mut Samples, from: &Samples, rows: Range<usize>) {
     into.values.extend_from_slice(&from.values[rows.clone()]);
     if !from.histograms.is_empty() {
         let start = from.histograms.partition_point(|(row, _)| (*row as usize) < rows.start);
-        let moved = from.histograms[start..].iter().take_while(|(row, _)| (*row as usize) < rows.end);
+        let moved =
+            from.histograms[start..].iter().take_while(|(row, _)| (*row as usize) < rows.end);
         into.histograms.extend(moved.map(|(row, histogram)| {
             let row = *row as usize - rows.start + offset;
             (u32::try_from(row).expect("a series in memory is below 2^32"), histogram.clone())

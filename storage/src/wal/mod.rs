@@ -229,8 +229,8 @@ impl Wal {
         match outcome {
             Ok(written) => {
                 state.writer = writer;
-                let written = ready.iter().rev().find(|(_, record)| record.is_some());
-                state.last_written = written.map_or(previous, |(sequence, _)| *sequence);
+                let last = ready.iter().rev().find(|(_, record)| record.is_some());
+                state.last_written = last.map_or(previous, |(sequence, _)| *sequence);
                 state.unsynced = durability == Durability::Written;
                 state.stats.records += ready.len() as u64;
                 state.stats.written_bytes += written.bytes;

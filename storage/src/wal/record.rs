@@ -47,6 +47,22 @@ impl BatchRecord {
             && self.metadata.is_empty()
     }
 
+    /// Leaves out the samples and histograms whose time does not pass.
+    pub(crate) fn retain_rows(&mut self, keep: impl Fn(i64) -> bool) {
+        if self.timestamps.iter().all(|timestamp| keep(*timestamp)) {
+            self.histograms.retain(|(_, timestamp, _)| keep(*timestamp));
+            return;
+        }
+        let kept: Vec<bool> = self.timestamps.iter().map(|timestamp| keep(*timestamp)).collect();
+        let mut column = kept.iter();
+        self.references.retain(|_| *column.next().expect("columns are equally long"));
+        let mut column = kept.iter();
+        self.timestamps.retain(|_| *column.next().expect("columns are equally long"));
+        let mut column = kept.iter();
+        self.values.retain(|_| *column.next().expect("columns are equally long"));
+        self.histograms.retain(|(_, timestamp, _)| keep(*timestamp));
+    }
+
     pub(crate) fn encode(&self) -> Encoded {
         let mut raw = Vec::with_capacity(32 + self.values.len() * 12);
         self.write_definitions(&mut raw);

@@ -12,13 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use parking_lot::RwLock;
+use roaring::RoaringBitmap;
+use std::collections::HashMap;
 
 use crate::disk::Disk;
 use crate::encoding::{decimal, frame, histograms, timestamps, varint};
 use crate::error::{Error, Result};
+use crate::index::Damage;
 use crate::index::sealed::SealedIndex;
+use crate::labels::Labels;
+use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
@@ -56,6 +60,7 @@ pub(crate) struct Block {
     path: PathBuf,
     disk: Arc<dyn Disk>,
     pub(crate) index: SealedIndex,
+    index_offset: u64,
     pages: Section,
     directory: Vec<PageEntry>,
     /// One bit a page whose checksum held.
@@ -124,8 +129,8 @@ impl Block {
         let toc = layout::parse_toc(&range(toc_range.start, toc_range.end)?, crc)
             .ok_or_else(|| corrupt(toc_range.start, "the table of contents is damaged"))?;
         let section = |kind: SectionKind| {
-            let entry = find(&toc, kind)
-                .ok_or_else(|| corrupt(toc_range.start, "a section is missing"))?;
+            let entry =
+                find(&toc, kind).ok_or_else(|| corrupt(toc_range.start, "a section is missing"))?;
             let end = entry.offset.checked_add(entry.length);
             let end = end.ok_or_else(|| corrupt(entry.offset, "a section is too long"))?;
             Ok::<_, Error>(Section { offset: entry.offset, bytes: range(entry.offset, end)? })
@@ -148,7 +153,7 @@ impl Block {
             .ok_or_else(|| corrupt(column_directory.offset, "the column directory is damaged"))?;
         let index_section = section(SectionKind::Index)?;
         let index = SealedIndex::open(index_section.bytes.clone())
-            .map_err(|e| corrupt(index_section.offset, &format!("label index: {e}")))?;
+            .map_err(|damage| damage.in_file(&path, index_section.offset))?;
         let checked = (0..directory.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Ok(Block {
             pages: section(SectionKind::Pages)?,
@@ -160,6 +165,7 @@ impl Block {
             path,
             disk,
             index,
+            index_offset: index_section.offset,
             directory,
             checked,
             position_of,
@@ -173,9 +179,30 @@ impl Block {
         &self.meta
     }
 
-    /// The place of a series in the data: reading in this order reads pages in order.
-    pub(crate) fn position(&self, id: u32) -> u32 {
-        self.position_of[id as usize]
+    /// Ids of the series that fulfil all matchers.
+    pub(crate) fn select(&self, matchers: &[Matcher]) -> Result<RoaringBitmap> {
+        self.index.select(matchers).map_err(|damage| self.index_damage(damage))
+    }
+
+    /// The labels of these series, ids ascending.
+    pub(crate) fn visit_labels(
+        &self,
+        ids: &RoaringBitmap,
+        visit: impl FnMut(u32, Labels),
+    ) -> Result<()> {
+        self.index.labels_of(ids, visit).map_err(|damage| self.index_damage(damage))
+    }
+
+    pub(crate) fn label_names(&self, ids: &RoaringBitmap) -> Result<Vec<String>> {
+        self.index.label_names(Some(ids)).map_err(|damage| self.index_damage(damage))
+    }
+
+    pub(crate) fn label_values(&self, name: &str, ids: &RoaringBitmap) -> Result<Vec<String>> {
+        self.index.label_values(name, Some(ids)).map_err(|damage| self.index_damage(damage))
+    }
+
+    fn index_damage(&self, damage: Damage) -> Error {
+        damage.in_file(&self.path, self.index_offset)
     }
 
     /// Appends the samples of a series that fall into `range`, and perhaps others of its chunks.
@@ -293,8 +320,7 @@ impl Block {
         let offset = self.directory[page].statistics_offset;
         let corrupt = || self.corrupt(self.statistics.offset + offset, "chunk statistics");
         let mut start = usize::try_from(offset).expect("mapped");
-        let payload =
-            frame::read(&self.statistics.bytes, &mut start).map_err(|_| corrupt())?;
+        let payload = frame::read(&self.statistics.bytes, &mut start).map_err(|_| corrupt())?;
         parse_statistics(payload).ok_or_else(corrupt)
     }
 
@@ -398,9 +424,9 @@ fn parse_page_directory(mut rest: &[u8], series: u64) -> Option<(Vec<PageEntry>,
             length: u32::try_from(varint::read(&mut rest)?).ok()?,
             statistics_offset: varint::read(&mut rest)?,
         };
-        let follows = pages.last().map_or(page.first_position == 0, |last| {
-            last.first_position < page.first_position
-        });
+        let follows = pages
+            .last()
+            .map_or(page.first_position == 0, |last| last.first_position < page.first_position);
         if !follows {
             return None;
         }
@@ -479,21 +505,15 @@ fn parse_statistics(payload: &[u8]) -> Option<Vec<ChunkStatistics>> {
     for chunk in &mut chunks {
         chunk.resets = u32::try_from(varint::read(&mut rest)?).ok()?;
     }
-    let varying =
-        chunks.iter().filter(|c| c.flags & ChunkStatistics::CONSTANT == 0).count();
+    let varying = chunks.iter().filter(|c| c.flags & ChunkStatistics::CONSTANT == 0).count();
     let mut column = |count: usize| {
         let mut values = Vec::new();
         decimal::decode(read_bytes(&mut rest)?, count, &mut values)?;
         Some(values.into_iter())
     };
     let mut first = column(count)?;
-    let mut others = [
-        column(varying)?,
-        column(varying)?,
-        column(varying)?,
-        column(varying)?,
-        column(varying)?,
-    ];
+    let mut others =
+        [column(varying)?, column(varying)?, column(varying)?, column(varying)?, column(varying)?];
     for chunk in &mut chunks {
         chunk.first = first.next()?;
         if chunk.flags & ChunkStatistics::CONSTANT != 0 {

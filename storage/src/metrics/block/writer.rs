@@ -5,16 +5,15 @@
 //! reads neighbouring pages. Data and index sections are a function of the samples alone. The file
 //! is written as `tmp-…`, synced and renamed: under its final name it is complete.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use std::collections::HashMap;
 
 use crate::disk::{Disk, WriteFile};
 use crate::encoding::{decimal, frame, histograms, timestamps, varint};
 use crate::error::Result;
-use crate::index::sealed;
+use crate::index::sealed::SealedIndexBuilder;
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{self, PAGE_BYTES, SectionKind, TocEntry};
@@ -36,16 +35,8 @@ const PARENT_COLUMNS_MAX: usize = 4096;
 /// Parents tried for one column.
 const PARENTS_TRIED_MAX: usize = 4;
 
-/// The order of ids in a block: job, instance, then all labels.
-pub(crate) fn series_order(a: &Labels, b: &Labels) -> Ordering {
-    let key = |labels: &Labels, name| labels.get(name).unwrap_or("").to_owned();
-    key(a, "job")
-        .cmp(&key(b, "job"))
-        .then_with(|| key(a, "instance").cmp(&key(b, "instance")))
-        .then_with(|| a.cmp(b))
-}
-
-/// Sorts label sets, with what belongs to them, into the order of ids.
+/// Sorts label sets, with what belongs to them, into the order of ids: by job, by instance, then by
+/// all labels.
 pub(crate) fn sort_series<T>(series: &mut [(Labels, T)]) {
     series.sort_by_cached_key(|(labels, _)| {
         let key = |name| labels.get(name).unwrap_or("").to_owned();
@@ -228,7 +219,11 @@ impl BlockWriter {
         self.section(SectionKind::ColumnDirectory, &columns.directory())?;
         let statistics = std::mem::take(&mut self.statistics);
         self.section(SectionKind::Statistics, &statistics)?;
-        self.section(SectionKind::Index, &sealed::build(labels))?;
+        let mut index = SealedIndexBuilder::new();
+        labels.iter().for_each(|labels| {
+            index.add(labels.iter());
+        });
+        self.section(SectionKind::Index, &index.finish())?;
         let mut rows = Vec::new();
         varint::write(&mut rows, exemplars.len() as u64);
         for (id, exemplar) in exemplars {

@@ -5,7 +5,7 @@
 //! more in this table than in its series, so a series that was alone with its last column writes
 //! the next into its own bytes ([`ColumnOf::Own`]). Sharing never affects sealed bytes.
 
-use hashbrown::HashMap;
+use std::collections::HashMap;
 
 use crate::encoding::timestamps;
 

@@ -6,17 +6,19 @@
 //! checkpoint or in the log. The head has no lock of its own: `Db` holds it in one.
 
 pub(crate) mod columns;
+mod keys;
 pub(crate) mod series;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 
 use crate::index::head::HeadIndex;
 use crate::labels::Labels;
 use crate::limits::Limits;
 use crate::metrics::batch::{Batch, Exemplar, Metadata, Refusals};
 use crate::metrics::head::columns::TimestampColumns;
+use crate::metrics::head::keys::Keys;
 use crate::metrics::head::series::{MemSeries, Pushed, Value};
 use crate::time::{TimeRange, WINDOW_MS, window_start_ms};
 use crate::wal::record::BatchRecord;
@@ -40,7 +42,7 @@ pub(crate) struct Head {
     /// By id; for ids in use.
     places: Vec<Place>,
     free: Vec<u32>,
-    by_key: HashMap<[u64; 2], u32>,
+    by_key: Keys,
     by_identity: HashTable<u32>,
     pub(crate) columns: TimestampColumns,
     exemplars: VecDeque<(u32, Exemplar)>,
@@ -123,9 +125,9 @@ impl Head {
     /// that the misses of the table overlap (storage notes, §9).
     fn resolve(&mut self, batch: &Batch, limits: &Limits, decided: &mut Decided) -> Vec<u32> {
         let mut ids: Vec<u32> = Vec::with_capacity(batch.series.len());
-        ids.extend(batch.series.iter().map(|series| {
-            self.by_key.get(&key_of(series.key_hash)).copied().unwrap_or(REFUSED)
-        }));
+        ids.extend(
+            batch.series.iter().map(|series| self.by_key.get(series.key_hash).unwrap_or(REFUSED)),
+        );
         for (i, id) in ids.iter_mut().enumerate() {
             if *id != REFUSED {
                 continue;
@@ -135,7 +137,7 @@ impl Head {
             match labels {
                 Ok(labels) => {
                     let (found, is_new) = self.find_or_create(&labels);
-                    self.by_key.insert(key_of(series.key_hash), found);
+                    self.by_key.insert(series.key_hash, found);
                     decided.new_series += u64::from(is_new);
                     *id = found;
                 }
@@ -144,9 +146,7 @@ impl Head {
                     let histograms =
                         batch.histograms.iter().filter(|row| row.series as usize == i).count();
                     let rows = (rows.len() + histograms).max(1) as u64;
-                    decided.refused.add(rows, || {
-                        (printable(batch.key(series)), e.to_string())
-                    });
+                    decided.refused.add(rows, || (printable(batch.key(series)), e.to_string()));
                 }
             }
         }
@@ -216,19 +216,31 @@ impl Head {
         definitions
     }
 
-    /// Makes a durable write readable. `id_of` turns the record's references into ids.
-    pub(crate) fn apply(&mut self, record: &BatchRecord, id_of: impl Fn(u32) -> Option<u32>) {
+    /// Makes a durable write readable. `id_of` turns the record's references into ids; rows for
+    /// which it does not are left out, and their number returned.
+    pub(crate) fn apply(
+        &mut self,
+        record: &BatchRecord,
+        id_of: impl Fn(u32) -> Option<u32>,
+    ) -> u64 {
+        let mut unknown = 0;
         let sealed_before = self.sealed_before;
         let mut newest = self.newest.unwrap_or(i64::MIN);
         let mut oldest = self.oldest.unwrap_or(i64::MAX);
         let rows = record.references.iter().zip(&record.timestamps).zip(&record.values);
         for ((reference, &timestamp), &value) in rows {
-            let Some(id) = id_of(*reference) else { continue };
+            let Some(id) = id_of(*reference) else {
+                unknown += 1;
+                continue;
+            };
             let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
             let pushed =
                 series.push(timestamp, Value::Float(value), sealed_before, &mut self.columns);
             self.late_samples += u64::from(pushed == Pushed::Late);
-            if self.last_window.is_none_or(|window| timestamp.wrapping_sub(window) as u64 >= WINDOW_MS as u64) {
+            if self
+                .last_window
+                .is_none_or(|window| timestamp.wrapping_sub(window) as u64 >= WINDOW_MS as u64)
+            {
                 let window = window_start_ms(timestamp);
                 self.windows.insert(window);
                 self.last_window = Some(window);
@@ -237,7 +249,10 @@ impl Head {
             oldest = oldest.min(timestamp);
         }
         for (reference, timestamp, histogram) in &record.histograms {
-            let Some(id) = id_of(*reference) else { continue };
+            let Some(id) = id_of(*reference) else {
+                unknown += 1;
+                continue;
+            };
             let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
             let value = Value::Histogram(histogram);
             let pushed = series.push(*timestamp, value, sealed_before, &mut self.columns);
@@ -255,6 +270,7 @@ impl Head {
             self.push_exemplar(id, exemplar.clone());
         }
         record.metadata.iter().for_each(|metadata| self.push_metadata(metadata));
+        unknown
     }
 
     fn push_exemplar(&mut self, id: u32, exemplar: Exemplar) {
@@ -284,7 +300,8 @@ impl Head {
         let identity = labels.identity();
         let places = &self.places;
         let is_same = |id: &u32| {
-            places[*id as usize].identity == identity && self.index.labels(*id) == *labels
+            places[*id as usize].identity == identity
+                && self.index.has_label_bytes(*id, labels.as_bytes())
         };
         if let Some(&id) = self.by_identity.find(identity as u64, is_same) {
             return (id, false);
@@ -326,13 +343,13 @@ impl Head {
             if let Ok(entry) = self.by_identity.find_entry(identity as u64, |other| *other == id) {
                 entry.remove();
             }
-            self.index.remove(id, &self.index.labels(id));
+            self.index.remove(id);
             *self.series_mut(id) = MemSeries::default();
             self.places[id as usize].in_use = false;
             self.free.push(id);
         }
         let places = &self.places;
-        self.by_key.retain(|_, id| places[*id as usize].in_use);
+        self.by_key.retain(|id| places[id as usize].in_use);
         idle.len() as u64
     }
 
@@ -368,10 +385,6 @@ impl Head {
     /// Starts of the windows that hold samples, ascending.
     pub(crate) fn windows(&self) -> impl Iterator<Item = i64> + '_ {
         self.windows.iter().copied()
-    }
-
-    pub(crate) fn note_window(&mut self, window: i64) {
-        self.windows.insert(window);
     }
 
     /// From now on, samples before `time` are late.
@@ -412,6 +425,28 @@ impl Head {
         *self.series_mut(id) = series;
     }
 
+    /// Windows whose late samples came while the window was being sealed.
+    pub(crate) fn note_late_windows(&mut self) {
+        if self.late_samples == 0 {
+            return;
+        }
+        let ids: Vec<u32> = self.ids().filter(|id| self.series(*id).has_late()).collect();
+        for id in ids {
+            let windows = self.series(id).windows();
+            self.windows.extend(windows);
+        }
+    }
+
+    /// Mini-chunks and tails that are not empty.
+    pub(crate) fn chunk_count(&self) -> u64 {
+        self.ids().map(|id| self.series(id).chunk_count()).sum()
+    }
+
+    /// Counts late samples anew.
+    pub(crate) fn recount_late(&mut self) {
+        self.late_samples = self.ids().map(|id| self.series(id).late_count()).sum();
+    }
+
     pub(crate) fn restore_exemplar(&mut self, id: u32, exemplar: Exemplar) {
         self.push_exemplar(id, exemplar);
     }
@@ -430,9 +465,9 @@ impl Head {
         series
             + self.columns.bytes_held()
             + self.places.capacity() * size_of::<Place>()
-            + self.by_key.capacity() * 28
+            + self.by_key.bytes_held()
             + self.by_identity.capacity() * 6
-            + self.index.bytes_held()
+            + self.index.heap_bytes()
     }
 }
 
@@ -462,10 +497,6 @@ fn rows_of(batch: &Batch, series: usize) -> std::ops::Range<usize> {
     let start = batch.series[series].samples_start as usize;
     let end = batch.series.get(series + 1).map_or(batch.values.len(), |s| s.samples_start as usize);
     start..end
-}
-
-fn key_of(hash: u128) -> [u64; 2] {
-    [hash as u64, (hash >> 64) as u64]
 }
 
 /// A key that did not become labels, as far as it can be shown.

@@ -272,7 +272,9 @@ impl MemSeries {
 
     pub(crate) fn bytes_held(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
-            size_of::<Rare>() + (rare.late.len() + rare.sealing.len()) * 16 + rare.histograms.len() * 256
+            size_of::<Rare>()
+                + (rare.late.len() + rare.sealing.len()) * 16
+                + rare.histograms.len() * 256
         });
         size_of::<MemSeries>() + self.packed.capacity() + rare
     }
@@ -314,11 +316,7 @@ impl MemSeries {
     }
 
     /// Hands late samples of a window to the seal and returns how many; they stay readable.
-    pub(crate) fn begin_seal(
-        &mut self,
-        window: TimeRange,
-        columns: &mut TimestampColumns,
-    ) -> u64 {
+    pub(crate) fn begin_seal(&mut self, window: TimeRange, columns: &mut TimestampColumns) -> u64 {
         if self.tail_length > 0 && window.contains(self.tail_start) {
             self.pack(columns);
         }
@@ -421,6 +419,13 @@ impl MemSeries {
 
     pub(crate) fn newest(&self) -> i64 {
         self.newest
+    }
+
+    /// Mini-chunks, and the tail if it is not empty.
+    pub(crate) fn chunk_count(&self) -> u64 {
+        let mut entries = Entries::new(&self.packed);
+        let packed = std::iter::from_fn(|| entries.next()).count();
+        packed as u64 + u64::from(self.tail_length > 0)
     }
 
     pub(crate) fn late_count(&self) -> u64 {
@@ -605,10 +610,7 @@ impl SeriesView {
         write_samples(out, &self.late);
     }
 
-    pub(crate) fn parse(
-        rest: &mut &[u8],
-        columns: &[(u32, Box<[u8]>)],
-    ) -> Option<SeriesView> {
+    pub(crate) fn parse(rest: &mut &[u8], columns: &[(u32, Box<[u8]>)]) -> Option<SeriesView> {
         let packed = read_bytes(rest)?.to_vec();
         let mut used = Vec::new();
         let mut entries = Entries::new(&packed);
@@ -623,8 +625,7 @@ impl SeriesView {
         let complete = entries.rest.is_empty();
         let tail = read_samples(rest)?;
         let late = read_samples(rest)?;
-        let view =
-            SeriesView { packed, columns: used, tail, late, ..SeriesView::default() };
+        let view = SeriesView { packed, columns: used, tail, late, ..SeriesView::default() };
         complete.then_some(view)
     }
 }
