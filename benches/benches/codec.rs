@@ -52,7 +52,8 @@ fn main() -> anyhow::Result<()> {
     println!("\nother chunk lengths, every value: bytes a value, ours and XOR");
     for length in [32, 64, 120, 960, 1920] {
         let chunks = Chunks::cut(&series, 1, length);
-        let [ours, xor] = [Codec::Ours, Codec::Xor].map(|codec| bytes_a_value(codec, &chunks.whole));
+        let [ours, xor] =
+            [Codec::Ours, Codec::Xor].map(|codec| bytes_a_value(codec, &chunks.whole));
         println!("  {length:>5}  {ours:.4}  {xor:.4}");
     }
     Ok(())

@@ -17,8 +17,8 @@ pub struct ExporterSeries {
 ///
 /// Values are parsed from their text by the standard library, which is exact to the bit.
 pub fn exporter_series() -> anyhow::Result<Vec<ExporterSeries>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/data/exporters-1s.jsonl.zst");
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/exporters-1s.jsonl.zst");
     let file = std::fs::File::open(&path).with_context(|| path.display().to_string())?;
     let lines = BufReader::new(zstd::Decoder::new(file)?).lines();
     lines.map(|line| series_of_line(&line?)).collect()

@@ -105,12 +105,8 @@ impl Encoder {
     fn plan_decimal(&mut self, values: &[f64]) -> Option<Decimal> {
         let exceptions_max = values.len() / 8 + 1;
         let mantissas = &mut self.mantissas;
-        let exponent = mantissa::fit(
-            values,
-            exceptions_max,
-            &mut mantissas.numbers,
-            &mut self.exceptions,
-        )?;
+        let exponent =
+            mantissa::fit(values, exceptions_max, &mut mantissas.numbers, &mut self.exceptions)?;
         if self.exceptions.is_empty()
             && let Some((first, step)) = ramp(&mantissas.numbers)
         {
@@ -357,8 +353,7 @@ fn decode_column(bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Option<()> {
     let (form, exponent) = (tag >> 4, tag & 15);
     match form {
         FORM_CONSTANT => {
-            let mantissa =
-                if rest.is_empty() { 0 } else { varint::read_signed(&mut rest)? };
+            let mantissa = if rest.is_empty() { 0 } else { varint::read_signed(&mut rest)? };
             out.resize(out.len() + count, mantissa as f64 / power(exponent));
         }
         FORM_RAMP => {

@@ -208,9 +208,8 @@ pub fn read(
 
 /// The numbers before the residuals: the first, and the first difference.
 fn leading(values: &[i64], order: Order) -> impl Iterator<Item = i64> + '_ {
-    (0..order.leading(values.len())).map(|index| {
-        if index == 0 { values[0] } else { values[1].wrapping_sub(values[0]) }
-    })
+    (0..order.leading(values.len()))
+        .map(|index| if index == 0 { values[0] } else { values[1].wrapping_sub(values[0]) })
 }
 
 /// Residuals `start..` of the column, up to a mini-block of them.
@@ -255,11 +254,7 @@ fn plan_block(residuals: &[i64], previous_base: i64) -> (Block, usize) {
     }
     let (sparse, others_cost) = plan_dense(others, previous_base);
     let sparse_cost = 1 + bitmap + others_cost;
-    if sparse_cost < cost {
-        (Block { sparse: true, ..sparse }, sparse_cost)
-    } else {
-        (dense, cost)
-    }
+    if sparse_cost < cost { (Block { sparse: true, ..sparse }, sparse_cost) } else { (dense, cost) }
 }
 
 fn without_zeros<'a>(residuals: &[i64], buffer: &'a mut [i64; BLOCK]) -> &'a [i64] {
@@ -335,11 +330,8 @@ impl Widths {
     /// Width, whether patched, and all bytes of the mini-block; exact if below `limit`.
     fn least(&self, count: usize, extra: usize, limit: usize) -> (u8, bool, usize) {
         let max = self.bits_max;
-        let mut best = (
-            max as u8,
-            false,
-            header_length(max as u8) + extra + bits::packed_length(count, max),
-        );
+        let mut best =
+            (max as u8, false, header_length(max as u8) + extra + bits::packed_length(count, max));
         // From the widest down, so that the number of patches is known as it grows.
         let mut patches = 0usize;
         for width in (0..max).rev() {

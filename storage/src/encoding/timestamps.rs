@@ -118,9 +118,8 @@ fn grid_step(timestamps: &[i64]) -> u64 {
     let median = median.max(1);
     // The median is off by the jitter of one row, which would add up; the whole span over all
     // slots is off by less than a slot's share of it.
-    let slots = differences().fold(0u64, |slots, difference| {
-        slots.saturating_add(rounded_quotient(difference, median))
-    });
+    let slots = differences()
+        .fold(0u64, |slots, difference| slots.saturating_add(rounded_quotient(difference, median)));
     let span = timestamps[timestamps.len() - 1].wrapping_sub(timestamps[0]) as u64;
     let mean = rounded_quotient(span, slots.max(1));
     // Not where the differences are no multiples at all.
@@ -278,7 +277,8 @@ fn read_missing_rows(bytes: &[u8], parent: &[i64], out: &mut Vec<i64>) -> Option
             while !bytes.is_empty() {
                 let number = varint::read(&mut bytes)?;
                 let present = usize::try_from(number >> 1).ok()?;
-                let more = if number & 1 == 1 { varint::read(&mut bytes)?.checked_add(1)? } else { 0 };
+                let more =
+                    if number & 1 == 1 { varint::read(&mut bytes)?.checked_add(1)? } else { 0 };
                 let (kept, missing) = rest.split_at_checked(present)?;
                 out.extend_from_slice(kept);
                 rest = missing.get(usize::try_from(more).ok()?.checked_add(1)?..)?;
@@ -331,8 +331,7 @@ mod tests {
         let gaps: Vec<i64> =
             (0..480).filter(|row| row % 100 != 50).map(|row| START + row * 15_000).collect();
         assert!(check(&gaps) <= 10 + 1 + 2 * 5, "{}", check(&gaps));
-        let jittered: Vec<i64> =
-            (0..480).map(|row| START + row * 15_000 + jitter(row)).collect();
+        let jittered: Vec<i64> = (0..480).map(|row| START + row * 15_000 + jitter(row)).collect();
         assert!(check(&jittered) < 480 * 3 / 8 + 30, "{}", check(&jittered));
         let few: Vec<i64> =
             (0..480).map(|row| START + row * 15_000 + i64::from(row % 150 == 7)).collect();
