@@ -178,7 +178,7 @@ pub fn read_float_chunk(
         timestamps.push(time);
         values.push(state.read(&mut reader)?);
     }
-    reader.is_at_padding().then_some(())
+    reader.is_at_padding_or_empty_byte().then_some(())
 }
 
 /// A difference of differences: a prefix of 1 to 4 bits, then 0, 14, 17, 20 or 64 bits.

@@ -381,7 +381,7 @@ pub fn read_histogram_chunk(
         }
         ChunkEncoding::Xor => return None,
     }
-    reader.is_at_padding().then_some(())
+    reader.is_at_padding_or_empty_byte().then_some(())
 }
 
 fn bucket_count(spans: &[Span]) -> Option<usize> {
