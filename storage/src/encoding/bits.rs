@@ -222,6 +222,13 @@ impl<'a> BitReader<'a> {
         Some(bits)
     }
 
+    /// Whether what is left is padding, at most a byte more than needed: Prometheus before 3.0 put
+    /// an empty byte at the end of streams that end on a byte.
+    pub fn is_at_padding_or_empty_byte(&self) -> bool {
+        let bits = self.available as usize + self.rest.len() * 8;
+        bits < 16 && self.word == 0 && self.rest.iter().all(|byte| *byte == 0)
+    }
+
     /// Whether all that is left is the padding of the last byte: below 8 bits, all zero.
     pub fn is_at_padding(&self) -> bool {
         self.rest.is_empty() && self.available < 8 && self.word == 0

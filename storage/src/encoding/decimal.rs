@@ -145,38 +145,48 @@ impl Encoder {
 
     /// Writes the least of the other forms, if it is below `limit` bytes.
     fn write_other(&mut self, values: &[f64], limit: usize, out: &mut Vec<u8>) -> bool {
-        self.xor.clear();
-        xor::encode_values(values, &mut self.xor);
-        let xor_bytes = 1 + self.xor.len();
-
         self.bits.numbers.clear();
         self.bits.numbers.extend(values.iter().map(|value| value.to_bits() as i64));
         let bits = self.bits.plan();
         let bits_bytes = 1 + bits.bytes;
 
-        let exponent = mantissa::split_exponent(values);
-        self.split(values, exponent);
-        let mantissas = self.sum_mantissas.plan();
-        let corrections = self.sum_corrections.plan();
-        let sum_bytes = 2 + mantissas.bytes + corrections.bytes;
+        self.xor.clear();
+        xor::encode_values(values, &mut self.xor);
+        let xor_bytes = 1 + self.xor.len();
+
+        let sum = mantissa::split_exponent(values).map(|exponent| self.plan_sum(values, exponent));
+        let sum_bytes = sum.as_ref().map_or(usize::MAX, |sum| sum.bytes);
 
         let least = xor_bytes.min(bits_bytes).min(sum_bytes);
         if least >= limit {
             return false;
         }
-        if least == bits_bytes {
-            out.push(tag(FORM_BITS, bits.order as u8));
-            self.bits.write(bits, out);
-        } else if least == sum_bytes {
-            out.push(tag(FORM_SUM, exponent));
-            out.push((mantissas.order as u8) << 4 | corrections.order as u8);
-            self.sum_mantissas.write(mantissas, out);
-            self.sum_corrections.write(corrections, out);
-        } else {
-            out.push(tag(FORM_BITS, BITS_XOR));
-            out.extend_from_slice(&self.xor);
+        match sum {
+            _ if least == bits_bytes => {
+                out.push(tag(FORM_BITS, bits.order as u8));
+                self.bits.write(bits, out);
+            }
+            Some(sum) if least == sum_bytes => self.write_sum(&sum, out),
+            _ => {
+                out.push(tag(FORM_BITS, BITS_XOR));
+                out.extend_from_slice(&self.xor);
+            }
         }
         true
+    }
+
+    fn plan_sum(&mut self, values: &[f64], exponent: u8) -> Sum {
+        self.split(values, exponent);
+        let mantissas = self.sum_mantissas.plan();
+        let corrections = self.sum_corrections.plan();
+        Sum { exponent, mantissas, corrections, bytes: 2 + mantissas.bytes + corrections.bytes }
+    }
+
+    fn write_sum(&self, sum: &Sum, out: &mut Vec<u8>) {
+        out.push(tag(FORM_SUM, sum.exponent));
+        out.push((sum.mantissas.order as u8) << 4 | sum.corrections.order as u8);
+        self.sum_mantissas.write(sum.mantissas, out);
+        self.sum_corrections.write(sum.corrections, out);
     }
 
     fn split(&mut self, values: &[f64], exponent: u8) {
@@ -210,6 +220,14 @@ struct Decimal {
 enum DecimalForm {
     Ramp { first: i64, step: i64 },
     Integers { factor: Option<Factor>, plan: Plan },
+}
+
+/// A column of mantissas and corrections, ready to be written.
+struct Sum {
+    exponent: u8,
+    mantissas: Plan,
+    corrections: Plan,
+    bytes: usize,
 }
 
 /// What every mantissa has in common: it is a multiple of `divisor` plus `remainder`.

@@ -138,28 +138,30 @@ fn fill_first(mantissas: &mut [i64], exceptions: &[u32]) {
 }
 
 /// The exponent at which neighbours differ least in mantissas and corrections together, judged by
-/// some of them.
-pub(crate) fn split_exponent(values: &[f64]) -> u8 {
+/// some of them; `None` if at all of them their bit patterns differ less.
+pub(crate) fn split_exponent(values: &[f64]) -> Option<u8> {
     /// Pairs of neighbours that are looked at.
-    const PAIRS: usize = 24;
+    const PAIRS: usize = 16;
+    /// More digits behind the point than any clock has.
+    const DIGITS_MAX: u8 = 12;
     let step = (values.len() / PAIRS).max(1);
+    let pairs = || values.windows(2).step_by(step).filter(|pair| pair[0] != pair[1]);
     let bits = |a: i64, b: i64| {
         let difference = b.wrapping_sub(a);
         64 - (difference ^ difference >> 63).leading_zeros()
     };
     let cost = |exponent: u8| -> u32 {
-        values
-            .windows(2)
-            .step_by(step)
-            .map(|pair| {
-                let a = split(pair[0], exponent, 0);
-                let b = split(pair[1], exponent, a.0);
-                bits(a.0, b.0) + bits(a.1, b.1)
-            })
-            .sum()
+        let cost = |pair: &[f64]| {
+            let a = split(pair[0], exponent, 0);
+            let b = split(pair[1], exponent, a.0);
+            bits(a.0, b.0) + bits(a.1, b.1)
+        };
+        pairs().map(cost).sum()
     };
-    // Twelve digits behind the point are more than any clock has.
-    (0..=12).min_by_key(|&exponent| cost(exponent)).unwrap_or(0)
+    let as_bits: u32 =
+        pairs().map(|pair| bits(pair[0].to_bits() as i64, pair[1].to_bits() as i64)).sum();
+    let (least, exponent) = (0..=DIGITS_MAX).map(|exponent| (cost(exponent), exponent)).min()?;
+    (least < as_bits).then_some(exponent)
 }
 
 #[cfg(test)]

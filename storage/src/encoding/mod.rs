@@ -12,6 +12,8 @@
 //! - [`pfor`]: columns of integers
 //! - [`decimal`]: columns of floats, by turning them into integers where that is exact
 //! - [`timestamps`]: strictly ascending columns near a regular grid, and subsets of such columns
+//! - [`histograms`]: columns of native histograms, out of the above
+//! - [`xor`], [`xor_histogram`]: Prometheus's own chunks, for those who ask for them
 //! - [`frame`]: length and checksum around a section
 //!
 //! Layouts are in docs/format.md, "Encodings".
@@ -19,8 +21,10 @@
 pub mod bits;
 pub mod decimal;
 pub mod frame;
+pub mod histograms;
 mod mantissa;
 pub mod pfor;
 pub mod timestamps;
 pub mod varint;
 pub mod xor;
+pub mod xor_histogram;

@@ -6,7 +6,8 @@
 //! has a width of its own, and either a base that is subtracted or a zigzag where both signs occur.
 //! Residuals that are wider than the width are *patched*: the mini-block holds their low bits, and
 //! a list after it their positions, a byte each, and their high bits, varints. One odd value so
-//! costs two bytes or three, not a bit in each of its 127 neighbours.
+//! costs two bytes or three, not a bit in each of its 127 neighbours. A mini-block with many zeros
+//! may be *sparse*: a bitmap of the others, which alone are then stored as above.
 //!
 //! All arithmetic wraps, so every `i64` round-trips, and with a cast every `u64`. The rule that
 //! holds: the bytes are a function of the numbers alone. Layout: docs/format.md, "Integers".
@@ -21,6 +22,8 @@ const SHORT_WIDTH_MAX: u8 = 40;
 const SHORT_WIDTHS: u8 = SHORT_WIDTH_MAX + 1;
 /// First byte of a mini-block whose form and width follow in a byte each.
 const LONG_HEADER: u8 = 255;
+/// First byte of a sparse mini-block: the bitmap follows, then a mini-block of what is not zero.
+const SPARSE_HEADER: u8 = 254;
 
 /// What a column stores of its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ enum Form {
 
 #[derive(Clone, Copy, Debug)]
 struct Block {
+    /// The rest describes the residuals that are not zero.
+    sparse: bool,
     form: Form,
     width: u8,
     patched: bool,
@@ -234,8 +239,36 @@ fn residuals<'a>(
     &buffer[..length]
 }
 
-/// The least form and width for a mini-block, and its bytes.
+/// The least way to write a mini-block, and its bytes.
 fn plan_block(residuals: &[i64], previous_base: i64) -> (Block, usize) {
+    let (dense, cost) = plan_dense(residuals, previous_base);
+    let bitmap = residuals.len().div_ceil(8);
+    // The bitmap, and both headers.
+    if cost <= bitmap + 2 {
+        return (dense, cost);
+    }
+    let mut buffer = [0i64; BLOCK];
+    let others = without_zeros(residuals, &mut buffer);
+    if others.len() > residuals.len() * 7 / 8 {
+        return (dense, cost);
+    }
+    let (sparse, others_cost) = plan_dense(others, previous_base);
+    let sparse_cost = 1 + bitmap + others_cost;
+    if sparse_cost < cost { (Block { sparse: true, ..sparse }, sparse_cost) } else { (dense, cost) }
+}
+
+fn without_zeros<'a>(residuals: &[i64], buffer: &'a mut [i64; BLOCK]) -> &'a [i64] {
+    let mut count = 0;
+    for &residual in residuals {
+        // Without a branch: what is not counted is overwritten.
+        buffer[count] = residual;
+        count += usize::from(residual != 0);
+    }
+    &buffer[..count]
+}
+
+/// The least form and width, and the bytes.
+fn plan_dense(residuals: &[i64], previous_base: i64) -> (Block, usize) {
     let (mut min, mut max) = (i64::MAX, i64::MIN);
     for &residual in residuals {
         min = min.min(residual);
@@ -248,7 +281,7 @@ fn plan_block(residuals: &[i64], previous_base: i64) -> (Block, usize) {
         let limit = best.map_or(usize::MAX, |(_, cost)| cost);
         let (width, patched, cost) = widths.least(residuals.len(), extra, limit);
         if cost < limit {
-            best = Some((Block { form, width, patched, base }, cost));
+            best = Some((Block { sparse: false, form, width, patched, base }, cost));
         }
     };
     if min >= previous_base {
@@ -330,6 +363,18 @@ fn header_length(width: u8) -> usize {
 }
 
 fn write_block(block: &Block, previous_base: i64, residuals: &[i64], out: &mut Vec<u8>) {
+    if !block.sparse {
+        return write_dense(block, previous_base, residuals, out);
+    }
+    out.push(SPARSE_HEADER);
+    for eight in residuals.chunks(8) {
+        let bits = eight.iter().enumerate().map(|(bit, &residual)| u8::from(residual != 0) << bit);
+        out.push(bits.sum());
+    }
+    write_dense(block, previous_base, without_zeros(residuals, &mut [0; BLOCK]), out);
+}
+
+fn write_dense(block: &Block, previous_base: i64, residuals: &[i64], out: &mut Vec<u8>) {
     let form = block.form as u8 * 2 + u8::from(block.patched);
     if block.width <= SHORT_WIDTH_MAX {
         out.push(form * SHORT_WIDTHS + block.width);
@@ -370,6 +415,30 @@ fn write_block(block: &Block, previous_base: i64, residuals: &[i64], out: &mut V
 /// Reads a mini-block's residuals; `Some(Some(value))` if all of them are that value.
 #[inline]
 fn read_block(
+    bytes: &mut &[u8],
+    base: &mut i64,
+    unsigned: &mut [u64],
+    residuals: &mut [i64],
+) -> Option<Option<i64>> {
+    let (&header, rest) = bytes.split_first()?;
+    if header != SPARSE_HEADER {
+        return read_dense(bytes, base, unsigned, residuals);
+    }
+    let (bitmap, rest) = rest.split_at_checked(residuals.len().div_ceil(8))?;
+    *bytes = rest;
+    let mut others = bitmap.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
+    read_dense(bytes, base, unsigned.get_mut(..others)?, &mut residuals[..others])?;
+    // They stand at the front; from the back each moves to its place.
+    for row in (0..residuals.len()).rev() {
+        let present = bitmap[row / 8] >> (row % 8) & 1 == 1;
+        others -= usize::from(present);
+        residuals[row] = if present { residuals[others] } else { 0 };
+    }
+    Some(None)
+}
+
+#[inline]
+fn read_dense(
     bytes: &mut &[u8],
     base: &mut i64,
     unsigned: &mut [u64],

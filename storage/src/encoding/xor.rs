@@ -16,6 +16,15 @@ use crate::encoding::varint;
 /// A chunk's count of samples has 16 bits.
 pub const CHUNK_SAMPLES_MAX: usize = u16::MAX as usize;
 
+/// What is in a chunk, by Prometheus's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ChunkEncoding {
+    Xor = 1,
+    Histogram = 2,
+    FloatHistogram = 3,
+}
+
 /// What XOR coding remembers from one value to the next; the same on both sides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct XorState {
@@ -169,7 +178,7 @@ pub fn read_float_chunk(
         timestamps.push(time);
         values.push(state.read(&mut reader)?);
     }
-    reader.is_at_padding().then_some(())
+    reader.is_at_padding_or_empty_byte().then_some(())
 }
 
 /// A difference of differences: a prefix of 1 to 4 bits, then 0, 14, 17, 20 or 64 bits.
