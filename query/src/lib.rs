@@ -2,6 +2,7 @@
 
 pub mod engine;
 pub mod functions;
+pub mod go_format;
 pub mod parser;
 pub mod source;
 pub mod value;
