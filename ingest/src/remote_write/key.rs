@@ -53,8 +53,9 @@ impl KeyHash {
 
 /// The [`KeyForm`](icecore_storage::metrics::batch::KeyForm) of key regions.
 pub(super) fn labels(key: &[u8], limits: &Limits) -> Result<Labels, LabelError> {
-    let labels = canonical(&mut pairs(key, limits)?)?;
-    limits.check_labels(&labels)?;
+    let mut pairs = pairs(key, limits)?;
+    let labels = canonical(&mut pairs)?;
+    limits.check_pairs(pairs.into_iter().filter(|(_, value)| !value.is_empty()))?;
     Ok(labels)
 }
 
