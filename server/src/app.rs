@@ -15,8 +15,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
 use crate::config::{Config, LOOKUPS_MAX, WRITE_BODIES_BYTES_MAX, WRITES_MAX};
-use crate::http::error::{ApiError, ErrorKind};
 use crate::counters::Counters;
+use crate::http::error::{ApiError, ErrorKind};
 
 #[derive(Debug)]
 pub struct App {

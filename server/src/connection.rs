@@ -73,7 +73,9 @@ impl GuardedStream {
         }
         let end = self.write_end.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         match end.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(timed_out("the client takes no more of its answer"))),
+            Poll::Ready(()) => {
+                Poll::Ready(Err(timed_out("the client takes no more of its answer")))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

@@ -181,7 +181,10 @@ mod tests {
         for status in [0, 99, 200, 999] {
             http.observe(OTHER_ROUTE, &method, status, Duration::ZERO);
         }
-        assert_eq!(http.routes[OTHER_ROUTE].requests[4].each_ref().map(Counter::get), [2, 1, 0, 0, 1]);
+        assert_eq!(
+            http.routes[OTHER_ROUTE].requests[4].each_ref().map(Counter::get),
+            [2, 1, 0, 0, 1]
+        );
     }
 
     #[test]

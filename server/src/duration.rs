@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in ["", "5", "m", "-5m", "5m5m", "5m1h", "1.5h", "5 m", "999999999999y", "5x", "é"] {
+        for text in ["", "5", "m", "-5m", "5m5m", "5m1h", "1.5h", "5 m", "999999999999y", "5x", "é"]
+        {
             assert!(parse_ms(text).is_err(), "{text:?}");
         }
     }

@@ -62,7 +62,8 @@ fn run(app: &App, db: &Db, stopped: &mpsc::Receiver<()>) {
     loop {
         let now_ms = clock::now_ms();
         // A clock that was set back must not silence them until it has caught up.
-        if now_ms >= self_metrics_due_ms || self_metrics_due_ms - now_ms > SELF_METRICS_INTERVAL_MS {
+        if now_ms >= self_metrics_due_ms || self_metrics_due_ms - now_ms > SELF_METRICS_INTERVAL_MS
+        {
             store_self_metrics(app, db, now_ms, self_metrics_due_ms == i64::MIN);
             self_metrics_due_ms = now_ms + SELF_METRICS_INTERVAL_MS;
         }

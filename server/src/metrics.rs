@@ -320,7 +320,8 @@ fn writes(out: &mut Gathered, app: &App) {
         "Rows refused for good, by whether the answer says so.",
         MetricKind::Counter,
     );
-    for (answer, counter) in [("400", &counters.refused_told), ("204", &counters.refused_silently)] {
+    for (answer, counter) in [("400", &counters.refused_told), ("204", &counters.refused_silently)]
+    {
         out.row("", vec![("answer", answer.to_owned())], counter.get() as f64);
     }
     out.counter(
@@ -383,8 +384,9 @@ mod tests {
             }
         }
         let template = ROUTES[0].template;
-        let expected =
-            format!("icecore_http_requests_total{{handler=\"{template}\",method=\"GET\",code=\"2xx\"}} 1\n");
+        let expected = format!(
+            "icecore_http_requests_total{{handler=\"{template}\",method=\"GET\",code=\"2xx\"}} 1\n"
+        );
         assert!(text.contains(&expected), "{text}");
         assert!(text.contains("icecore_http_request_duration_seconds_bucket{handler="));
     }

@@ -38,9 +38,9 @@ pub struct Server {
 
 impl Server {
     pub async fn bind(config: Config) -> anyhow::Result<Server> {
-        let listener = TcpListener::bind(&config.listen_address)
-            .await
-            .with_context(|| format!("cannot listen on --web.listen-address={}", config.listen_address))?;
+        let listener = TcpListener::bind(&config.listen_address).await.with_context(|| {
+            format!("cannot listen on --web.listen-address={}", config.listen_address)
+        })?;
         let address = listener.local_addr().context("the listener has no address")?;
         Ok(Server { listener, app: Arc::new(App::new(config, address)) })
     }

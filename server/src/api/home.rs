@@ -27,7 +27,8 @@ pub fn page(app: &App, headers: &HeaderMap) -> Response {
     );
     push_state(&mut body, app);
     push_query_form(&mut body);
-    body += "<h2>Send it metrics</h2><p>In <code>prometheus.yml</code>, then reload Prometheus:</p>";
+    body +=
+        "<h2>Send it metrics</h2><p>In <code>prometheus.yml</code>, then reload Prometheus:</p>";
     push_code(&mut body, &format!("remote_write:\n  - url: http://{host}/api/v1/write"));
     body += "<p>vmagent, Grafana Alloy and the OpenTelemetry Collector's <code>prometheusremotewrite</code> exporter take the same address.</p>";
     body += "<h2>Look at them</h2><p>In Grafana, add a data source of type <i>Prometheus</i> with this URL:</p>";
@@ -91,7 +92,8 @@ fn push_state(body: &mut String, app: &App) {
             .expect("a String takes any text");
     }
     if stats.quarantined_files + stats.lost_records > 0 {
-        *body += "<p class=\"alarm\">Damaged files were found and set aside; the log says which.</p>";
+        *body +=
+            "<p class=\"alarm\">Damaged files were found and set aside; the log says which.</p>";
     }
 }
 

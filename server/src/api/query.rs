@@ -72,9 +72,8 @@ pub async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError>
 
 pub async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let options = app.config.parser;
-    let pretty = blocking(move || {
-        parse(params.get("query"), options).map(|expr| parser::prettier(&expr))
-    });
+    let pretty =
+        blocking(move || parse(params.get("query"), options).map(|expr| parser::prettier(&expr)));
     Ok(reply::value(&pretty.await??))
 }
 

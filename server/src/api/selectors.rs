@@ -1,7 +1,7 @@
 //! `match[]`: which series a request for labels is about.
 
-use icecore_query::parser::{self, ParserOptions};
 use icecore_query::parser::ast::{Expr, NodeKind};
+use icecore_query::parser::{self, ParserOptions};
 use icecore_storage::matcher::Matcher;
 
 use crate::http::error::ApiError;

@@ -42,7 +42,11 @@ pub fn declared_length(headers: &HeaderMap) -> Option<usize> {
 }
 
 /// The whole body, if it has at most `limit` bytes.
-pub async fn read(mut body: Body, declared: Option<usize>, limit: usize) -> Result<Vec<u8>, BodyError> {
+pub async fn read(
+    mut body: Body,
+    declared: Option<usize>,
+    limit: usize,
+) -> Result<Vec<u8>, BodyError> {
     let end = Instant::now() + BODY_TIMEOUT;
     let mut bytes = Vec::with_capacity(declared.unwrap_or(0).min(limit).min(RESERVE_BYTES_MAX));
     let mut length: usize = 0;

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn strings_are_escaped_as_json_wants_it() {
-        for text in ["", "plain", "\"quoted\\\"", "line\nline\r\t", "\u{0}\u{1f}\u{7f}", "héé→🧊"] {
+        for text in ["", "plain", "\"quoted\\\"", "line\nline\r\t", "\u{0}\u{1f}\u{7f}", "héé→🧊"]
+        {
             let json = written(|out| push_string(out, text));
             assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text, "{json}");
         }
@@ -215,7 +216,8 @@ mod tests {
             bits ^= bits >> 7;
             bits ^= bits << 17;
             // Exponents around 0 are where the forms differ; all others are there too.
-            let near = f64::from_bits(bits & 0x800f_ffff_ffff_ffff | (0x3c0 + (bits >> 40 & 0x7f)) << 52);
+            let near =
+                f64::from_bits(bits & 0x800f_ffff_ffff_ffff | (0x3c0 + (bits >> 40 & 0x7f)) << 52);
             for value in [f64::from_bits(bits), near, (bits >> 44) as f64 / 1000.0] {
                 assert_eq!(written(|out| push_bare_float(out, value)), go_float(value));
             }

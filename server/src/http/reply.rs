@@ -61,7 +61,10 @@ pub fn value<T: Serialize>(data: &T) -> Response {
 }
 
 /// An answer whose data is an array; `next` appends one element or returns false.
-pub fn array(notes: Notes, mut next: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static) -> Response {
+pub fn array(
+    notes: Notes,
+    mut next: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
+) -> Response {
     let mut separator = b'[';
     stream(notes, move |out| {
         let before = out.len();
