@@ -1,0 +1,46 @@
+//! `match[]`: which series a request for labels is about.
+
+use icecore_query::parser::{self, ParserOptions};
+use icecore_query::parser::ast::{Expr, NodeKind};
+use icecore_storage::matcher::Matcher;
+
+use crate::http::error::ApiError;
+
+/// Matchers of each selector; a series is meant if it fulfils all matchers of any.
+pub fn parse_all<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    options: ParserOptions,
+) -> Result<Vec<Vec<Matcher>>, ApiError> {
+    let mut all = Vec::new();
+    for text in texts {
+        let expr = parser::parse(text, options).map_err(|e| ApiError::bad_data(e.to_string()))?;
+        all.push(single_selector(expr)?);
+    }
+    // Such a selector would mean every series there is; Prometheus wants it said otherwise.
+    if all.iter().any(|matchers| matchers.iter().all(Matcher::matches_empty)) {
+        let error = "match[] must contain at least one non-empty matcher";
+        return Err(ApiError::bad_data(error));
+    }
+    Ok(all)
+}
+
+fn single_selector(expr: Expr) -> Result<Vec<Matcher>, ApiError> {
+    let plain = |expr: &Expr| match &expr.node(expr.root).kind {
+        NodeKind::VectorSelector(selector) => {
+            let modifiers = &selector.modifiers;
+            let bare = modifiers.offset.is_none() && modifiers.at.is_none();
+            bare.then(|| selector.matchers.clone())
+        }
+        _ => None,
+    };
+    plain(&expr).ok_or_else(|| ApiError::bad_data("match[] must be a vector selector and no more"))
+}
+
+/// Matchers of every selector within a query.
+pub fn within(expr: &Expr) -> Vec<Vec<Matcher>> {
+    let selectors = expr.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::VectorSelector(selector) => Some(selector.matchers.clone()),
+        _ => None,
+    });
+    selectors.collect()
+}
