@@ -23,7 +23,7 @@ fn cases() -> Vec<Value> {
 
 fn query_bytes(case: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for c in case["query"].as_str().unwrap().chars() {
+    for c in case["query"].as_str().expect("a query").chars() {
         match u32::from(c) {
             code @ 0xE080..=0xE0FF => bytes.push((code - 0xE000) as u8),
             _ => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
