@@ -376,7 +376,7 @@ mod tests {
         let mut sorted = Vec::new();
         let mut old = 0..0;
         for start in 0..30 {
-            let new = start..start + 12 + start % 3;
+            let new = start..start + 12 + start / 3;
             slide(&mut sorted, &values, old.clone(), new.clone());
             let mut fresh: Vec<i64> = values[new.clone()].iter().map(|v| sort_key(*v)).collect();
             fresh.sort_unstable();
