@@ -4,6 +4,7 @@ pub mod annotations;
 pub mod engine;
 pub(crate) mod exec;
 pub mod functions;
+pub mod go_format;
 pub mod parser;
 pub(crate) mod plan;
 pub mod source;
