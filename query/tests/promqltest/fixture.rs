@@ -10,24 +10,30 @@ use icecore_storage::metrics::sample::Samples;
 
 /// One loaded value.
 #[derive(Clone, Debug)]
-pub enum Loaded {
+pub(crate) enum Loaded {
     Float(f64),
     Histogram(Histogram),
 }
 
 #[derive(Debug, Default)]
-pub struct Fixture {
+pub(crate) struct Fixture {
     index: HashMap<Labels, usize>,
+    /// Classic histograms should have been loaded as native ones too, and were not.
+    pub(crate) is_converted: bool,
     series: Vec<(Labels, Vec<(i64, Loaded)>)>,
 }
 
 impl Fixture {
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Fixture::default();
     }
 
     /// Adds samples; a later value for the same time replaces an earlier one.
-    pub fn load(&mut self, labels: Labels, samples: impl IntoIterator<Item = (i64, Loaded)>) {
+    pub(crate) fn load(
+        &mut self,
+        labels: Labels,
+        samples: impl IntoIterator<Item = (i64, Loaded)>,
+    ) {
         let next = self.series.len();
         let at = *self.index.entry(labels.clone()).or_insert(next);
         if at == next {

@@ -20,6 +20,17 @@ use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint, Span};
 use fixture::{Fixture, Loaded};
 use script::{Command, Eval, Series, Text, Topic, When};
 
+/// Scripts of features that are not there yet: they are run and counted, and may fail.
+const SCRIPTS_AHEAD: &[&str] = &[
+    "duration_expression",
+    "extended_vectors",
+    "info",
+    "limit",
+    "native_histograms",
+    "start_timestamps",
+    "type_and_unit",
+];
+
 /// Scripts whose float queries must pass.
 const SCRIPTS: &[&str] = &[
     "collision",
@@ -59,7 +70,7 @@ fn scripts_pass() {
         return;
     };
     let mut failures = Vec::new();
-    for name in SCRIPTS {
+    for name in SCRIPTS.iter().chain(SCRIPTS_AHEAD) {
         let path = directory.join(format!("{name}.test"));
         let text = std::fs::read_to_string(&path).expect("a script that can be read");
         let report = run_script(&text);
@@ -70,6 +81,12 @@ fn scripts_pass() {
             report.failed.len()
         );
         report.skipped.iter().for_each(|(reason, count)| println!("    {count:4} {reason}"));
+        if SCRIPTS_AHEAD.contains(name) {
+            if std::env::var_os("PROMQLTEST_VERBOSE").is_some() {
+                report.failed.iter().for_each(|failure| println!("    {failure:.400}"));
+            }
+            continue;
+        }
         failures.extend(report.failed.iter().map(|failure| format!("{name}.test:{failure}")));
     }
     assert!(failures.is_empty(), "{} evaluations failed:\n{}", failures.len(), failures.join("\n"));
@@ -86,7 +103,8 @@ fn run_script(text: &str) -> Report {
     for command in script::parse(text).expect("a script in the language") {
         match command {
             Command::Clear => fixture.clear(),
-            Command::Load { step_ms, series } => {
+            Command::Load { step_ms, series, convert } => {
+                fixture.is_converted |= convert;
                 for Series { labels, values } in series {
                     let samples = values.into_iter().enumerate();
                     let samples =
@@ -128,7 +146,23 @@ fn evaluate(
     }
 }
 
+/// What the fixture cannot load as Prometheus's storage would, if the result depends on it.
+fn unloaded(eval: &Eval, fixture: &Fixture) -> Option<&'static str> {
+    let wanted = || eval.series.iter().flat_map(|series| &series.values).flatten();
+    let histogram = wanted().any(|value| matches!(value, Loaded::Histogram(_)));
+    let hint = wanted()
+        .any(|value| matches!(value, Loaded::Histogram(h) if h.reset_hint == ResetHint::NotReset));
+    match () {
+        () if histogram && fixture.is_converted => Some("histograms converted from classic ones"),
+        () if hint => Some("reset hints that storage sets"),
+        () => None,
+    }
+}
+
 fn run_eval(engine: &Engine, fixture: &Fixture, eval: &Eval) -> Outcome {
+    if let Some(reason) = unloaded(eval, fixture) {
+        return Outcome::Skipped(reason.into());
+    }
     let answer = match evaluate(engine, fixture, &eval.expr, eval.when) {
         Ok(answer) => answer,
         Err(error) => return failed(eval, &error.to_string()),

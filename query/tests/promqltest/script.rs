@@ -10,27 +10,32 @@ use icecore_storage::metrics::sample::stale_nan;
 use crate::fixture::Loaded;
 
 #[derive(Debug)]
-pub enum Command {
-    Load { step_ms: i64, series: Vec<Series> },
+pub(crate) enum Command {
+    /// `convert` for `load_with_nhcb`: classic histograms become native ones as well.
+    Load {
+        step_ms: i64,
+        series: Vec<Series>,
+        convert: bool,
+    },
     Clear,
     Eval(Eval),
 }
 
 /// A series and its values at 0, 1, 2 … steps.
 #[derive(Clone, Debug)]
-pub struct Series {
-    pub labels: Labels,
-    pub values: Vec<Option<Loaded>>,
+pub(crate) struct Series {
+    pub(crate) labels: Labels,
+    pub(crate) values: Vec<Option<Loaded>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
+pub(crate) enum When {
     Instant { time_ms: i64 },
     Range { start_ms: i64, end_ms: i64, step_ms: i64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
+pub(crate) enum Topic {
     Fail,
     Warn,
     NoWarn,
@@ -39,28 +44,28 @@ pub enum Topic {
 }
 
 #[derive(Clone, Debug)]
-pub enum Text {
+pub(crate) enum Text {
     Any,
     Exactly(String),
     Regex(String),
 }
 
 #[derive(Debug)]
-pub struct Eval {
-    pub line: usize,
-    pub when: When,
-    pub expr: String,
-    pub ordered: bool,
-    pub expectations: Vec<(Topic, Text)>,
-    pub string: Option<String>,
+pub(crate) struct Eval {
+    pub(crate) line: usize,
+    pub(crate) when: When,
+    pub(crate) expr: String,
+    pub(crate) ordered: bool,
+    pub(crate) expectations: Vec<(Topic, Text)>,
+    pub(crate) string: Option<String>,
     /// Of `expect range vector`: start and step.
-    pub range_vector: Option<(i64, i64)>,
-    pub scalar: Option<f64>,
-    pub series: Vec<Series>,
+    pub(crate) range_vector: Option<(i64, i64)>,
+    pub(crate) scalar: Option<f64>,
+    pub(crate) series: Vec<Series>,
 }
 
 /// The commands of a script; what cannot be read is an error with its line.
-pub fn parse(text: &str) -> Result<Vec<Command>, String> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Command>, String> {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim)
@@ -95,7 +100,8 @@ pub fn parse(text: &str) -> Result<Vec<Command>, String> {
                     body.iter().filter(|line| !line.contains("}@st ") && !line.contains("@st "));
                 let series = series.map(|line| parse_series(line).ok_or_else(|| failed(line)));
                 let series = series.collect::<Result<_, _>>()?;
-                commands.push(Command::Load { step_ms, series });
+                let convert = word == "load_with_nhcb";
+                commands.push(Command::Load { step_ms, series, convert });
             }
             word if word.starts_with("eval") => {
                 commands.push(Command::Eval(parse_eval(start + 1, line, &body)?));
@@ -227,7 +233,7 @@ fn duration_ms(text: &str) -> Option<i64> {
 }
 
 /// `name{label="value", …} values…`
-pub fn parse_series(line: &str) -> Option<Series> {
+pub(crate) fn parse_series(line: &str) -> Option<Series> {
     let end = line.find(|c: char| c == '{' || c.is_whitespace()).unwrap_or(line.len());
     let (name, mut rest) = line.split_at(end);
     let mut pairs = Vec::new();
@@ -325,7 +331,7 @@ fn take_numbers<'a>(text: &'a str, values: &mut Vec<Option<Loaded>>) -> Option<&
 }
 
 /// The number that a text starts with.
-pub fn number_prefix(text: &str) -> Option<(f64, &str)> {
+pub(crate) fn number_prefix(text: &str) -> Option<(f64, &str)> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let sign = if text.starts_with('-') { -1.0 } else { 1.0 };
     for (word, value) in [("inf", f64::INFINITY), ("nan", f64::NAN)] {
