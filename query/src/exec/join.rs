@@ -333,7 +333,7 @@ impl<'a> Output<'a> {
         let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
         let matching = self.matching;
         let mut labels = label_edit::filtered(many, |name| {
-            if name == METRIC_NAME && drop_now {
+            if drop_now && label_edit::is_metadata(name) {
                 return false;
             }
             let listed = matching.labels.iter().any(|label| label == name);
