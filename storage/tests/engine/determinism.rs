@@ -11,7 +11,7 @@ use icecore_storage::metrics::sample::{Samples, stale_nan};
 use icecore_storage::snapshot::Selector;
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 
-use crate::oracle::{Row, batch, labels, maintain};
+use crate::oracle::{Oracle, Row, batch, labels, maintain};
 
 /// splitmix64, below a bound.
 fn random(seed: u64) -> impl FnMut(usize) -> usize {
@@ -130,6 +130,10 @@ fn order_batching_lateness_and_crashes_leave_no_trace() {
             }
         }
         settle(&other, end);
+        let (a, b) = (Oracle::of(&db, i64::MIN), Oracle::of(&other, i64::MIN));
+        let differing = a.rows.iter().find(|(key, value)| b.rows.get(key) != Some(value));
+        assert_eq!(differing.map(|(key, v)| (key, v, b.rows.get(key))), None, "seed {seed}");
+        assert_eq!(a.rows.len(), b.rows.len());
         let found = other.canonical_sections().unwrap();
         assert_eq!(found.len(), expected.len());
         for ((window, expected), (other_window, found)) in expected.iter().zip(&found) {
