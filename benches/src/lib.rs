@@ -4,11 +4,14 @@
 //! `icecore-load` ([`load`]) sends them to a running server and reports what they cost it;
 //! `icecore-compare` does so with Icecore, Prometheus and VictoriaMetrics in turn and asks each the
 //! queries of [`queries`]. Costs are CPU seconds of the server's process, which a busy machine
-//! disturbs less than wall time.
+//! disturbs less than wall time. Codecs are measured on real metrics ([`exporters`]).
 
 pub mod bodies;
 pub mod command_line;
+pub mod exporters;
 pub mod http;
 pub mod load;
 pub mod process;
 pub mod queries;
+
+pub use exporters::{ExporterSeries, exporter_series};

@@ -82,6 +82,13 @@ impl Labels {
         Ok(Labels { bytes: Arc::from(bytes) })
     }
 
+    /// Bytes that the caller has put together in canonical form, which is not checked again: an
+    /// index builds them from pairs that it took out of `Labels`.
+    pub(crate) fn from_pairs_of_an_index(bytes: &[u8]) -> Labels {
+        debug_assert!(Labels::from_canonical_bytes(bytes).is_ok(), "labels of an index: {bytes:?}");
+        Labels { bytes: Arc::from(bytes) }
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }

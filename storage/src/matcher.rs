@@ -94,12 +94,9 @@ impl Matcher {
 
     /// The values that an alternation of literals (`a|b|c`) or a literal pattern names.
     pub fn literals(&self) -> Option<Vec<&str>> {
-        let special = |c: char| r"\.+*?()[]{}^$".contains(c);
         match self.op {
             MatchOp::Equal => Some(vec![&self.value]),
-            MatchOp::Regex if !self.value.contains(special) => {
-                Some(self.value.split('|').collect())
-            }
+            MatchOp::Regex => pattern_literals(&self.value),
             _ => None,
         }
     }
@@ -108,20 +105,34 @@ impl Matcher {
     pub fn prefix(&self) -> &str {
         match self.op {
             MatchOp::Equal => &self.value,
-            MatchOp::Regex if !self.value.contains('|') => {
-                let special = |c: char| r"\.+*?()[]{}^$".contains(c);
-                let end = self.value.find(special).unwrap_or(self.value.len());
-                // A repetition binds to the last literal character, which may then be absent.
-                match self.value[end..].chars().next() {
-                    Some('*' | '?' | '{') => {
-                        let last = self.value[..end].char_indices().last().map_or(0, |(i, _)| i);
-                        &self.value[..last]
-                    }
-                    _ => &self.value[..end],
-                }
-            }
+            MatchOp::Regex => pattern_prefix(&self.value),
             _ => "",
         }
+    }
+}
+
+fn is_special(c: char) -> bool {
+    r"\.+*?()[]{}^$".contains(c)
+}
+
+/// The only values that a pattern matches, if it can be read off it.
+pub(crate) fn pattern_literals(pattern: &str) -> Option<Vec<&str>> {
+    (!pattern.contains(is_special)).then(|| pattern.split('|').collect())
+}
+
+/// A literal with which every value starts that the pattern matches, possibly "".
+pub(crate) fn pattern_prefix(pattern: &str) -> &str {
+    if pattern.contains('|') {
+        return "";
+    }
+    let end = pattern.find(is_special).unwrap_or(pattern.len());
+    // A repetition binds to the last literal character, which may then be absent.
+    match pattern[end..].chars().next() {
+        Some('*' | '?' | '{') => {
+            let last = pattern[..end].char_indices().last().map_or(0, |(i, _)| i);
+            &pattern[..last]
+        }
+        _ => &pattern[..end],
     }
 }
 

@@ -52,6 +52,8 @@ pub enum ValueType {
 pub enum NodeKind {
     Number {
         value: f64,
+        /// Written as a duration (`5m` for 300), and printed as one.
+        as_duration: bool,
     },
     /// A byte string: escapes may make it invalid UTF-8.
     String {
@@ -124,7 +126,13 @@ pub enum ComputedDuration {
     Step,
     Range,
     Negate(DurationExpr),
-    Binary { op: BinaryOp, left: DurationExpr, right: DurationExpr },
+    /// Parentheses: no meaning of their own, but printed.
+    Paren(DurationExpr),
+    Binary {
+        op: BinaryOp,
+        left: DurationExpr,
+        right: DurationExpr,
+    },
     Min(DurationExpr, DurationExpr),
     Max(DurationExpr, DurationExpr),
 }

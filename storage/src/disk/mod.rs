@@ -9,13 +9,17 @@
 //! - after `sync` fails, nothing is known about unsynced bytes, and a second `sync` that succeeds
 //!   proves nothing.
 
+#[cfg(test)]
+mod contract;
 pub mod os;
+#[cfg(target_os = "linux")]
+mod sigbus;
 pub mod sim;
 
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -70,4 +74,30 @@ pub trait ReadFile: Debug + Send + Sync {
     /// slice; valid after the file is removed. Where a sector cannot be read, its bytes may come
     /// back as zeros, which the checksum over them then tells.
     fn range(&self, range: Range<u64>) -> io::Result<Bytes>;
+}
+
+/// The names on the way to `path`, which must lead down from the root; an empty path is the root.
+fn names_of(path: &Path) -> io::Result<Vec<&str>> {
+    let name_of = |component| match component {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    };
+    let names: Option<Vec<&str>> = path.components().map(name_of).collect();
+    names.ok_or_else(|| {
+        let text = format!("{} does not lead to a place below the root", path.display());
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
+}
+
+/// `range` as indexes into a file of `length` bytes, or `UnexpectedEof`.
+fn indexes(range: &Range<u64>, length: u64) -> io::Result<Range<usize>> {
+    let inside = range.start <= range.end && range.end <= length;
+    let index = |offset: u64| usize::try_from(offset).ok().filter(|_| inside);
+    match (index(range.start), index(range.end)) {
+        (Some(start), Some(end)) => Ok(start..end),
+        _ => {
+            let text = format!("bytes {range:?} of a file of {length} bytes");
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+        }
+    }
 }

@@ -1,0 +1,454 @@
+//! The index of the head: it changes with every series that comes and goes.
+//!
+//! It also is where the labels of the head's series are: a series is a row of pair numbers, from
+//! which its canonical bytes are built again when asked for. Values are kept in order for each
+//! name, so that a prefix is a range; a new series touches that order only for pairs that are new.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use roaring::RoaringBitmap;
+
+use super::pairs::{NameId, PairId, Pairs};
+use super::postings::{Postings, Union, bitmap_bytes};
+use super::rows::Rows;
+use super::select::{self, Terms, Verdicts};
+use crate::encoding::varint;
+use crate::labels::{self, Labels, METRIC_NAME};
+use crate::matcher::Matcher;
+use crate::snapshot::Cardinality;
+
+/// A label index that series are added to and removed from.
+///
+/// Ids are the caller's: small numbers, best given in order and used again after a removal.
+#[derive(Debug)]
+pub struct HeadIndex {
+    pairs: Pairs<Postings>,
+    /// By name id.
+    names: Vec<NameEntry>,
+    rows: Rows,
+    all: RoaringBitmap,
+    /// The row added last, which the next is likely to resemble.
+    last_row: Vec<PairId>,
+}
+
+#[derive(Debug, Default)]
+struct NameEntry {
+    values: BTreeMap<Arc<str>, PairId>,
+    /// The series that have the label.
+    series: RoaringBitmap,
+}
+
+impl Default for HeadIndex {
+    fn default() -> HeadIndex {
+        HeadIndex::new()
+    }
+}
+
+impl HeadIndex {
+    pub fn new() -> HeadIndex {
+        HeadIndex {
+            pairs: Pairs::new(),
+            names: Vec::new(),
+            rows: Rows::default(),
+            all: RoaringBitmap::new(),
+            last_row: Vec::new(),
+        }
+    }
+
+    /// Adds a series.
+    ///
+    /// # Panics
+    ///
+    /// If there is a series of that id.
+    pub fn add(&mut self, id: u32, labels: &Labels) {
+        assert!(self.all.insert(id), "series {id} is in the index already");
+        let mut row = std::mem::take(&mut self.last_row);
+        let mut length = 0;
+        for (name, value) in labels.iter() {
+            let pair = self.add_pair(id, name, value, row.get(length).copied());
+            match row.get_mut(length) {
+                Some(place) => *place = pair,
+                None => row.push(pair),
+            }
+            length += 1;
+        }
+        row.truncate(length);
+        self.rows.insert(id, &row);
+        self.last_row = row;
+    }
+
+    fn add_pair(&mut self, id: u32, name: &str, value: &str, hint: Option<PairId>) -> PairId {
+        let (number, new) = self.pairs.intern(name, value, hint);
+        let pair = self.pairs.get_mut(number);
+        pair.payload.insert(id);
+        let index = pair.name as usize;
+        if index >= self.names.len() {
+            self.names.resize_with(index + 1, NameEntry::default);
+        }
+        let entry = &mut self.names[index];
+        entry.series.insert(id);
+        if new {
+            entry.values.insert(Arc::clone(&pair.value), number);
+        }
+        number
+    }
+
+    /// Removes a series, and what only it needed. Does nothing if there is none of that id.
+    pub fn remove(&mut self, id: u32) {
+        if !self.all.remove(id) {
+            return;
+        }
+        // Numbers in it may soon stand for other pairs, or for none.
+        self.last_row.clear();
+        let row: Vec<PairId> = self.rows.get(id).collect();
+        self.rows.remove(id);
+        for number in row {
+            let pair = self.pairs.get_mut(number);
+            pair.payload.remove(id);
+            let entry = &mut self.names[pair.name as usize];
+            entry.series.remove(id);
+            if pair.payload.is_empty() {
+                entry.values.remove(&pair.value);
+                if let Some(name) = self.pairs.remove(number) {
+                    self.names[name as usize] = NameEntry::default();
+                }
+            }
+        }
+    }
+
+    pub fn contains(&self, id: u32) -> bool {
+        self.all.contains(id)
+    }
+
+    /// The ids of all series.
+    pub fn all(&self) -> &RoaringBitmap {
+        &self.all
+    }
+
+    /// The series that fulfil all of `matchers`; all series, if there are none.
+    pub fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
+        match select::select(self, matchers) {
+            Ok(found) => found,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The labels of a series in canonical order; none if there is no such series.
+    pub fn pairs(&self, id: u32) -> impl Iterator<Item = (&str, &str)> {
+        self.rows.get(id).map(|number| {
+            let pair = self.pairs.get(number);
+            (self.pairs.name(pair.name), &*pair.value)
+        })
+    }
+
+    pub fn labels(&self, id: u32) -> Labels {
+        let mut bytes = Vec::with_capacity(256);
+        self.label_bytes(id, &mut bytes);
+        Labels::from_pairs_of_an_index(&bytes)
+    }
+
+    /// Appends the canonical label bytes of a series.
+    pub fn label_bytes(&self, id: u32, into: &mut Vec<u8>) {
+        for (name, value) in self.pairs(id) {
+            labels::push_pair(into, name, value);
+        }
+    }
+
+    /// Whether a series has exactly the labels of which these are the canonical bytes. Cheaper
+    /// than building them.
+    pub fn has_label_bytes(&self, id: u32, bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        let mut starts_with = |text: &str| {
+            let length = varint::read(&mut rest);
+            let same = length == Some(text.len() as u64) && rest.starts_with(text.as_bytes());
+            if same {
+                rest = &rest[text.len()..];
+            }
+            same
+        };
+        let same = self.pairs(id).all(|(name, value)| starts_with(name) && starts_with(value));
+        same && rest.is_empty() && self.contains(id)
+    }
+
+    /// A series' value of a label.
+    pub fn value(&self, id: u32, name: &str) -> Option<&str> {
+        let name = self.pairs.find_name(name)?;
+        let mut row = self.rows.get(id).map(|number| self.pairs.get(number));
+        row.find(|pair| pair.name == name).map(|pair| &*pair.value)
+    }
+
+    /// Label names in bytewise order; of all series or of some.
+    pub fn label_names(&self, of: Option<&RoaringBitmap>) -> Vec<String> {
+        let has = |id: NameId| of.is_none_or(|of| !self.names[id as usize].series.is_disjoint(of));
+        let names = self.pairs.names().filter(|(id, _)| has(*id));
+        let mut names: Vec<String> = names.map(|(_, name)| name.to_owned()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Values of a label in bytewise order; of all series or of some.
+    pub fn label_values(&self, name: &str, of: Option<&RoaringBitmap>) -> Vec<String> {
+        let Some(entry) = self.entry(name) else { return Vec::new() };
+        match of {
+            None => entry.values.keys().map(|value| (**value).to_owned()).collect(),
+            Some(of) if of.len() < entry.values.len() as u64 => self.values_in_rows(name, of),
+            Some(of) => {
+                let used = |id: &PairId| self.pairs.get(*id).payload.intersects(of);
+                let values = entry.values.iter().filter(|(_, id)| used(id));
+                values.map(|(value, _)| (**value).to_owned()).collect()
+            }
+        }
+    }
+
+    /// Values of a label among few series.
+    fn values_in_rows(&self, name: &str, of: &RoaringBitmap) -> Vec<String> {
+        let name = self.pairs.find_name(name);
+        let mut seen = HashSet::with_hasher(std::hash::RandomState::new());
+        for id in of {
+            let mut row = self.rows.get(id);
+            seen.extend(row.find(|number| Some(self.pairs.get(*number).name) == name));
+        }
+        let values = seen.iter().map(|number| (*self.pairs.get(*number).value).to_owned());
+        let mut values: Vec<String> = values.collect();
+        values.sort_unstable();
+        values
+    }
+
+    /// Distinct label pairs.
+    pub fn pair_count(&self) -> u64 {
+        self.pairs.len() as u64
+    }
+
+    /// The greatest contributors, at most `limit` of each kind.
+    pub fn cardinality(&self, limit: usize) -> Cardinality {
+        let series_of = |id: PairId| self.pairs.get(id).payload.len();
+        let metrics = self.entry(METRIC_NAME).into_iter().flat_map(|entry| &entry.values);
+        let names = || self.pairs.names().map(|(id, name)| (name, &self.names[id as usize]));
+        let value_bytes = |entry: &NameEntry| {
+            entry.values.iter().map(|(value, id)| value.len() as u64 * series_of(*id)).sum()
+        };
+        let pair_series = self.pairs.ids().map(|id| (id, series_of(id)));
+        let pair_text = |id: PairId| {
+            let pair = self.pairs.get(id);
+            format!("{}={}", self.pairs.name(pair.name), pair.value)
+        };
+        Cardinality {
+            series_by_metric: greatest(
+                limit,
+                metrics.map(|(value, id)| (&**value, series_of(*id))),
+                str::to_owned,
+            ),
+            values_by_label: greatest(
+                limit,
+                names().map(|(name, entry)| (name, entry.values.len() as u64)),
+                str::to_owned,
+            ),
+            bytes_by_label: greatest(
+                limit,
+                names().map(|(name, entry)| (name, value_bytes(entry))),
+                str::to_owned,
+            ),
+            series_by_pair: greatest(limit, pair_series, pair_text),
+        }
+    }
+
+    /// Bytes on the heap, about. Looks at every pair.
+    pub fn heap_bytes(&self) -> usize {
+        const TREE_BYTES: usize = 36; // an entry of a BTreeMap of these, two thirds full
+        let postings: usize =
+            self.pairs.ids().map(|id| self.pairs.get(id).payload.heap_bytes() + TREE_BYTES).sum();
+        let names: usize = self.names.iter().map(|entry| bitmap_bytes(&entry.series)).sum();
+        postings + names + self.pairs.heap_bytes() + self.rows.heap_bytes()
+    }
+
+    fn entry(&self, name: &str) -> Option<&NameEntry> {
+        self.pairs.find_name(name).map(|id| &self.names[id as usize])
+    }
+}
+
+/// The `limit` greatest by count, then by key; only of those the text is made.
+fn greatest<K: Copy + Ord>(
+    limit: usize,
+    counts: impl Iterator<Item = (K, u64)>,
+    text: impl Fn(K) -> String,
+) -> Vec<(String, u64)> {
+    let mut counts: Vec<(K, u64)> = counts.collect();
+    counts.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    counts.truncate(limit);
+    counts.into_iter().map(|(key, count)| (text(key), count)).collect()
+}
+
+impl Terms for HeadIndex {
+    type Error = Infallible;
+
+    fn all(&self) -> Cow<'_, RoaringBitmap> {
+        Cow::Borrowed(&self.all)
+    }
+
+    fn named(&self, name: &str) -> Result<Cow<'_, RoaringBitmap>, Infallible> {
+        let none = || Cow::Owned(RoaringBitmap::new());
+        Ok(self.entry(name).map_or_else(none, |entry| Cow::Borrowed(&entry.series)))
+    }
+
+    fn postings(&self, name: &str, value: &str) -> Result<Cow<'_, RoaringBitmap>, Infallible> {
+        let name = self.pairs.find_name(name);
+        let pair = name.and_then(|name| self.pairs.find_value(name, value));
+        let none = || Cow::Owned(RoaringBitmap::new());
+        Ok(pair.map_or_else(none, |pair| self.pairs.get(pair).payload.to_bitmap()))
+    }
+
+    fn value_count(&self, name: &str) -> u64 {
+        self.entry(name).map_or(0, |entry| entry.values.len() as u64)
+    }
+
+    fn scan(
+        &self,
+        name: &str,
+        prefix: &str,
+        accept: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<RoaringBitmap, Infallible> {
+        let mut union = Union::default();
+        if let Some(entry) = self.entry(name) {
+            let from = (Bound::Included(prefix), Bound::Unbounded);
+            let values = entry.values.range::<str, _>(from);
+            for (value, id) in values.take_while(|(value, _)| value.starts_with(prefix)) {
+                if accept(value) {
+                    union.add(&self.pairs.get(*id).payload);
+                }
+            }
+        }
+        Ok(union.finish())
+    }
+
+    fn filter(
+        &self,
+        ids: &RoaringBitmap,
+        name: &str,
+        accept: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<RoaringBitmap, Infallible> {
+        let Some(name) = self.pairs.find_name(name) else { return Ok(RoaringBitmap::new()) };
+        let mut verdicts = Verdicts::default();
+        let mut kept = Vec::new();
+        for id in ids {
+            let mut row = self.rows.get(id);
+            if let Some(number) = row.find(|number| self.pairs.get(*number).name == name) {
+                let judge = || Ok::<bool, Infallible>(accept(&self.pairs.get(number).value));
+                if verdicts.get(number, judge)? {
+                    kept.push(id);
+                }
+            }
+        }
+        Ok(RoaringBitmap::from_sorted_iter(kept).expect("bitmaps iterate in order"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::contract::{self, Model, Series};
+    use proptest::prelude::*;
+
+    fn index_of(series: &[Labels]) -> HeadIndex {
+        let mut index = HeadIndex::new();
+        for (id, labels) in (0..).zip(series) {
+            index.add(id, labels);
+        }
+        index
+    }
+
+    proptest! {
+        #[test]
+        fn answers_as_a_list_of_labels_would(
+            series in contract::series(),
+            removed: Vec<prop::sample::Index>,
+            queries in contract::queries(),
+        ) {
+            let mut index = index_of(&series);
+            let mut model = Model::new(&series);
+            for removed in removed {
+                let id = removed.index(series.len().max(1)) as u32;
+                index.remove(id);
+                model.remove(id);
+            }
+            check(&index, &model, &queries)?;
+            // What was freed is used again.
+            for (id, labels) in (0..).zip(&series) {
+                if !index.contains(id) {
+                    index.add(id, labels);
+                }
+            }
+            check(&index, &Model::new(&series), &queries)?;
+        }
+    }
+
+    fn check(
+        index: &HeadIndex,
+        model: &Model,
+        queries: &[Vec<Matcher>],
+    ) -> Result<(), TestCaseError> {
+        prop_assert!(index.all().iter().eq(model.ids()));
+        for (id, labels) in model.iter() {
+            prop_assert_eq!(&index.labels(id), labels);
+            prop_assert!(index.has_label_bytes(id, labels.as_bytes()));
+            prop_assert!(!index.has_label_bytes(id, &[labels.as_bytes(), b"\x01a\x01b"].concat()));
+        }
+        prop_assert_eq!(index.label_names(None), model.names(&model.all()));
+        for matchers in queries {
+            let found = index.select(matchers);
+            prop_assert_eq!(&found, &model.select(matchers), "{:?}", matchers);
+            prop_assert_eq!(index.label_names(Some(&found)), model.names(&found));
+            for name in contract::NAMES {
+                let values = index.label_values(name, Some(&found));
+                prop_assert_eq!(values, model.values(name, &found));
+                let values = index.label_values(name, None);
+                prop_assert_eq!(values, model.values(name, &model.all()));
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_removed_leaves_nothing() {
+        let many: Series = (0..2000)
+            .map(|i| {
+                Labels::from_pairs([
+                    ("job".to_owned(), "x".to_owned()),
+                    (format!("l{i}"), "v".into()),
+                ])
+                .unwrap()
+            })
+            .collect();
+        let mut index = index_of(&many);
+        assert_eq!(index.pair_count(), 2001);
+        for id in 0..2000 {
+            index.remove(id);
+        }
+        assert_eq!(index.pair_count(), 0);
+        assert_eq!(index.label_names(None), [""; 0]);
+        assert!(index.select(&[]).is_empty());
+        index.remove(5);
+    }
+
+    #[test]
+    fn cardinality_lists_the_greatest() {
+        let labels = |metric: String, pod: String| {
+            Labels::from_pairs([(METRIC_NAME, metric.as_str()), ("pod", pod.as_str())]).unwrap()
+        };
+        let mut series: Series =
+            (0..10).map(|i| labels(format!("m{}", i % 3), format!("p{i}"))).collect();
+        series.push(Labels::empty());
+        let found = index_of(&series).cardinality(2);
+        let of = |list: &[(&str, u64)]| -> Vec<(String, u64)> {
+            list.iter().map(|(text, count)| ((*text).to_owned(), *count)).collect()
+        };
+        assert_eq!(found.series_by_metric, of(&[("m0", 4), ("m1", 3)]));
+        assert_eq!(found.values_by_label, of(&[("pod", 10), ("__name__", 3)]));
+        assert_eq!(found.bytes_by_label, of(&[("__name__", 20), ("pod", 20)]));
+        assert_eq!(found.series_by_pair, of(&[("__name__=m0", 4), ("__name__=m1", 3)]));
+    }
+}
