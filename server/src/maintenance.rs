@@ -29,14 +29,14 @@ const JOB: &str = "icecore";
 
 /// The running thread.
 #[derive(Debug)]
-pub struct Maintenance {
+pub(crate) struct Maintenance {
     /// Dropped to stop it.
     stop: mpsc::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Maintenance {
-    pub fn start(app: Arc<App>, db: Arc<Db>) -> std::io::Result<Maintenance> {
+    pub(crate) fn start(app: Arc<App>, db: Arc<Db>) -> std::io::Result<Maintenance> {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("maintenance".into())
@@ -45,7 +45,7 @@ impl Maintenance {
     }
 
     /// Ends the thread after its present step. Blocks.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
             tracing::error!("the maintenance thread broke off");
@@ -62,7 +62,8 @@ fn run(app: &App, db: &Db, stopped: &mpsc::Receiver<()>) {
     loop {
         let now_ms = clock::now_ms();
         // A clock that was set back must not silence them until it has caught up.
-        if now_ms >= self_metrics_due_ms || self_metrics_due_ms - now_ms > SELF_METRICS_INTERVAL_MS {
+        if now_ms >= self_metrics_due_ms || self_metrics_due_ms - now_ms > SELF_METRICS_INTERVAL_MS
+        {
             store_self_metrics(app, db, now_ms, self_metrics_due_ms == i64::MIN);
             self_metrics_due_ms = now_ms + SELF_METRICS_INTERVAL_MS;
         }

@@ -17,13 +17,16 @@ pub fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Error => LevelFilter::ERROR,
     };
     // What libraries say about every connection interests nobody who runs this.
-    let wanted = Targets::new().with_target("icecore", level).with_default(LevelFilter::WARN.min(level));
+    let wanted =
+        Targets::new().with_target("icecore", level).with_default(LevelFilter::WARN.min(level));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(wanted);
     match format {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
         LogFormat::Text => {
-            registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).init();
+            registry
+                .with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false))
+                .init();
         }
     }
 }

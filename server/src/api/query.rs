@@ -43,13 +43,13 @@ struct Question {
     stats: bool,
 }
 
-pub async fn instant(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn instant(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let time_ms = params.time_ms_or("time", clock::now_ms())?;
     answer(app, Question::new(&params, Grid::At { time_ms }, limit)?).await
 }
 
-pub async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let start_ms = params.time_ms("start")?;
     let end_ms = params.time_ms("end")?;
@@ -70,11 +70,10 @@ pub async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError>
     answer(app, Question::new(&params, Grid::Range { start_ms, end_ms, step_ms }, limit)?).await
 }
 
-pub async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let options = app.config.parser;
-    let pretty = blocking(move || {
-        parse(params.get("query"), options).map(|expr| parser::prettier(&expr))
-    });
+    let pretty =
+        blocking(move || parse(params.get("query"), options).map(|expr| parser::prettier(&expr)));
     Ok(reply::value(&pretty.await??))
 }
 

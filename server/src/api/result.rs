@@ -17,7 +17,7 @@ const POINTS_PER_PIECE: usize = 1024;
 
 /// What `stats=true` asks for besides the engine's own counts.
 #[derive(Clone, Copy, Debug)]
-pub struct QueryTimes {
+pub(crate) struct QueryTimes {
     pub queued: Duration,
     /// Waiting and evaluation.
     pub total: Duration,
@@ -25,7 +25,7 @@ pub struct QueryTimes {
 
 /// Where in the value the next piece starts.
 #[derive(Debug)]
-pub struct ResultRows {
+pub(crate) struct ResultRows {
     value: Value,
     stats: Option<(QueryTimes, QueryStats)>,
     started: bool,
@@ -36,12 +36,12 @@ pub struct ResultRows {
 }
 
 impl ResultRows {
-    pub fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
+    pub(crate) fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
         ResultRows { value, stats, started: false, element: 0, point: 0 }
     }
 
     /// Appends the next piece; false after the last.
-    pub fn push(&mut self, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn push(&mut self, out: &mut Vec<u8>) -> bool {
         if !self.started {
             self.started = true;
             return self.push_start(out);
@@ -216,20 +216,14 @@ mod tests {
             reset_hint: ResetHint::Unknown,
             positive_spans: vec![],
             negative_spans: vec![],
-            counts: Counts::Integer {
-                count: 2,
-                zero_count: 0,
-                positive: vec![],
-                negative: vec![],
-            },
+            counts: Counts::Integer { count: 2, zero_count: 0, positive: vec![], negative: vec![] },
             custom_values: vec![],
         })
     }
 
     #[test]
     fn every_type_has_its_shape() {
-        let sample =
-            |point| VectorSample { labels: labels(), timestamp: 1_435_781_451_781, point };
+        let sample = |point| VectorSample { labels: labels(), timestamp: 1_435_781_451_781, point };
         for (value, expected) in [
             (
                 Value::Scalar { timestamp: 4_000, value: 2.0 },
@@ -290,10 +284,8 @@ mod tests {
 
     #[test]
     fn stats_come_after_the_result() {
-        let times = QueryTimes {
-            queued: Duration::from_millis(500),
-            total: Duration::from_millis(2_000),
-        };
+        let times =
+            QueryTimes { queued: Duration::from_millis(500), total: Duration::from_millis(2_000) };
         let stats = QueryStats { total_queryable_samples: 7, peak_samples: 3, series_fetched: 1 };
         let mut rows = ResultRows::new(Value::Vector(vec![]), Some((times, stats)));
         let mut out = Vec::new();

@@ -1,13 +1,13 @@
 //! `match[]`: which series a request for labels is about.
 
-use icecore_query::parser::{self, ParserOptions};
 use icecore_query::parser::ast::{Expr, NodeKind};
+use icecore_query::parser::{self, ParserOptions};
 use icecore_storage::matcher::Matcher;
 
 use crate::http::error::ApiError;
 
 /// Matchers of each selector; a series is meant if it fulfils all matchers of any.
-pub fn parse_all<'a>(
+pub(crate) fn parse_all<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     options: ParserOptions,
 ) -> Result<Vec<Vec<Matcher>>, ApiError> {
@@ -37,7 +37,7 @@ fn single_selector(expr: Expr) -> Result<Vec<Matcher>, ApiError> {
 }
 
 /// Matchers of every selector within a query.
-pub fn within(expr: &Expr) -> Vec<Vec<Matcher>> {
+pub(crate) fn within(expr: &Expr) -> Vec<Vec<Matcher>> {
     let selectors = expr.nodes.iter().filter_map(|node| match &node.kind {
         NodeKind::VectorSelector(selector) => Some(selector.matchers.clone()),
         _ => None,

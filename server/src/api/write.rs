@@ -58,10 +58,7 @@ impl Outcome {
     fn unavailable(text: impl Into<String>, seconds: u32) -> Outcome {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let retry_after_seconds = Some(seconds);
-        Outcome {
-            retry_after_seconds,
-            ..Outcome::new(WriteResult::Unavailable, status, text)
-        }
+        Outcome { retry_after_seconds, ..Outcome::new(WriteResult::Unavailable, status, text) }
     }
 }
 
@@ -81,19 +78,23 @@ impl IntoResponse for Outcome {
 }
 
 /// Senders that predate zstd ask first which version is spoken: 1, that is zstd.
-pub fn asks_for_version(params: &Params) -> bool {
+pub(crate) fn asks_for_version(params: &Params) -> bool {
     !params.get("get_vm_proto_version").is_empty()
 }
 
-pub fn version() -> Response {
+pub(crate) fn version() -> Response {
     "1".into_response()
 }
 
-pub async fn write(app: &Arc<App>, headers: &HeaderMap, body: Body) -> Response {
+pub(crate) async fn write(app: &Arc<App>, headers: &HeaderMap, body: Body) -> Response {
     let outcome = receive(app, headers, body).await.unwrap_or_else(|refused| refused);
     app.counters.write.count(outcome.result);
     if outcome.result != WriteResult::Stored {
-        tracing::debug!(status = outcome.status.as_u16(), text = outcome.text, "write not stored whole");
+        tracing::debug!(
+            status = outcome.status.as_u16(),
+            text = outcome.text,
+            "write not stored whole"
+        );
     }
     outcome.into_response()
 }
@@ -110,14 +111,15 @@ async fn receive(app: &Arc<App>, headers: &HeaderMap, body: Body) -> Result<Outc
     // Chunked bodies do not say how long they are.
     let room = declared.unwrap_or(limits.body_bytes).min(limits.body_bytes);
     let _room = reserve(app, room).await?;
-    let bytes = body::read(body, declared, limits.body_bytes).await.map_err(|error| match error {
-        BodyError::TooLarge { .. } => {
-            Outcome::new(WriteResult::TooLarge, StatusCode::BAD_REQUEST, error.to_string())
-        }
-        BodyError::TooSlow | BodyError::Broken => {
-            Outcome::unavailable(error.to_string(), RETRY_AFTER_SECONDS)
-        }
-    })?;
+    let bytes =
+        body::read(body, declared, limits.body_bytes).await.map_err(|error| match error {
+            BodyError::TooLarge { .. } => {
+                Outcome::new(WriteResult::TooLarge, StatusCode::BAD_REQUEST, error.to_string())
+            }
+            BodyError::TooSlow | BodyError::Broken => {
+                Outcome::unavailable(error.to_string(), RETRY_AFTER_SECONDS)
+            }
+        })?;
     app.counters.write.body_bytes.add(bytes.len() as u64);
     let permit = enter(&app.gates.writes).await;
     let worker = Arc::clone(app);
@@ -263,7 +265,11 @@ mod tests {
             ("", "", Some(Encoding::Snappy)),
             ("application/x-protobuf", "snappy", Some(Encoding::Snappy)),
             ("application/x-protobuf", "zstd", Some(Encoding::Zstd)),
-            ("application/x-protobuf;proto=prometheus.WriteRequest", "snappy", Some(Encoding::Snappy)),
+            (
+                "application/x-protobuf;proto=prometheus.WriteRequest",
+                "snappy",
+                Some(Encoding::Snappy),
+            ),
             ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "snappy", None),
             ("application/json", "snappy", None),
             ("application/x-protobuf", "gzip", None),

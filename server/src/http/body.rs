@@ -18,7 +18,7 @@ const DRAIN_FACTOR: usize = 4;
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     TooLarge { limit: usize },
     TooSlow,
     Broken,
@@ -37,12 +37,16 @@ impl std::fmt::Display for BodyError {
 }
 
 /// `Content-Length`, if there is one.
-pub fn declared_length(headers: &HeaderMap) -> Option<usize> {
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The whole body, if it has at most `limit` bytes.
-pub async fn read(mut body: Body, declared: Option<usize>, limit: usize) -> Result<Vec<u8>, BodyError> {
+pub(crate) async fn read(
+    mut body: Body,
+    declared: Option<usize>,
+    limit: usize,
+) -> Result<Vec<u8>, BodyError> {
     let end = Instant::now() + BODY_TIMEOUT;
     let mut bytes = Vec::with_capacity(declared.unwrap_or(0).min(limit).min(RESERVE_BYTES_MAX));
     let mut length: usize = 0;
