@@ -110,6 +110,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Passes over as many fields of this tag as follow, each shorter than 128 bytes: what a loop
+    /// of [`Self::tag`] and [`Self::bytes`] does, for the many labels of a series.
+    #[inline(always)]
+    pub fn pass_short_fields(&mut self, tag: u32) {
+        while let [first, length @ 0..0x80, after @ ..] = self.rest
+            && u32::from(*first) == tag
+            && let Some(rest) = after.get(usize::from(*length)..)
+        {
+            self.rest = rest;
+        }
+    }
+
     /// A message within this one.
     #[inline(always)]
     pub fn message(&mut self) -> Result<Reader<'a>, Malformed> {

@@ -4,9 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use crate::parser::ast::Expr;
+use icecore_storage::labels::Labels;
+use icecore_storage::matcher::Matcher;
+
+use crate::annotations::Annotations;
+use crate::exec::{Budget, Executor, NodeValue, Rows, Scalar, Session, series_of};
+use crate::parser::ast::{Expr, NodeKind, ValueType};
+use crate::plan::Plan;
 use crate::source::Source;
-use crate::value::Value;
+use crate::value::{MatrixSeries, Point, Value, VectorSample};
 
 /// Settings that hold for every query of a server.
 #[derive(Clone, Debug)]
@@ -100,8 +106,8 @@ impl Engine {
         time_ms: i64,
         options: &QueryOptions,
     ) -> Result<Answer, QueryError> {
-        let _ = (source, text, expr, time_ms, options);
-        Err(QueryError::Execution("the engine is not built yet".into()))
+        let grid = (time_ms, time_ms, 0);
+        self.evaluate(source, text, expr, grid, options)
     }
 
     /// The values at `start_ms`, `start_ms + step_ms`, … up to `end_ms`, as a matrix.
@@ -116,7 +122,110 @@ impl Engine {
         step_ms: i64,
         options: &QueryOptions,
     ) -> Result<Answer, QueryError> {
-        let _ = (source, text, expr, start_ms, end_ms, step_ms, options);
-        Err(QueryError::Execution("the engine is not built yet".into()))
+        if step_ms <= 0 {
+            let text = "zero or negative query resolution step widths are not accepted";
+            return Err(QueryError::BadData(text.into()));
+        }
+        self.evaluate(source, text, expr, (start_ms, end_ms, step_ms), options)
     }
+
+    /// Evaluates at one time (`step_ms` 0) or on a grid.
+    fn evaluate<S: Source>(
+        &self,
+        source: &S,
+        text: &str,
+        expr: &Expr,
+        times: (i64, i64, i64),
+        options: &QueryOptions,
+    ) -> Result<Answer, QueryError> {
+        let lookback_ms = options.lookback_ms.unwrap_or(self.options.lookback_ms);
+        let plan = Plan::new(expr, times, lookback_ms, &self.options)?;
+        let deadline = options.deadline.unwrap_or_else(|| Instant::now() + self.options.timeout);
+        let cancelled = Arc::clone(&options.cancelled);
+        let budget = Budget::new(self.options.max_samples, deadline, cancelled);
+        let session = Session {
+            annotations: Annotations::default(),
+            budget: &budget,
+            text,
+            delayed: self.options.delayed_name_removal,
+        };
+        let mut executor = Executor::new(&plan, source, session)?;
+        let value = value_of(&plan, &mut executor)?;
+        let (warnings, infos) = executor.session.annotations.render(text);
+        let stats = budget.stats(executor.series_fetched());
+        Ok(Answer { value, warnings, infos, stats })
+    }
+}
+
+/// Runs a plan and gives its value the shape of the API.
+fn value_of<S: Source>(
+    plan: &Plan<'_>,
+    executor: &mut Executor<'_, S>,
+) -> Result<Value, QueryError> {
+    let value_type = plan.node(plan.expr.root).value_type;
+    let instant = plan.step_ms == 0;
+    if value_type == ValueType::RangeVector && instant {
+        return executor.range_vector().map(Value::Matrix);
+    }
+    if !instant && matches!(value_type, ValueType::RangeVector | ValueType::String) {
+        let name = if value_type == ValueType::String { "string" } else { "range vector" };
+        return Err(QueryError::BadData(format!(
+            "invalid expression type {name:?} for range query, must be Scalar or instant Vector"
+        )));
+    }
+    let time_ms = plan.start_ms;
+    Ok(match executor.run()? {
+        NodeValue::Text(value) => Value::String { timestamp: time_ms, value },
+        NodeValue::Scalar(scalar) if instant => {
+            Value::Scalar { timestamp: time_ms, value: scalar.at(0) }
+        }
+        NodeValue::Scalar(scalar) => Value::Matrix(matrix_of_scalar(&scalar, plan)),
+        NodeValue::Rows(rows) => {
+            let rows = rows.remove_marked_names()?;
+            if instant { Value::Vector(vector_of(&rows, time_ms)) } else { matrix_of(&rows, plan) }
+        }
+    })
+}
+
+fn vector_of(rows: &Rows, time_ms: i64) -> Vec<VectorSample> {
+    let mut vector = Vec::with_capacity(rows.len());
+    for row in 0..rows.len() {
+        let point = match rows.histograms[row].first() {
+            Some((_, histogram)) => Point::Histogram(Arc::clone(histogram)),
+            None if rows.valid(row)[0] & 1 == 1 => Point::Float(rows.values(row)[0]),
+            None => continue,
+        };
+        let labels = rows.meta[row].labels.clone();
+        vector.push(VectorSample { labels, timestamp: time_ms, point });
+    }
+    vector
+}
+
+fn matrix_of(rows: &Rows, plan: &Plan<'_>) -> Value {
+    let mut matrix = series_of(rows, plan.grid);
+    matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
+    Value::Matrix(matrix)
+}
+
+fn matrix_of_scalar(scalar: &Scalar, plan: &Plan<'_>) -> Vec<MatrixSeries> {
+    let point = |step| (plan.grid.time_ms(step), scalar.at(step));
+    let floats: Vec<(i64, f64)> = (0..plan.grid.steps).map(point).collect();
+    if floats.is_empty() {
+        return Vec::new();
+    }
+    vec![MatrixSeries { labels: Labels::empty(), floats, histograms: Vec::new() }]
+}
+
+/// The matchers of every vector selector of a query, in the order in which they are written.
+pub fn selectors(expr: &Expr) -> Vec<Vec<Matcher>> {
+    let mut found: Vec<_> = expr
+        .nodes
+        .iter()
+        .filter_map(|node| match &node.kind {
+            NodeKind::VectorSelector(selector) => Some((node.span.start, &selector.matchers)),
+            _ => None,
+        })
+        .collect();
+    found.sort_by_key(|(start, _)| *start);
+    found.into_iter().map(|(_, matchers)| matchers.clone()).collect()
 }

@@ -178,7 +178,12 @@ fn errors_have_prometheus_types_and_texts() {
             "bad_data",
             "match[] must contain at least one non-empty matcher",
         ),
-        ("labels?match[]=%7B%7D", 400, "bad_data", ""),
+        (
+            "labels?match[]=%7B%7D",
+            400,
+            "bad_data",
+            "match[] must contain at least one non-empty matcher",
+        ),
         (
             "labels?start=never",
             400,

@@ -1,14 +1,47 @@
 //! The database: one data directory, opened once.
+//!
+//! A write goes one way, in [`Db::append`]: decide → log → disk → apply → acknowledge. Nothing is
+//! visible before it is durable. Everything that takes long happens in [`Db::maintain`], one
+//! bounded step a call, one call at a time. Neither reads a clock: `now_ms` is an argument.
+//!
+//! Locks, in the order in which they may be taken: upkeep, head, then version or sequences alone.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
+
+use crate::compaction::plan::{Situation, Step, plan};
+use crate::compaction::{merge, seal};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::limits::Limits;
+use crate::manifest::{CheckpointId, Manifest};
 use crate::metrics::batch::{Batch, Refusals};
-use crate::snapshot::Snapshot;
+use crate::metrics::block::Block;
+use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
+use crate::metrics::checkpoint::{self, CheckpointWriter};
+use crate::metrics::head::{AcceptedAge, Head};
+use crate::recovery::{self, RecoveryReport};
+use crate::snapshot::{Snapshot, Version};
+use crate::time::TimeRange;
+use crate::wal::{Durability, Wal, io_error, record};
+
+/// A sample may be this far ahead of the clock, as in Prometheus.
+const FUTURE_MS: i64 = 10 * 60 * 1000;
+
+/// Held by the process that has the data directory.
+const LOCK_FILE: &str = "lock";
+
+/// Series that are copied for a checkpoint under one lock.
+const CHECKPOINT_SERIES: usize = 1024;
+
+/// Series that forget a sealed window under one lock.
+const FORGET_SERIES: usize = 1024;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +60,8 @@ pub struct Options {
     pub limits: Limits,
     /// Written into every block, never into a series.
     pub external_labels: Labels,
+    /// Something random: it tells this log's segments from those of others.
+    pub seed: u64,
 }
 
 impl Default for Options {
@@ -36,6 +71,7 @@ impl Default for Options {
             retention_ms: 30 * 24 * 60 * 60 * 1000,
             limits: Limits::default(),
             external_labels: Labels::empty(),
+            seed: 0,
         }
     }
 }
@@ -95,40 +131,536 @@ pub enum Progress {
 /// An open database. All methods take `&self` and may be called from many threads.
 #[derive(Debug)]
 pub struct Db {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    disk: Arc<dyn Disk>,
     options: Options,
+    pub(crate) head: RwLock<Head>,
+    wal: Wal,
+    version: RwLock<Arc<Version>>,
+    sequences: Mutex<Sequences>,
+    upkeep: Mutex<Upkeep>,
+    closed: AtomicBool,
+    clock_in_doubt: AtomicBool,
+    /// Newest sample of head and blocks; `i64::MIN` for none.
+    newest_ms: AtomicI64,
+    last_append_ms: AtomicI64,
+    counters: Counters,
+    recovery: RecoveryReport,
+    _lock: Box<dyn std::fmt::Debug + Send + Sync>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    refused: AtomicU64,
+    checkpoints: AtomicU64,
+    quarantined: AtomicU64,
+}
+
+/// What only one thread at a time may change.
+#[derive(Debug)]
+struct Upkeep {
+    manifest: Manifest,
+    last_checkpoint_ms: i64,
+    last_late_seal_ms: i64,
+    /// Bytes the log had taken in at the last checkpoint.
+    checkpoint_wal_bytes: u64,
+    /// Files that go to quarantine once their content is in a checkpoint.
+    damaged_segments: Vec<PathBuf>,
+}
+
+/// Which writes have reached the head.
+#[derive(Debug, Default)]
+struct Sequences {
+    /// Every write up to this one is applied or has failed.
+    contiguous: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl Sequences {
+    fn settle(&mut self, sequence: u64) {
+        self.beyond.insert(sequence);
+        while self.beyond.remove(&(self.contiguous + 1)) {
+            self.contiguous += 1;
+        }
+    }
 }
 
 impl Db {
     /// Opens the data directory that is `disk`'s root, recovering what a crash left.
+    ///
+    /// What was replayed from the log is in a synced checkpoint before this returns, unless the
+    /// disk is full: then reads work and writes wait for space.
     pub fn open(disk: Arc<dyn Disk>, options: Options, now_ms: i64) -> Result<Db> {
-        let _ = (disk, now_ms);
-        Ok(Db { options })
+        let lock = lock(disk.as_ref())?;
+        let recovered = recovery::recover(&disk)?;
+        let next_sequence = recovered.last_sequence + 1;
+        let newest = newest_of(&recovered.head, &recovered.blocks);
+        let mut manifest = recovered.manifest;
+        if let Some(newest) = newest.filter(|newest| *newest < now_ms) {
+            manifest.push_gap(TimeRange::new(newest + 1, now_ms));
+        }
+        let wal = Wal::new(
+            disk.clone(),
+            options.seed,
+            next_sequence,
+            recovered.next_segment,
+            recovered.segments,
+        );
+        let counters = Counters::default();
+        counters.quarantined.store(recovered.report.quarantined.len() as u64, Ordering::Relaxed);
+        let db = Db {
+            inner: Arc::new(Inner {
+                disk,
+                options,
+                head: RwLock::new(recovered.head),
+                wal,
+                version: RwLock::new(Arc::new(Version { blocks: recovered.blocks })),
+                sequences: Mutex::new(Sequences {
+                    contiguous: next_sequence - 1,
+                    beyond: BTreeSet::new(),
+                }),
+                upkeep: Mutex::new(Upkeep {
+                    manifest,
+                    last_checkpoint_ms: now_ms,
+                    last_late_seal_ms: now_ms,
+                    checkpoint_wal_bytes: 0,
+                    damaged_segments: recovered.damaged_segments,
+                }),
+                closed: AtomicBool::new(false),
+                clock_in_doubt: AtomicBool::new(false),
+                newest_ms: AtomicI64::new(newest.unwrap_or(i64::MIN)),
+                last_append_ms: AtomicI64::new(now_ms),
+                counters,
+                recovery: recovered.report,
+                _lock: lock,
+            }),
+        };
+        db.settle_start(now_ms)?;
+        Ok(db)
+    }
+
+    /// Puts what was replayed into a checkpoint: a log whose sync failed before may have shown
+    /// pages to replay that the disk never got, and damage is left behind with the old segments.
+    fn settle_start(&self, now_ms: i64) -> Result<()> {
+        let mut upkeep = self.inner.upkeep.lock();
+        let report = &self.inner.recovery;
+        let has_log = self.inner.wal.stats().segments > 0;
+        let outcome = if has_log || !upkeep.damaged_segments.is_empty() {
+            self.inner.checkpoint(&mut upkeep, now_ms)
+        } else {
+            upkeep.manifest.store(self.inner.disk.as_ref())
+        };
+        match outcome {
+            Err(e) if is_full(&e) => {
+                tracing::error!(error = %e, "the disk is full: the log is kept as it is");
+                Ok(())
+            }
+            other => other,
+        }?;
+        if report.replayed_records > 0 || report.lost_records > 0 {
+            tracing::info!(
+                records = report.replayed_records,
+                samples = report.replayed_samples,
+                lost = report.lost_records,
+                "log replayed"
+            );
+        }
+        Ok(())
     }
 
     /// Stores the acceptable rows of `batch`, all or none, as durably as [`Options::sync`] says.
     pub fn append(&self, batch: &Batch, now_ms: i64) -> Result<Appended> {
-        let _ = (batch, now_ms, &self.options);
-        Err(Error::Closed)
+        self.inner.append(batch, now_ms)
     }
 
     /// The database as it is now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot {}
+        Snapshot { db: self.inner.clone() }
     }
 
-    /// Carries out one bounded step of upkeep, if one is due: checkpoint, seal, merge, retain.
+    /// Carries out one bounded step of upkeep, if one is due: drop, seal, checkpoint, merge.
     pub fn maintain(&self, now_ms: i64) -> Result<Progress> {
-        let _ = now_ms;
-        Ok(Progress::Idle)
+        self.inner.maintain(now_ms)
+    }
+
+    /// Says whether the wall clock can be believed. While it cannot, samples that it makes too
+    /// old or too new are answered "not now" instead of refused, and retention drops nothing.
+    pub fn doubt_clock(&self, in_doubt: bool) {
+        self.inner.clock_in_doubt.store(in_doubt, Ordering::Relaxed);
     }
 
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        self.inner.stats()
+    }
+
+    /// What was found and done when the database was opened.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.inner.recovery
+    }
+
+    /// What the live blocks say of themselves, by the start of their windows.
+    pub fn blocks(&self) -> Vec<BlockMeta> {
+        self.inner.version().blocks.iter().map(|block| block.meta().clone()).collect()
+    }
+
+    /// The data and index sections of every live block, for comparing two databases.
+    pub fn canonical_sections(&self) -> Result<Vec<(TimeRange, Vec<bytes::Bytes>)>> {
+        let version = self.inner.version();
+        let sections = version
+            .blocks
+            .iter()
+            .map(|block| Ok((block.meta().window, block.canonical_sections()?)));
+        sections.collect()
+    }
+
+    /// Reads and checks every byte of every live block.
+    pub fn verify(&self) -> Result<()> {
+        self.inner.version().blocks.iter().try_for_each(|block| block.verify())
     }
 
     /// Checkpoints, so that the next start replays nothing, and refuses everything from then on.
     pub fn close(&self, now_ms: i64) -> Result<()> {
-        let _ = now_ms;
+        self.inner.closed.store(true, Ordering::Release);
+        let mut upkeep = self.inner.upkeep.lock();
+        self.inner.wal.seal_current()?;
+        self.inner.checkpoint(&mut upkeep, now_ms)
+    }
+}
+
+fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
+    let path = Path::new(LOCK_FILE);
+    disk.lock(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => Error::Locked { path: path.to_owned() },
+        _ => io_error("lock", path, e),
+    })
+}
+
+fn newest_of(head: &Head, blocks: &[Arc<Block>]) -> Option<i64> {
+    let in_blocks = blocks.iter().map(|block| block.meta().range.end_ms).max();
+    head.newest.max(in_blocks)
+}
+
+fn is_full(e: &Error) -> bool {
+    matches!(e, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+}
+
+impl Inner {
+    pub(crate) fn version(&self) -> Arc<Version> {
+        self.version.read().clone()
+    }
+
+    fn append(&self, batch: &Batch, now_ms: i64) -> Result<Appended> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let age = self.accepted_age(now_ms);
+        self.check_clock(batch, age)?;
+        let (mut decided, ticket) = {
+            let mut head = self.head.write();
+            let mut decided = head.decide(batch, &self.options.limits, age);
+            if decided.record.is_empty() {
+                return Ok(self.nothing_appended(batch, decided.refused));
+            }
+            let ticket = self.wal.reserve()?;
+            let record = &decided.record;
+            let definitions = head.restate(record, ticket.sequence, ticket.segment);
+            decided.record.definitions = definitions;
+            (decided, ticket)
+        };
+        let durability = match self.options.sync {
+            SyncMode::Always => Durability::Synced,
+            SyncMode::Interval(_) => Durability::Written,
+        };
+        let encoded = decided.record.encode();
+        let restated = encoded.definition_bytes;
+        let logged = self.wal.commit(ticket, record::BATCH, encoded.payload, restated, durability);
+        if let Err(e) = logged {
+            self.sequences.lock().settle(ticket.sequence);
+            return Err(e);
+        }
+        {
+            let mut head = self.head.write();
+            let unknown = head.apply(&decided.record, Some);
+            assert_eq!(unknown, 0, "a decided row names a series of the head");
+            self.sequences.lock().settle(ticket.sequence);
+        }
+        self.last_append_ms.fetch_max(now_ms, Ordering::Relaxed);
+        let newest = decided.record.timestamps.iter().max().copied();
+        let newest = newest.max(decided.record.histograms.iter().map(|(_, t, _)| *t).max());
+        self.newest_ms.fetch_max(newest.unwrap_or(i64::MIN), Ordering::Relaxed);
+        let mut refused = batch.refused.clone();
+        refused.extend(std::mem::take(&mut decided.refused));
+        self.counters.refused.fetch_add(refused.rows, Ordering::Relaxed);
+        Ok(Appended {
+            samples: decided.record.values.len() as u64,
+            histograms: decided.record.histograms.len() as u64,
+            exemplars: decided.record.exemplars.len() as u64,
+            new_series: decided.new_series,
+            refused,
+            sequence: ticket.sequence,
+        })
+    }
+
+    fn nothing_appended(&self, batch: &Batch, by_decision: Refusals) -> Appended {
+        let mut refused = batch.refused.clone();
+        refused.extend(by_decision);
+        self.counters.refused.fetch_add(refused.rows, Ordering::Relaxed);
+        Appended { refused, ..Appended::default() }
+    }
+
+    fn accepted_age(&self, now_ms: i64) -> AcceptedAge {
+        let oldest = now_ms.saturating_sub(self.options.retention_ms);
+        AcceptedAge { range: TimeRange::new(oldest, now_ms.saturating_add(FUTURE_MS)), now_ms }
+    }
+
+    /// Refuses for now what a wrong clock would refuse for ever.
+    fn check_clock(&self, batch: &Batch, age: AcceptedAge) -> Result<()> {
+        let newest = self.newest_ms.load(Ordering::Relaxed);
+        let is_behind = newest.saturating_sub(FUTURE_MS) > age.now_ms;
+        if !is_behind && !self.clock_in_doubt.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let histograms = batch.histograms.iter().map(|row| row.timestamp);
+        let mut times = batch.timestamps.iter().copied().chain(histograms);
+        match times.find(|timestamp| !age.range.contains(*timestamp)) {
+            None => Ok(()),
+            Some(timestamp) => Err(Error::Unavailable {
+                reason: format!(
+                    "the clock of this server cannot be trusted at present: it says {} while \
+                     samples of {newest} are stored and one of {timestamp} arrives",
+                    age.now_ms
+                ),
+                retry_after_seconds: 30,
+            }),
+        }
+    }
+
+    fn maintain(&self, now_ms: i64) -> Result<Progress> {
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(Progress::Idle);
+        }
+        let mut upkeep = self.upkeep.lock();
+        if let SyncMode::Interval(_) = self.options.sync {
+            self.wal.sync()?;
+        }
+        let step = plan(&self.situation(&upkeep, now_ms));
+        match step {
+            Step::Idle => return Ok(Progress::Idle),
+            Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids)?,
+            Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
+            Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
+            Step::Merge { inputs, window } => self.merge(&mut upkeep, &inputs, window)?,
+        }
+        Ok(Progress::Worked)
+    }
+
+    fn situation(&self, upkeep: &Upkeep, now_ms: i64) -> Situation {
+        let head = self.head.read();
+        let newest = self.newest_ms.load(Ordering::Relaxed);
+        let written = self.wal.stats().written_bytes;
+        Situation {
+            now_ms,
+            newest_ms: (newest > i64::MIN).then_some(newest),
+            last_append_ms: self.last_append_ms.load(Ordering::Relaxed),
+            head_windows: head.windows().collect(),
+            sealed_before_ms: head.sealed_before(),
+            late_samples: head.late_samples,
+            last_late_seal_ms: upkeep.last_late_seal_ms,
+            last_checkpoint_ms: upkeep.last_checkpoint_ms,
+            wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
+            blocks: upkeep.manifest.blocks.clone(),
+            retention_ms: self.options.retention_ms,
+            clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
+        }
+    }
+
+    fn new_meta(&self, upkeep: &mut Upkeep, window: TimeRange, sequence: u64) -> BlockMeta {
+        BlockMeta {
+            id: BlockId(upkeep.manifest.next_number()),
+            data_type: DataType::Metrics,
+            window,
+            sequence,
+            external_labels: self.options.external_labels.clone(),
+            ..BlockMeta::default()
+        }
+    }
+
+    fn seal(&self, upkeep: &mut Upkeep, window: TimeRange, now_ms: i64) -> Result<()> {
+        // Everything applied by now is in the head, so it will be in the block.
+        let sequence = self.sequences.lock().contiguous;
+        let was_sealed = window.end_ms < self.head.read().sealed_before();
+        let meta = self.new_meta(upkeep, window, sequence);
+        let sealed = seal::seal(&self.disk, &self.head, window, meta)?;
+        if let Some(meta) = sealed.meta {
+            let block = Arc::new(Block::open(self.disk.clone(), meta.id)?);
+            tracing::info!(block = %meta.id, series = meta.series, samples = meta.samples,
+                bytes = meta.bytes, "sealed");
+            let mut manifest = upkeep.manifest.clone();
+            manifest.blocks.push(meta);
+            self.store(upkeep, manifest)?;
+            self.publish(vec![block], &[]);
+        }
+        for batch in sealed.ids.chunks(FORGET_SERIES) {
+            let mut head = self.head.write();
+            for id in batch {
+                let (series, columns) = head.series_and_columns(*id);
+                series.end_seal(window, columns);
+            }
+        }
+        let mut head = self.head.write();
+        head.end_seal(window, sealed.late_samples);
+        head.note_late_windows();
+        if was_sealed {
+            upkeep.last_late_seal_ms = now_ms;
+        }
+        let contiguous = self.sequences.lock().contiguous;
+        head.drop_idle(contiguous);
         Ok(())
+    }
+
+    fn merge(&self, upkeep: &mut Upkeep, inputs: &[BlockId], window: TimeRange) -> Result<()> {
+        let version = self.version();
+        let blocks: Vec<Arc<Block>> = version
+            .blocks
+            .iter()
+            .filter(|block| inputs.contains(&block.meta().id))
+            .cloned()
+            .collect();
+        let meta = self.new_meta(upkeep, window, 0);
+        let meta = merge::merge(&self.disk, &blocks, meta)?;
+        let block = Arc::new(Block::open(self.disk.clone(), meta.id)?);
+        tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
+            bytes = meta.bytes, "merged");
+        let mut manifest = upkeep.manifest.clone();
+        inputs.iter().for_each(|id| manifest.retire(*id));
+        manifest.blocks.push(meta);
+        self.store(upkeep, manifest)?;
+        self.publish(vec![block], inputs);
+        Ok(())
+    }
+
+    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId]) -> Result<()> {
+        tracing::info!(blocks = ids.len(), "blocks outlived their retention");
+        let mut manifest = upkeep.manifest.clone();
+        ids.iter().for_each(|id| manifest.retire(*id));
+        self.store(upkeep, manifest)?;
+        self.publish(Vec::new(), ids);
+        Ok(())
+    }
+
+    /// Makes a changed manifest the truth; on failure the present one stays.
+    fn store(&self, upkeep: &mut Upkeep, mut manifest: Manifest) -> Result<()> {
+        let stored = manifest.store(self.disk.as_ref());
+        match stored {
+            Ok(()) => upkeep.manifest = manifest,
+            // A generation that may be on disk is never used for other content.
+            Err(_) => upkeep.manifest.generation = manifest.generation,
+        }
+        stored
+    }
+
+    /// Shows readers a new list of blocks; dropped blocks go with their last reader.
+    fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+        let mut version = self.version.write();
+        let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
+        let (retired, mut blocks): (Vec<_>, Vec<_>) =
+            version.blocks.iter().cloned().partition(is_removed);
+        blocks.extend(added);
+        recovery::sort_blocks(&mut blocks);
+        retired.iter().for_each(|block| block.retire());
+        *version = Arc::new(Version { blocks });
+    }
+
+    fn checkpoint(&self, upkeep: &mut Upkeep, now_ms: i64) -> Result<()> {
+        self.wal.rotate();
+        let wal_bytes = self.wal.stats().written_bytes;
+        let (covered, ids, sealed_before) = {
+            let head = self.head.read();
+            let covered = self.sequences.lock().contiguous;
+            (covered, head.ids().collect::<Vec<u32>>(), head.sealed_before())
+        };
+        let number = upkeep.manifest.next_number();
+        let disk = self.disk.as_ref();
+        let writer = CheckpointWriter::create(disk, number, covered, sealed_before)?;
+        self.write_checkpoint(writer, &ids)?;
+        let mut manifest = upkeep.manifest.clone();
+        let old = manifest.checkpoint.replace(CheckpointId { number, covered });
+        manifest.retired.extend(old.map(|old| old.number));
+        self.store(upkeep, manifest)?;
+        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        upkeep.last_checkpoint_ms = now_ms;
+        upkeep.checkpoint_wal_bytes = wal_bytes;
+        if let Some(old) = old {
+            let path = checkpoint::path(old.number);
+            if let Err(e) = self.disk.remove(&path) {
+                tracing::warn!(path = %path.display(), error = %e, "old checkpoint not removed");
+            }
+        }
+        self.quarantine_segments(upkeep)?;
+        self.wal.cut(covered)
+    }
+
+    fn write_checkpoint(&self, mut writer: CheckpointWriter<'_>, ids: &[u32]) -> Result<()> {
+        for batch in ids.chunks(CHECKPOINT_SERIES) {
+            let copied = checkpoint::copy_series(&self.head.read(), batch);
+            if let Err(e) = writer.series(&copied) {
+                writer.abandon();
+                return Err(e);
+            }
+        }
+        let (exemplars, metadata) = {
+            let head = self.head.read();
+            let exemplars: Vec<_> = head
+                .exemplars()
+                .filter(|(id, _)| head.is_in_use(*id))
+                .map(|(id, exemplar)| (head.index.labels(id), exemplar.clone()))
+                .collect();
+            (exemplars, head.metadata().values().flatten().cloned().collect::<Vec<_>>())
+        };
+        writer.finish(&exemplars, &metadata)
+    }
+
+    fn quarantine_segments(&self, upkeep: &mut Upkeep) -> Result<()> {
+        let mut report = RecoveryReport::default();
+        for path in std::mem::take(&mut upkeep.damaged_segments) {
+            recovery::quarantine(self.disk.as_ref(), &path, &mut report)?;
+        }
+        let moved = report.quarantined.len() as u64;
+        self.counters.quarantined.fetch_add(moved, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn stats(&self) -> Stats {
+        let version = self.version();
+        let wal = self.wal.stats();
+        let head = self.head.read();
+        let metas = || version.blocks.iter().map(|block| block.meta());
+        Stats {
+            samples_appended: head.samples_applied,
+            samples_refused: self.counters.refused.load(Ordering::Relaxed),
+            series_created: head.series_created,
+            head_series: head.series_count() as u64,
+            head_label_pairs: head.index.pair_count(),
+            head_chunks: head.chunk_count(),
+            head_bytes: head.bytes_held() as u64,
+            head_range_ms: head.oldest.zip(head.newest),
+            blocks: version.blocks.len() as u64,
+            block_bytes: metas().map(|meta| meta.bytes).sum(),
+            block_samples: metas().map(|meta| meta.samples).sum(),
+            wal_bytes: wal.bytes,
+            wal_segments: wal.segments,
+            wal_records: wal.records,
+            wal_syncs: wal.syncs,
+            wal_restated_bytes: wal.restated_bytes,
+            wal_written_bytes: wal.written_bytes,
+            checkpoints: self.counters.checkpoints.load(Ordering::Relaxed),
+            quarantined_files: self.counters.quarantined.load(Ordering::Relaxed),
+            lost_records: self.recovery.lost_records,
+            read_only: self.wal.poisoned(),
+        }
     }
 }

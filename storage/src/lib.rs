@@ -1,5 +1,26 @@
-//! Icecore's storage engine. (The crate's essay follows with `Db`.)
+//! Icecore's storage engine: labelled samples in, safe on disk, and out again by time and label.
+//!
+//! # The write path
+//!
+//! A protocol's decoder fills a [`metrics::batch::Batch`]. [`Db::append`] decides which rows are
+//! accepted, writes them to the log ([`wal`]), waits until the disk has them, applies them to the
+//! head ([`metrics`]) and returns. From time to time [`Db::maintain`] writes the head into a
+//! checkpoint and cuts the log, seals a two-hour window of the head into a block, merges blocks
+//! ([`compaction`]) and drops what has outlived its [`retention`]. The [`manifest`] names what is
+//! live.
+//!
+//! # The read path
+//!
+//! [`Db::snapshot`] gives a [`Snapshot`]. It finds series by their labels ([`index`]) in head and
+//! blocks and reads each as one run of samples, decoded ([`encoding`]) and merged.
+//!
+//! # Rules
+//!
+//! No clock, no network, no threads, no async here: `now` is an argument, and all file access goes
+//! through [`disk::Disk`], of which there is a real one and an unkind one. Bytes are pictured in
+//! docs/format.md.
 
+pub(crate) mod compaction;
 pub mod db;
 pub mod disk;
 pub mod encoding;
@@ -7,10 +28,14 @@ pub mod error;
 pub mod index;
 pub mod labels;
 pub mod limits;
+pub(crate) mod manifest;
 pub mod matcher;
 pub mod metrics;
+pub mod recovery;
+pub mod retention;
 pub mod snapshot;
 pub mod time;
+pub mod wal;
 
 pub use db::Db;
 pub use error::Error;

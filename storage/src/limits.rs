@@ -38,18 +38,31 @@ impl Default for Limits {
 impl Limits {
     /// Refuses labels that no series may have.
     pub fn check_labels(&self, labels: &Labels) -> Result<(), LabelError> {
-        if labels.is_empty() {
+        self.check_pairs(labels.iter())
+    }
+
+    /// [`Self::check_labels`] on pairs that are not labels yet; their values are not empty.
+    pub fn check_pairs<'a>(
+        &self,
+        pairs: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<(), LabelError> {
+        let mut count = 0;
+        let mut metric_name = None;
+        for (name, value) in pairs {
+            count += 1;
+            self.check_text("name", name, self.name_bytes)?;
+            self.check_text("value", value, self.value_bytes)?;
+            if name == METRIC_NAME {
+                metric_name = Some(value);
+            }
+        }
+        if count == 0 {
             return Err(LabelError::NoLabels);
         }
-        let count = labels.iter().count();
         if count > self.labels_per_series {
             return Err(LabelError::TooMany { count, limit: self.labels_per_series });
         }
-        for (name, value) in labels.iter() {
-            self.check_text("name", name, self.name_bytes)?;
-            self.check_text("value", value, self.value_bytes)?;
-        }
-        match labels.get(METRIC_NAME) {
+        match metric_name {
             None => Err(LabelError::NoMetricName),
             Some(name) if name.starts_with(RESERVED_PREFIX) => {
                 Err(LabelError::ReservedName { name: name.to_owned() })

@@ -1,16 +1,41 @@
-//! A snapshot: the database at one moment, for reading.
+//! A snapshot: the database for reading.
+//!
+//! [`Snapshot::select`] sees one moment of head and blocks for all the selectors it is given and
+//! takes with it what it needs, so what it selected never changes, whatever is written, sealed or
+//! dropped meanwhile. A series may have samples in the head and in any number of blocks; they are
+//! one series by the identity of their labels, and reading merges them.
 
-use crate::error::Result;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use std::collections::HashMap;
+
+use crate::db::Inner;
+use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
+use crate::metrics::block::Block;
+use crate::metrics::chunk;
+use crate::metrics::head::series::SeriesView;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
+
+/// The live blocks at one moment, by the start of their windows.
+#[derive(Debug, Default)]
+pub(crate) struct Version {
+    pub(crate) blocks: Vec<Arc<Block>>,
+}
 
 /// A series that [`Snapshot::select`] found.
 #[derive(Clone, Debug)]
 pub struct SelectedSeries {
     labels: Labels,
+    range: TimeRange,
+    version: Arc<Version>,
+    /// (index into the version's blocks, id there), by time.
+    blocks: Vec<(u32, u32)>,
+    head: Option<Box<SeriesView>>,
 }
 
 impl SelectedSeries {
@@ -28,31 +53,152 @@ pub struct Selector {
 
 /// Cheap to make and to clone. What it has selected never changes.
 #[derive(Clone, Debug)]
-pub struct Snapshot {}
+pub struct Snapshot {
+    pub(crate) db: Arc<Inner>,
+}
 
 impl Snapshot {
     /// For each selector its series, each once; all of them from one moment.
     pub fn select(&self, selectors: &[Selector]) -> Result<Vec<Vec<SelectedSeries>>> {
-        Ok(selectors.iter().map(|_| Vec::new()).collect())
+        // The blocks are looked up under the head's lock: a block is published before the head
+        // forgets what it holds, so every sample is in at least one of the two.
+        let head = self.db.head.read();
+        let version = self.db.version();
+        let mut from_head = Vec::with_capacity(selectors.len());
+        for selector in selectors {
+            let mut found = Vec::new();
+            for id in head.index.select(&selector.matchers) {
+                let series = head.series(id);
+                if series.may_overlap(selector.range) {
+                    let view = series.view(selector.range, &head.columns);
+                    if !view.is_empty() {
+                        found.push((head.index.labels(id), Box::new(view)));
+                    }
+                }
+            }
+            from_head.push(found);
+        }
+        drop(head);
+        let selections = selectors.iter().zip(from_head);
+        selections.map(|(selector, head)| self.join(selector, head, &version)).collect()
     }
 
-    /// Clears `into` and fills it with a series' samples of its selector's range.
+    /// Adds the blocks' series to those of the head.
+    fn join(
+        &self,
+        selector: &Selector,
+        head: Vec<(Labels, Box<SeriesView>)>,
+        version: &Arc<Version>,
+    ) -> Result<Vec<SelectedSeries>> {
+        let range = selector.range;
+        let one = |labels, blocks, head| SelectedSeries {
+            labels,
+            range,
+            version: version.clone(),
+            blocks,
+            head,
+        };
+        let in_range = |block: &Arc<Block>| block.meta().range.overlaps(range);
+        let overlapping = version.blocks.iter().filter(|block| in_range(block)).count();
+        let mut series: Vec<SelectedSeries> = Vec::new();
+        // Series are joined by identity only where there is something to join.
+        let mut known: HashMap<u128, usize> = HashMap::new();
+        let mut parts = overlapping;
+        for (i, block) in version.blocks.iter().enumerate().filter(|(_, block)| in_range(block)) {
+            let ids = block.select(&selector.matchers)?;
+            let is_first = series.is_empty();
+            let is_only = parts == 1 && head.is_empty();
+            parts -= 1;
+            series.reserve(if is_first { ids.len() as usize } else { 0 });
+            block.visit_labels(&ids, |id, labels| {
+                if is_first && is_only {
+                    series.push(one(labels, vec![(i as u32, id)], None));
+                    return;
+                }
+                let at = *known.entry(labels.identity()).or_insert(series.len());
+                match series.get_mut(at) {
+                    Some(series) => series.blocks.push((i as u32, id)),
+                    None => series.push(one(labels, vec![(i as u32, id)], None)),
+                }
+            })?;
+        }
+        if series.is_empty() {
+            let head = head.into_iter();
+            return Ok(head.map(|(labels, view)| one(labels, Vec::new(), Some(view))).collect());
+        }
+        for (labels, view) in head {
+            match known.get(&labels.identity()) {
+                Some(&at) => series[at].head = Some(view),
+                None => series.push(one(labels, Vec::new(), Some(view))),
+            }
+        }
+        Ok(series)
+    }
+
+    /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
+    /// neighbours outside the range may come with them.
     pub fn read(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
-        let _ = series;
         into.clear();
+        let mut newest = i64::MIN;
+        let mut scratch = Samples::default();
+        for (index, id) in &series.blocks {
+            let block = &series.version.blocks[*index as usize];
+            if into.is_empty() || block.meta().range.start_ms > newest {
+                block.read(*id, series.range, into)?;
+            } else {
+                scratch.clear();
+                block.read(*id, series.range, &mut scratch)?;
+                chunk::merge(into, &scratch);
+            }
+            newest = into.timestamps.last().copied().unwrap_or(i64::MIN);
+        }
+        let Some(view) = &series.head else { return Ok(()) };
+        let damaged = || Error::Corrupt {
+            path: "head".into(),
+            offset: 0,
+            what: format!("{} does not decode", series.labels),
+        };
+        if into.is_empty() {
+            return view.read(into).ok_or_else(damaged);
+        }
+        scratch.clear();
+        view.read(&mut scratch).ok_or_else(damaged)?;
+        let token = match (into.timestamps_token, scratch.timestamps_token) {
+            (a, b) if a != 0 && b != 0 => (a.rotate_left(23) ^ b).max(1),
+            _ => 0,
+        };
+        let follows = scratch.timestamps.first().is_none_or(|first| *first > newest);
+        chunk::merge(into, &scratch);
+        into.timestamps_token = if follows { token } else { 0 };
         Ok(())
     }
 
     /// Label sets of the series that fulfil any of the lists of matchers, sorted. No list: all.
     pub fn series(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<Labels>> {
-        let _ = (any, range);
-        Ok(Vec::new())
+        let mut found = BTreeSet::new();
+        self.visit_parts(any, range, |part| {
+            match part {
+                Part::Head(head, ids) => found.extend(ids.iter().map(|id| head.index.labels(id))),
+                Part::Block(block, ids) => block.visit_labels(ids, |_, labels| {
+                    found.insert(labels);
+                })?,
+            }
+            Ok(())
+        })?;
+        Ok(found.into_iter().collect())
     }
 
     /// Label names of those series, sorted.
     pub fn label_names(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<String>> {
-        let _ = (any, range);
-        Ok(Vec::new())
+        let mut found = BTreeSet::new();
+        self.visit_parts(any, range, |part| {
+            match part {
+                Part::Head(head, ids) => found.extend(head.index.label_names(Some(ids))),
+                Part::Block(block, ids) => found.extend(block.label_names(ids)?),
+            }
+            Ok(())
+        })?;
+        Ok(found.into_iter().collect())
     }
 
     /// Values of one label over those series, sorted.
@@ -62,8 +208,15 @@ impl Snapshot {
         any: &[Vec<Matcher>],
         range: TimeRange,
     ) -> Result<Vec<String>> {
-        let _ = (name, any, range);
-        Ok(Vec::new())
+        let mut found = BTreeSet::new();
+        self.visit_parts(any, range, |part| {
+            match part {
+                Part::Head(head, ids) => found.extend(head.index.label_values(name, Some(ids))),
+                Part::Block(block, ids) => found.extend(block.label_values(name, ids)?),
+            }
+            Ok(())
+        })?;
+        Ok(found.into_iter().collect())
     }
 
     /// Exemplars of those series, by series, in order of time.
@@ -72,21 +225,85 @@ impl Snapshot {
         any: &[Vec<Matcher>],
         range: TimeRange,
     ) -> Result<Vec<(Labels, Vec<Exemplar>)>> {
-        let _ = (any, range);
-        Ok(Vec::new())
+        let mut found: std::collections::BTreeMap<Labels, Vec<Exemplar>> = Default::default();
+        self.visit_parts(any, range, |part| {
+            match part {
+                Part::Head(head, ids) => {
+                    let fits = |id: u32, exemplar: &Exemplar| {
+                        ids.contains(id) && range.contains(exemplar.timestamp)
+                    };
+                    for (id, exemplar) in head.exemplars().filter(|(id, e)| fits(*id, e)) {
+                        let labels = head.index.labels(id);
+                        found.entry(labels).or_default().push(exemplar.clone());
+                    }
+                }
+                Part::Block(block, ids) => {
+                    let mut labels = HashMap::new();
+                    let exemplars = block.exemplars()?;
+                    let wanted = exemplars.iter().map(|(id, _)| *id).filter(|id| ids.contains(*id));
+                    block.visit_labels(&wanted.collect(), |id, of| {
+                        labels.insert(id, of);
+                    })?;
+                    for (id, exemplar) in exemplars {
+                        if let Some(labels) = labels.get(&id)
+                            && range.contains(exemplar.timestamp)
+                        {
+                            found.entry(labels.clone()).or_default().push(exemplar);
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        for exemplars in found.values_mut() {
+            exemplars.sort_by(|a, b| (a.timestamp, &a.labels).cmp(&(b.timestamp, &b.labels)));
+            exemplars.dedup();
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// Metadata by metric family, sorted; of all families or of one.
     pub fn metadata(&self, family: Option<&str>) -> Vec<Metadata> {
-        let _ = family;
-        Vec::new()
+        let head = self.db.head.read();
+        match family {
+            Some(family) => head.metadata().get(family).cloned().unwrap_or_default(),
+            None => head.metadata().values().flatten().cloned().collect(),
+        }
     }
 
     /// Series in the head by metric name, by label name (count of values) and by label pair, the
     /// `limit` greatest of each, as `/api/v1/status/tsdb` lists them.
     pub fn cardinality(&self, limit: usize) -> Cardinality {
-        let _ = limit;
-        Cardinality::default()
+        self.db.head.read().index.cardinality(limit)
+    }
+
+    /// Calls `visit` with the head and each block that overlaps `range`, and the ids there.
+    fn visit_parts(
+        &self,
+        any: &[Vec<Matcher>],
+        range: TimeRange,
+        mut visit: impl FnMut(Part<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let version = {
+            let head = self.db.head.read();
+            let mut ids = roaring::RoaringBitmap::new();
+            if any.is_empty() {
+                ids |= head.index.all();
+            }
+            any.iter().for_each(|matchers| ids |= head.index.select(matchers));
+            let live = ids.into_iter().filter(|id| head.series(*id).may_overlap(range));
+            let live = live.collect::<roaring::RoaringBitmap>();
+            visit(Part::Head(&head, &live))?;
+            self.db.version()
+        };
+        for block in version.blocks.iter().filter(|block| block.meta().range.overlaps(range)) {
+            let mut ids = if any.is_empty() { block.index.all() } else { Default::default() };
+            for matchers in any {
+                ids |= block.select(matchers)?;
+            }
+            visit(Part::Block(block, &ids))?;
+        }
+        Ok(())
     }
 }
 
@@ -97,4 +314,9 @@ pub struct Cardinality {
     pub values_by_label: Vec<(String, u64)>,
     pub bytes_by_label: Vec<(String, u64)>,
     pub series_by_pair: Vec<(String, u64)>,
+}
+
+enum Part<'a> {
+    Head(&'a crate::metrics::head::Head, &'a roaring::RoaringBitmap),
+    Block(&'a Block, &'a roaring::RoaringBitmap),
 }

@@ -103,6 +103,7 @@ impl Walk<'_> {
             match reader.tag()? {
                 LABELS => {
                     reader.bytes()?;
+                    reader.pass_short_fields(LABELS);
                     if key.is_empty() {
                         key.start = start;
                     } else {

@@ -5,6 +5,9 @@
 //! table; the engine dispatches on [`FunctionId`]. Whoever adds a function adds one row and one
 //! variant; the test at the end holds the two together.
 
+pub mod number;
+pub(crate) mod time;
+
 use crate::parser::ast::ValueType;
 
 /// One row of the table.

@@ -128,7 +128,11 @@ pub enum ComputedDuration {
     Negate(DurationExpr),
     /// Parentheses: no meaning of their own, but printed.
     Paren(DurationExpr),
-    Binary { op: BinaryOp, left: DurationExpr, right: DurationExpr },
+    Binary {
+        op: BinaryOp,
+        left: DurationExpr,
+        right: DurationExpr,
+    },
     Min(DurationExpr, DurationExpr),
     Max(DurationExpr, DurationExpr),
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use icecore_query::engine::{Answer, QueryError, QueryOptions};
+use icecore_query::parser::pretty::prettify;
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::value::Value;
 use icecore_storage::Snapshot;
@@ -72,8 +73,7 @@ pub(crate) async fn range(app: &Arc<App>, params: Params) -> Result<Response, Ap
 
 pub(crate) async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let options = app.config.parser;
-    let pretty =
-        blocking(move || parse(params.get("query"), options).map(|expr| parser::prettier(&expr)));
+    let pretty = blocking(move || parse(params.get("query"), options).map(|expr| prettify(&expr)));
     Ok(reply::value(&pretty.await??))
 }
 

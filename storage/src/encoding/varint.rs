@@ -15,6 +15,11 @@ pub fn write_signed(out: &mut Vec<u8>, value: i64) {
     write(out, zigzag(value));
 }
 
+/// Bytes that [`write`] appends.
+pub fn length(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 pub fn read(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for (i, &byte) in bytes.iter().enumerate().take(10) {
@@ -52,6 +57,7 @@ mod tests {
         fn round_trip(value: u64, signed: i64) {
             let mut bytes = Vec::new();
             write(&mut bytes, value);
+            prop_assert_eq!(bytes.len(), length(value));
             write_signed(&mut bytes, signed);
             let mut rest = &bytes[..];
             prop_assert_eq!(read(&mut rest), Some(value));

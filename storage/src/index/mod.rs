@@ -9,8 +9,32 @@
 
 #[cfg(test)]
 mod contract;
+mod dictionary;
+mod group;
 pub mod head;
+mod packed;
 mod pairs;
 mod postings;
 mod rows;
+pub mod sealed;
 mod select;
+
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Where a sealed index is not what was written, counted from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("label index is damaged at byte {offset}: {what}")]
+pub struct Damage {
+    pub offset: u64,
+    pub what: &'static str,
+}
+
+impl Damage {
+    /// The error for an index that is at `start` in the file at `path`.
+    pub fn in_file(self, path: &Path, start: u64) -> Error {
+        let what = format!("label index: {}", self.what);
+        Error::Corrupt { path: path.to_owned(), offset: start + self.offset, what }
+    }
+}

@@ -10,6 +10,9 @@ use roaring::RoaringBitmap;
 /// Ids in a list before it becomes a bitmap: a bitmap takes about 100 bytes more than its ids.
 const FEW_LIMIT: usize = 32;
 
+/// Ids in a range that a union inserts as such.
+const LONG_RANGE: u32 = 16;
+
 /// Series ids of one pair.
 #[derive(Clone, Debug)]
 pub(super) enum Postings {
@@ -127,8 +130,20 @@ impl Union {
         match postings {
             Postings::One(id) => self.ids.push(*id),
             Postings::Few(ids) => self.ids.extend_from_slice(ids),
-            Postings::Bitmap(bitmap) => self.bitmap |= bitmap,
+            Postings::Bitmap(bitmap) => self.add_bitmap(bitmap),
         }
+    }
+
+    pub(super) fn add_range(&mut self, start: u32, end: u32) {
+        if end - start < LONG_RANGE {
+            self.ids.extend(start..end);
+        } else {
+            self.bitmap.insert_range(start..end);
+        }
+    }
+
+    pub(super) fn add_bitmap(&mut self, bitmap: &RoaringBitmap) {
+        self.bitmap |= bitmap;
     }
 
     pub(super) fn finish(mut self) -> RoaringBitmap {

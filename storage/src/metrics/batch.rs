@@ -21,7 +21,7 @@ pub struct BatchSeries {
     /// First of this series' rows in the sample columns.
     pub samples_start: u32,
     /// Hash of the key, seeded per process and per protocol: good for a cache, not an identity.
-    pub key_hash: u64,
+    pub key_hash: u128,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -168,7 +168,7 @@ impl Batch {
             key_start: position(self.body.len()),
             key_length: position(labels.as_bytes().len()),
             samples_start: position(self.timestamps.len()),
-            key_hash: xxhash_rust::xxh3::xxh3_64_with_seed(labels.as_bytes(), CANONICAL_KEY_SEED),
+            key_hash: xxhash_rust::xxh3::xxh3_128_with_seed(labels.as_bytes(), CANONICAL_KEY_SEED),
         });
         self.body.extend_from_slice(labels.as_bytes());
     }

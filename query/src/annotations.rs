@@ -1,0 +1,259 @@
+//! Annotations: what a query has to say beside its value, in Prometheus's words.
+//!
+//! A **warning** tells that a result may be wrong, an **info** that a query may be. Annotations are
+//! equal if their texts are, without the position; the first one's position is kept. They are
+//! rendered as `PromQL warning: text (line:column)`, both counted from 1 in bytes.
+
+use std::collections::HashMap;
+
+use crate::functions::number::{general, general_2, quoted};
+use crate::functions::time::rfc3339;
+use crate::parser::ast::Span;
+
+/// Most annotations of a kind that the API returns.
+pub const ANNOTATIONS_MAX: usize = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Warning,
+    Info,
+}
+
+/// How far a classic histogram had to be corrected, over all of a query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ForcedMonotonicity {
+    pub(crate) bucket_min: f64,
+    pub(crate) bucket_max: f64,
+    pub(crate) difference_max: f64,
+    pub(crate) start_ms: i64,
+    pub(crate) end_ms: i64,
+    pub(crate) samples: u64,
+}
+
+impl ForcedMonotonicity {
+    fn merge(&mut self, other: &ForcedMonotonicity) {
+        self.bucket_min = self.bucket_min.min(other.bucket_min);
+        self.bucket_max = self.bucket_max.max(other.bucket_max);
+        self.difference_max = self.difference_max.max(other.difference_max);
+        self.start_ms = self.start_ms.min(other.start_ms);
+        self.end_ms = self.end_ms.max(other.end_ms);
+        self.samples += other.samples;
+    }
+
+    fn text(&self) -> String {
+        format!(
+            ", from buckets {} to {}, with a max diff of {}, over {} samples from {} to {}",
+            general(self.bucket_min),
+            general(self.bucket_max),
+            general_2(self.difference_max),
+            self.samples,
+            rfc3339(self.start_ms / 1000),
+            rfc3339(self.end_ms / 1000),
+        )
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    kind: Kind,
+    text: String,
+    span: Span,
+    forced: Option<ForcedMonotonicity>,
+}
+
+/// The annotations of a query or of a part of one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Annotations {
+    entries: Vec<Entry>,
+    known: HashMap<(Kind, String), usize>,
+}
+
+impl Annotations {
+    pub(crate) fn warn(&mut self, text: String, span: Span) {
+        self.add(Entry { kind: Kind::Warning, text, span, forced: None });
+    }
+
+    pub(crate) fn inform(&mut self, text: String, span: Span) {
+        self.add(Entry { kind: Kind::Info, text, span, forced: None });
+    }
+
+    fn add(&mut self, entry: Entry) {
+        match self.known.get(&(entry.kind, entry.text.clone())) {
+            None => {
+                self.known.insert((entry.kind, entry.text.clone()), self.entries.len());
+                self.entries.push(entry);
+            }
+            Some(&at) => {
+                if let (Some(known), Some(new)) = (&mut self.entries[at].forced, &entry.forced) {
+                    known.merge(new);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: Annotations) {
+        other.entries.into_iter().for_each(|entry| self.add(entry));
+    }
+
+    /// The rendered warnings and infos, each in the order in which they arose.
+    pub(crate) fn render(&self, query: &str) -> (Vec<String>, Vec<String>) {
+        let of = |kind: Kind| {
+            let entries = self.entries.iter().filter(|entry| entry.kind == kind);
+            entries.map(|entry| entry.render(query)).collect()
+        };
+        (of(Kind::Warning), of(Kind::Info))
+    }
+}
+
+impl Entry {
+    fn render(&self, query: &str) -> String {
+        let kind = match self.kind {
+            Kind::Warning => "warning",
+            Kind::Info => "info",
+        };
+        let forced = self.forced.map(|forced| forced.text()).unwrap_or_default();
+        format!("PromQL {kind}: {}{forced} ({})", self.text, position(query, self.span))
+    }
+}
+
+/// `line:column` of a span's start.
+pub(crate) fn position(query: &str, span: Span) -> String {
+    let start = (span.start as usize).min(query.len());
+    let before = &query.as_bytes()[..start];
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    let column = match before.iter().rposition(|byte| *byte == b'\n') {
+        Some(newline) => start - newline,
+        None => start + 1,
+    };
+    format!("{line}:{column}")
+}
+
+/// The first [`ANNOTATIONS_MAX`] of a list, and how many of its `kind` ("warning" or "info") were
+/// left out.
+pub fn limited(mut list: Vec<String>, kind: &str) -> Vec<String> {
+    if list.len() > ANNOTATIONS_MAX {
+        let omitted = list.len() - ANNOTATIONS_MAX;
+        list.truncate(ANNOTATIONS_MAX);
+        list.push(format!("{omitted} more {kind} annotations omitted"));
+    }
+    list
+}
+
+/// The texts, one function a text, as in Prometheus's `util/annotations`.
+impl Annotations {
+    pub(crate) fn invalid_quantile(&mut self, quantile: f64, span: Span) {
+        let got = general(quantile);
+        self.warn(format!("quantile value should be between 0 and 1, got {got}"), span);
+    }
+
+    pub(crate) fn bad_bucket_label(&mut self, metric: &str, label: &str, span: Span) {
+        let text = format!(
+            "bucket label \"le\" is missing or has a malformed value of {}{}",
+            quoted(label),
+            for_metric(metric)
+        );
+        self.warn(text, span);
+    }
+
+    pub(crate) fn mixed_floats_and_histograms(&mut self, metric: &str, span: Span) {
+        let name = quoted(metric);
+        self.warn(
+            format!("encountered a mix of histograms and floats for metric name {name}"),
+            span,
+        );
+    }
+
+    pub(crate) fn sort_in_range_query(&mut self, span: Span) {
+        let text =
+            "sort is ineffective for range queries since results are always ordered by labels";
+        self.warn(text.into(), span);
+    }
+
+    pub(crate) fn possible_non_counter(&mut self, metric: &str, span: Span) {
+        let text = format!(
+            "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {}",
+            quoted(metric)
+        );
+        self.inform(text, span);
+    }
+
+    pub(crate) fn forced_monotonicity(
+        &mut self,
+        metric: &str,
+        forced: ForcedMonotonicity,
+        span: Span,
+    ) {
+        let text = format!(
+            "input to histogram_quantile needed to be fixed for monotonicity (see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile){}",
+            for_metric(metric)
+        );
+        self.add(Entry { kind: Kind::Info, text, span, forced: Some(forced) });
+    }
+
+    pub(crate) fn incompatible_types(&mut self, left: &str, op: &str, right: &str, span: Span) {
+        let text = format!(
+            "incompatible sample types encountered for binary operator {}: {left} {op} {right}",
+            quoted(op)
+        );
+        self.inform(text, span);
+    }
+
+    pub(crate) fn ignored_in_aggregation(&mut self, aggregation: &str, span: Span) {
+        self.inform(format!("ignored histogram in {aggregation} aggregation"), span);
+    }
+
+    pub(crate) fn ignored_in_mixed_range(&mut self, metric: &str, span: Span) {
+        let text = format!(
+            "ignored histograms in a range containing both floats and histograms for metric name {}",
+            quoted(metric)
+        );
+        self.inform(text, span);
+    }
+}
+
+fn for_metric(metric: &str) -> String {
+    if metric.is_empty() { String::new() } else { format!(" for metric name {}", quoted(metric)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equal_texts_keeps_its_position() {
+        let mut annotations = Annotations::default();
+        annotations.sort_in_range_query(Span { start: 4, end: 5 });
+        annotations.sort_in_range_query(Span { start: 0, end: 5 });
+        let (warnings, infos) = annotations.render("sum\n(sort(x))");
+        assert!(warnings[0].ends_with("ordered by labels (2:1)"), "{warnings:?}");
+        assert_eq!((warnings.len(), infos.len()), (1, 0));
+    }
+
+    #[test]
+    fn corrections_are_summed_up() {
+        let mut annotations = Annotations::default();
+        let forced = |bucket, at| ForcedMonotonicity {
+            bucket_min: bucket,
+            bucket_max: bucket,
+            difference_max: bucket / 3.0,
+            start_ms: at,
+            end_ms: at,
+            samples: 1,
+        };
+        annotations.forced_monotonicity("", forced(1.0, 0), Span::default());
+        annotations.forced_monotonicity("", forced(2.0, 60_000), Span::default());
+        let (_, infos) = annotations.render("x");
+        assert!(infos[0].ends_with(
+            "#histogram_quantile), from buckets 1 to 2, with a max diff of 0.67, over 2 samples \
+             from 1970-01-01T00:00:00Z to 1970-01-01T00:01:00Z (1:1)"
+        ));
+    }
+
+    #[test]
+    fn lists_are_limited_with_a_count() {
+        let list: Vec<String> = (0..12).map(|i| i.to_string()).collect();
+        let limited = limited(list, "info");
+        assert_eq!(limited.len(), 11);
+        assert_eq!(limited[10], "2 more info annotations omitted");
+    }
+}

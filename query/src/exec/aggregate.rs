@@ -1,0 +1,463 @@
+//! Aggregations that add series one by one: sum, avg, count, min, max, group, stddev, stdvar.
+//!
+//! - A **group** is a set of grouping labels; its **ordinal** is found once for a series, by the
+//!   canonical bytes of those labels.
+//! - **Cells** are the state of every group at every step, column by column, so that adding a row
+//!   is a loop over slices.
+//!
+//! Workers fill [`Groups`] of their own; these are merged in the order of the series, whatever the
+//! order in which workers finish, so that results do not depend on scheduling.
+
+use std::collections::HashMap;
+
+use icecore_storage::labels::METRIC_NAME;
+
+use crate::exec::label_edit;
+use crate::exec::rows::{HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
+use crate::functions::number::kahan_add;
+use crate::parser::ast::{Aggregate, AggregateOp};
+
+/// Which labels make a group.
+#[derive(Clone, Debug)]
+pub(crate) struct Grouping {
+    names: Vec<String>,
+    without: bool,
+    /// The metric's name is gone before the aggregation sees it.
+    name_dropped: bool,
+}
+
+impl Grouping {
+    pub(crate) fn new(aggregate: &Aggregate, name_dropped: bool) -> Grouping {
+        let mut names = aggregate.grouping.clone();
+        names.sort_unstable();
+        names.dedup();
+        Grouping { names, without: aggregate.without, name_dropped }
+    }
+
+    /// The same with one more label in `by`.
+    pub(crate) fn with(mut self, name: &str) -> Grouping {
+        if !self.without {
+            self.names.push(name.to_owned());
+        }
+        self
+    }
+
+    /// The group's labels as canonical bytes.
+    pub(crate) fn write_key(&self, meta: &SeriesMeta, key: &mut Vec<u8>) {
+        key.clear();
+        if !self.without && self.names.is_empty() {
+            return;
+        }
+        label_edit::write_filtered(&meta.labels, key, |name| {
+            if name == METRIC_NAME && (self.without || self.name_dropped) {
+                return false;
+            }
+            self.names.iter().any(|listed| listed == name) != self.without
+        });
+    }
+}
+
+/// Gives groups their ordinals.
+#[derive(Debug, Default)]
+pub(crate) struct Ordinals {
+    known: HashMap<Box<[u8]>, u32>,
+    keys: Vec<Box<[u8]>>,
+    pub(crate) drop_name: Vec<bool>,
+}
+
+impl Ordinals {
+    pub(crate) fn get(&mut self, key: &[u8]) -> usize {
+        if let Some(&ordinal) = self.known.get(key) {
+            return ordinal as usize;
+        }
+        let ordinal = self.keys.len();
+        self.known.insert(Box::from(key), ordinal as u32);
+        self.keys.push(Box::from(key));
+        self.drop_name.push(false);
+        ordinal
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn meta(&self, ordinal: usize) -> SeriesMeta {
+        SeriesMeta {
+            labels: label_edit::from_bytes(&self.keys[ordinal]),
+            drop_name: self.drop_name[ordinal],
+        }
+    }
+}
+
+/// The state of all groups of one aggregation.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    op: AggregateOp,
+    steps: usize,
+    pub(crate) ordinals: Ordinals,
+    /// Cells that have seen a sample.
+    seen: Vec<u64>,
+    /// Sum, extreme, or sum of squared distances from the mean.
+    value: Vec<f64>,
+    /// Kahan's compensation, or the mean of stddev and stdvar.
+    second: Vec<f64>,
+    count: Vec<f64>,
+    /// Cells of `avg` that hold a mean instead of a sum; empty while there is none.
+    incremental: Vec<u64>,
+}
+
+impl Groups {
+    pub(crate) fn new(op: AggregateOp, steps: usize) -> Groups {
+        Groups {
+            op,
+            steps,
+            ordinals: Ordinals::default(),
+            seen: Vec::new(),
+            value: Vec::new(),
+            second: Vec::new(),
+            count: Vec::new(),
+            incremental: Vec::new(),
+        }
+    }
+
+    /// The ordinal of a key, with cells.
+    pub(crate) fn group(&mut self, key: &[u8]) -> usize {
+        use AggregateOp::*;
+        let ordinal = self.ordinals.get(key);
+        let cells = self.ordinals.len() * self.steps;
+        let grow = |column: &mut Vec<f64>, needed: bool| {
+            if needed {
+                column.resize(cells, 0.0);
+            }
+        };
+        self.seen.resize(self.ordinals.len() * words(self.steps), 0);
+        grow(&mut self.value, !matches!(self.op, Count | Group));
+        grow(&mut self.second, matches!(self.op, Sum | Avg | Stddev | Stdvar));
+        grow(&mut self.count, matches!(self.op, Avg | Count | Stddev | Stdvar));
+        ordinal
+    }
+
+    /// Adds the floats of a row. Histograms are the caller's business, but for `count` and `group`.
+    pub(crate) fn add(
+        &mut self,
+        ordinal: usize,
+        values: &[f64],
+        valid: &[u64],
+        histograms: &HistogramPoints,
+    ) {
+        self.add_row(ordinal, values, valid);
+        if matches!(self.op, AggregateOp::Count | AggregateOp::Group) && !histograms.is_empty() {
+            let mut valid = vec![0; words(self.steps)];
+            histograms.iter().for_each(|(step, _)| set_bit(&mut valid, *step as usize));
+            self.add_row(ordinal, values, &valid);
+        }
+    }
+
+    fn add_row(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
+        match self.op {
+            AggregateOp::Sum => self.add_sum(ordinal, values, valid),
+            AggregateOp::Avg => self.add_mean(ordinal, values, valid),
+            AggregateOp::Count => self.add_count(ordinal, valid),
+            AggregateOp::Min => self.add_extreme(ordinal, values, valid, |old, new| old > new),
+            AggregateOp::Max => self.add_extreme(ordinal, values, valid, |old, new| old < new),
+            AggregateOp::Stddev | AggregateOp::Stdvar => self.add_deviation(ordinal, values, valid),
+            _ => {}
+        }
+        let seen = &mut self.seen[ordinal * valid.len()..][..valid.len()];
+        seen.iter_mut().zip(valid).for_each(|(seen, valid)| *seen |= valid);
+    }
+
+    fn cells(&self, ordinal: usize) -> std::ops::Range<usize> {
+        ordinal * self.steps..(ordinal + 1) * self.steps
+    }
+
+    fn seen(&self, ordinal: usize) -> &[u64] {
+        let words = words(self.steps);
+        &self.seen[ordinal * words..][..words]
+    }
+
+    fn add_sum(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
+        let cells = self.cells(ordinal);
+        let sums = self.value[cells.clone()].chunks_mut(64);
+        let seconds = self.second[cells].chunks_mut(64);
+        for (((sums, seconds), values), &valid) in
+            sums.zip(seconds).zip(values.chunks(64)).zip(valid)
+        {
+            // All steps of a chunk have a value almost always.
+            if valid.count_ones() as usize == values.len() {
+                for ((sum, second), value) in sums.iter_mut().zip(seconds).zip(values) {
+                    (*sum, *second) = kahan_add(*value, *sum, *second);
+                }
+            } else {
+                for_each_bit(&[valid], |at| {
+                    (sums[at], seconds[at]) = kahan_add(values[at], sums[at], seconds[at]);
+                });
+            }
+        }
+    }
+
+    fn add_mean(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
+        let start = ordinal * self.steps;
+        for_each_bit(valid, |step| {
+            let cell = start + step;
+            let value = values[step];
+            if self.count[cell] == 0.0 {
+                (self.value[cell], self.count[cell]) = (value, 1.0);
+                return;
+            }
+            self.count[cell] += 1.0;
+            let count = self.count[cell];
+            if !self.is_incremental(cell) {
+                let (sum, second) = kahan_add(value, self.value[cell], self.second[cell]);
+                if !sum.is_infinite() {
+                    (self.value[cell], self.second[cell]) = (sum, second);
+                    return;
+                }
+                self.make_incremental(cell, count - 1.0);
+            }
+            let kept = (count - 1.0) / count;
+            (self.value[cell], self.second[cell]) =
+                kahan_add(value / count, kept * self.value[cell], kept * self.second[cell]);
+        });
+    }
+
+    fn is_incremental(&self, cell: usize) -> bool {
+        !self.incremental.is_empty() && bit(&self.incremental, cell)
+    }
+
+    /// Turns the sum of `count` values into their mean.
+    fn make_incremental(&mut self, cell: usize, count: f64) {
+        self.incremental.resize(self.value.len().div_ceil(64), 0);
+        set_bit(&mut self.incremental, cell);
+        self.value[cell] /= count;
+        self.second[cell] /= count;
+    }
+
+    fn add_count(&mut self, ordinal: usize, valid: &[u64]) {
+        let cells = self.cells(ordinal);
+        let counts = &mut self.count[cells];
+        for_each_bit(valid, |step| counts[step] += 1.0);
+    }
+
+    fn add_extreme(
+        &mut self,
+        ordinal: usize,
+        values: &[f64],
+        valid: &[u64],
+        replaced: impl Fn(f64, f64) -> bool,
+    ) {
+        let cells = self.cells(ordinal);
+        let words = valid.len();
+        let seen = &self.seen[ordinal * words..][..words];
+        let extremes = &mut self.value[cells];
+        for_each_bit(valid, |step| {
+            let old = extremes[step];
+            if !bit(seen, step) || replaced(old, values[step]) || old.is_nan() {
+                extremes[step] = values[step];
+            }
+        });
+    }
+
+    fn add_deviation(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
+        let start = ordinal * self.steps;
+        for_each_bit(valid, |step| {
+            let cell = start + step;
+            let value = values[step];
+            self.count[cell] += 1.0;
+            if self.count[cell] == 1.0 {
+                self.second[cell] = value;
+                self.value[cell] = if value.is_finite() { 0.0 } else { f64::NAN };
+                return;
+            }
+            let delta = value - self.second[cell];
+            self.second[cell] += delta / self.count[cell];
+            self.value[cell] += delta * (value - self.second[cell]);
+        });
+    }
+
+    /// Adds the groups of a worker that looked at later series.
+    pub(crate) fn merge(&mut self, other: Groups) {
+        let other = &other;
+        for from in 0..other.ordinals.len() {
+            let into = self.group(&other.ordinals.keys[from]);
+            self.ordinals.drop_name[into] |= other.ordinals.drop_name[from];
+            let (cells, theirs) = (self.cells(into), other.cells(from));
+            match self.op {
+                AggregateOp::Sum => {
+                    // A compensation is a summand like any other.
+                    self.add_sum(into, &other.value[theirs.clone()], other.seen(from));
+                    for (mine, c) in self.second[cells].iter_mut().zip(&other.second[theirs]) {
+                        *mine += c;
+                    }
+                }
+                AggregateOp::Count => {
+                    for (mine, n) in self.count[cells].iter_mut().zip(&other.count[theirs]) {
+                        *mine += n;
+                    }
+                }
+                AggregateOp::Min => {
+                    self.add_extreme(into, &other.value[theirs], other.seen(from), |a, b| a > b);
+                }
+                AggregateOp::Max => {
+                    self.add_extreme(into, &other.value[theirs], other.seen(from), |a, b| a < b);
+                }
+                AggregateOp::Avg => {
+                    for_each_bit(other.seen(from), |step| {
+                        self.merge_mean(cells.start + step, other, theirs.start + step);
+                    });
+                }
+                AggregateOp::Stddev | AggregateOp::Stdvar => {
+                    for_each_bit(other.seen(from), |step| {
+                        self.merge_deviation(cells.start + step, other, theirs.start + step);
+                    });
+                }
+                _ => {}
+            }
+            let words = words(self.steps);
+            let seen = &mut self.seen[into * words..][..words];
+            seen.iter_mut().zip(other.seen(from)).for_each(|(mine, theirs)| *mine |= theirs);
+        }
+    }
+
+    fn merge_mean(&mut self, cell: usize, other: &Groups, from: usize) {
+        let (mine, theirs) = (self.count[cell], other.count[from]);
+        let total = mine + theirs;
+        self.count[cell] = total;
+        let (mut value, mut second) = (other.value[from], other.second[from]);
+        if mine == 0.0 {
+            (self.value[cell], self.second[cell]) = (value, second);
+            if other.is_incremental(from) {
+                self.make_incremental(cell, 1.0);
+            }
+            return;
+        }
+        if !self.is_incremental(cell) && !other.is_incremental(from) {
+            let (sum, compensation) = kahan_add(value, self.value[cell], self.second[cell]);
+            if !sum.is_infinite() {
+                (self.value[cell], self.second[cell]) = (sum, compensation + second);
+                return;
+            }
+        }
+        if !self.is_incremental(cell) {
+            self.make_incremental(cell, mine);
+        }
+        if !other.is_incremental(from) {
+            value /= theirs;
+            second /= theirs;
+        }
+        let (kept, added) = (mine / total, theirs / total);
+        let (mean, compensation) =
+            kahan_add(added * value, kept * self.value[cell], kept * self.second[cell]);
+        (self.value[cell], self.second[cell]) = (mean, compensation + added * second);
+    }
+
+    /// Chan's combination of two variances.
+    fn merge_deviation(&mut self, cell: usize, other: &Groups, from: usize) {
+        let (mine, theirs) = (self.count[cell], other.count[from]);
+        let total = mine + theirs;
+        self.count[cell] = total;
+        if mine == 0.0 {
+            self.value[cell] = other.value[from];
+            self.second[cell] = other.second[from];
+            return;
+        }
+        let delta = other.second[from] - self.second[cell];
+        self.second[cell] += delta * theirs / total;
+        self.value[cell] += other.value[from] + delta * delta * mine * theirs / total;
+    }
+
+    /// The result, one row a group.
+    pub(crate) fn finish(self) -> Rows {
+        let mut rows = Rows::new(self.steps);
+        for ordinal in 0..self.ordinals.len() {
+            rows.meta.push(self.ordinals.meta(ordinal));
+            rows.valid.extend_from_slice(self.seen(ordinal));
+            rows.histograms.push(Vec::new());
+            rows.values.extend(self.cells(ordinal).map(|cell| self.result(cell)));
+        }
+        rows.remove_empty();
+        rows
+    }
+
+    fn result(&self, cell: usize) -> f64 {
+        match self.op {
+            AggregateOp::Sum => self.value[cell] + self.second[cell],
+            AggregateOp::Avg if self.is_incremental(cell) => self.value[cell] + self.second[cell],
+            AggregateOp::Avg => {
+                let count = self.count[cell];
+                self.value[cell] / count + self.second[cell] / count
+            }
+            AggregateOp::Count => self.count[cell],
+            AggregateOp::Group => 1.0,
+            AggregateOp::Stdvar => self.value[cell] / self.count[cell],
+            AggregateOp::Stddev => (self.value[cell] / self.count[cell]).sqrt(),
+            _ => self.value[cell],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::rows::RowBuffer;
+
+    /// Aggregates one step of one group, split over two workers after `split` values.
+    fn aggregated(op: AggregateOp, values: &[f64], split: usize) -> f64 {
+        let mut parts = [Groups::new(op, 1), Groups::new(op, 1)];
+        for (index, value) in values.iter().enumerate() {
+            let part = &mut parts[usize::from(index >= split)];
+            let group = part.group(b"");
+            let mut row = RowBuffer::default();
+            row.reset(1);
+            row.set(0, *value);
+            part.add(group, &row.values, &row.valid, &row.histograms);
+        }
+        let [mut all, rest] = parts;
+        all.merge(rest);
+        all.finish().values[0]
+    }
+
+    #[test]
+    fn splitting_the_work_does_not_change_the_result() {
+        let values = [1.0, 4.0, -2.0, 0.5, 8.0];
+        let expected = [
+            (AggregateOp::Sum, 11.5),
+            (AggregateOp::Avg, 2.3),
+            (AggregateOp::Count, 5.0),
+            (AggregateOp::Min, -2.0),
+            (AggregateOp::Max, 8.0),
+            (AggregateOp::Group, 1.0),
+            (AggregateOp::Stdvar, 11.76),
+        ];
+        for (op, expected) in expected {
+            for split in 0..=values.len() {
+                let got = aggregated(op, &values, split);
+                assert!((got - expected).abs() < 1e-12, "{op:?} at {split}: {got}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_compensated_also_across_workers() {
+        for split in 0..=4 {
+            assert_eq!(aggregated(AggregateOp::Sum, &[1.0, 1e100, 1.0, -1e100], split), 2.0);
+        }
+    }
+
+    #[test]
+    fn means_do_not_overflow() {
+        let values = [f64::MAX, f64::MAX, f64::MAX, f64::MAX];
+        for split in 0..=4 {
+            let mean = aggregated(AggregateOp::Avg, &values, split);
+            assert!((mean / f64::MAX - 1.0).abs() < 1e-12, "{split}: {mean}");
+        }
+    }
+
+    #[test]
+    fn nan_yields_to_any_number_but_spoils_a_variance() {
+        assert_eq!(aggregated(AggregateOp::Max, &[f64::NAN, 1.0, f64::NAN], 1), 1.0);
+        assert_eq!(aggregated(AggregateOp::Min, &[f64::NAN, 1.0], 1), 1.0);
+        assert!(aggregated(AggregateOp::Stddev, &[f64::INFINITY], 1).is_nan());
+        assert!(aggregated(AggregateOp::Stddev, &[1.0, f64::NAN], 1).is_nan());
+    }
+}

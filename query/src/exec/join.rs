@@ -1,0 +1,480 @@
+//! Binary operators between two vectors: matching, `group_left`, `group_right`, set operators.
+//!
+//! - A **signature** is the labels by which series match; its ordinal is found once for a series.
+//! - A **pair** is a series of the "many" side and one of the "one" side with equal ordinals; the
+//!   operator runs over both rows where both have a point.
+//!
+//! Which series meet differs from step to step, since series come and go. Conflicts are therefore
+//! found on bitmaps: the first step at which two series of one signature are both present is where
+//! Prometheus would have failed.
+
+use std::collections::HashMap;
+
+use icecore_storage::labels::METRIC_NAME;
+
+use crate::engine::QueryError;
+use crate::exec::label_edit;
+use crate::exec::operator::{apply, drops_name, holds, is_trim};
+use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, first_bit, for_each_bit, words};
+use crate::exec::{Session, histograms_unsupported};
+use crate::functions::number::quoted;
+use crate::parser::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
+use icecore_storage::labels::Labels;
+
+/// Signature ordinals of the rows of both sides.
+struct Signatures {
+    left: Vec<usize>,
+    right: Vec<usize>,
+    count: usize,
+}
+
+fn signatures(matching: &Matching, left: &Rows, right: &Rows) -> Signatures {
+    let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut key = Vec::new();
+    let mut ordinals = |rows: &Rows| -> Vec<usize> {
+        let of_row = |meta: &SeriesMeta| {
+            key.clear();
+            write_signature(&meta.labels, matching, &mut key);
+            if let Some(&ordinal) = known.get(&key) {
+                return ordinal;
+            }
+            let ordinal = known.len();
+            known.insert(key.clone(), ordinal);
+            ordinal
+        };
+        rows.meta.iter().map(of_row).collect()
+    };
+    let (left, right) = (ordinals(left), ordinals(right));
+    Signatures { left, right, count: known.len() }
+}
+
+fn write_signature(labels: &Labels, matching: &Matching, key: &mut Vec<u8>) {
+    label_edit::write_filtered(labels, key, |name| {
+        let listed = matching.labels.iter().any(|label| label == name);
+        if matching.on { listed } else { !listed && name != METRIC_NAME }
+    });
+}
+
+/// `and`, `or`, `unless`.
+pub(crate) fn set_operator(
+    binary: &Binary,
+    matching: &Matching,
+    left: Rows,
+    right: Rows,
+) -> Result<Rows, QueryError> {
+    let found = signatures(matching, &left, &right);
+    let stride = words(left.steps);
+    let other =
+        if binary.op == BinaryOp::Or { (&left, &found.left) } else { (&right, &found.right) };
+    let present = present_by_ordinal(other.0, other.1, found.count);
+    let mask = |ordinal: usize| &present[ordinal * stride..][..stride];
+    match binary.op {
+        BinaryOp::Or => {
+            let mut result = left;
+            result.append(masked(right, &found.right, |ordinal, word| !mask(ordinal)[word]));
+            result.unify()
+        }
+        BinaryOp::Unless => Ok(masked(left, &found.left, |ordinal, word| !mask(ordinal)[word])),
+        _ => Ok(masked(left, &found.left, |ordinal, word| mask(ordinal)[word])),
+    }
+}
+
+/// For each ordinal the steps at which any of its rows has a point.
+fn present_by_ordinal(rows: &Rows, ordinals: &[usize], count: usize) -> Vec<u64> {
+    let stride = words(rows.steps);
+    let mut present = vec![0u64; count * stride];
+    let presences = rows.presences();
+    for (row, &ordinal) in ordinals.iter().enumerate() {
+        let into = &mut present[ordinal * stride..][..stride];
+        into.iter_mut().zip(&presences[row * stride..]).for_each(|(into, from)| *into |= from);
+    }
+    present
+}
+
+/// Keeps the points of each row that `mask` lets through.
+fn masked(mut rows: Rows, ordinals: &[usize], mask: impl Fn(usize, usize) -> u64) -> Rows {
+    for (row, &ordinal) in ordinals.iter().enumerate() {
+        let (_, valid, histograms) = rows.row_mut(row);
+        for (index, word) in valid.iter_mut().enumerate() {
+            *word &= mask(ordinal, index);
+        }
+        histograms.retain(|(step, _)| mask(ordinal, *step as usize / 64) >> (step % 64) & 1 == 1);
+    }
+    rows.remove_empty();
+    rows
+}
+
+/// A step at which Prometheus would have failed, and with what.
+struct Failure {
+    step: usize,
+    /// Failures of one step, in the order in which Prometheus meets them.
+    rank: u8,
+    text: String,
+}
+
+/// Keeps the failure that Prometheus would have met first.
+fn record(first: &mut Option<Failure>, failure: Failure) {
+    let earlier = |known: &Failure| (known.step, known.rank) <= (failure.step, failure.rank);
+    if !first.as_ref().is_some_and(earlier) {
+        *first = Some(failure);
+    }
+}
+
+/// Arithmetic and comparisons.
+pub(crate) fn operator(
+    binary: &Binary,
+    matching: &Matching,
+    left: Rows,
+    right: Rows,
+    span: Span,
+    session: &mut Session<'_>,
+) -> Result<Rows, QueryError> {
+    if matching.fill_left.is_some() || matching.fill_right.is_some() {
+        return Err(QueryError::Execution("fill modifiers are not supported yet".into()));
+    }
+    let steps = left.steps;
+    let swapped = matching.cardinality == Cardinality::OneToMany;
+    // From here on, `many` is the side that may repeat a signature and `one` is the other.
+    let (many, one) = if swapped { (right, left) } else { (left, right) };
+    let found = signatures(matching, &many, &one);
+    let stride = words(steps);
+    let (many_present, one_present) = (many.presences(), one.presences());
+    let of = |presences: &[u64], row: usize| presences[row * stride..][..stride].to_vec();
+    let mut one_rows: Vec<Vec<usize>> = vec![Vec::new(); found.count];
+    found.right.iter().enumerate().for_each(|(row, &ordinal)| one_rows[ordinal].push(row));
+    let mut many_rows: Vec<Vec<usize>> = vec![Vec::new(); found.count];
+    found.left.iter().enumerate().for_each(|(row, &ordinal)| many_rows[ordinal].push(row));
+
+    let mut failure = None;
+    let any_many = any_present(&many_present, stride);
+    for rows in one_rows.iter().filter(|rows| rows.len() > 1) {
+        if let Some(step) = first_overlap(rows, &one_present, stride, &any_many) {
+            let side = if swapped { "left" } else { "right" };
+            record(
+                &mut failure,
+                duplicate_one_side(step, rows, &one, &one_present, matching, side),
+            );
+        }
+    }
+
+    let mut output = Output::new(binary, matching, &many, &one, swapped, steps);
+    for (ordinal, rows) in many_rows.iter().enumerate() {
+        for &one_row in &one_rows[ordinal] {
+            let one_mask = of(&one_present, one_row);
+            if matching.cardinality == Cardinality::OneToOne && rows.len() > 1 {
+                if let Some(step) = first_overlap(rows, &many_present, stride, &one_mask) {
+                    let text = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
+                    record(&mut failure, Failure { step, rank: 1, text: text.into() });
+                }
+            }
+            for &many_row in rows {
+                let mut both = of(&many_present, many_row);
+                both.iter_mut().zip(&one_mask).for_each(|(both, one)| *both &= one);
+                if both.iter().any(|word| *word != 0) {
+                    output.pair(ordinal, many_row, one_row, both, span, session)?;
+                }
+            }
+        }
+    }
+    if matching.cardinality != Cardinality::OneToOne {
+        if let Some(step) = output.first_duplicate(stride) {
+            let text = "multiple matches for labels: grouping labels must ensure unique matches";
+            record(&mut failure, Failure { step, rank: 1, text: text.into() });
+        }
+    }
+    match failure {
+        Some(failure) => Err(QueryError::Execution(failure.text)),
+        None => output.rows.unify(),
+    }
+}
+
+fn any_present(presences: &[u64], stride: usize) -> Vec<u64> {
+    let mut any = vec![0; stride];
+    for row in presences.chunks(stride.max(1)) {
+        any.iter_mut().zip(row).for_each(|(any, word)| *any |= word);
+    }
+    any
+}
+
+/// The first step of `mask` at which two of `rows` are present.
+fn first_overlap(rows: &[usize], presences: &[u64], stride: usize, mask: &[u64]) -> Option<usize> {
+    let mut once = vec![0u64; stride];
+    let mut twice = vec![0u64; stride];
+    for &row in rows {
+        let present = &presences[row * stride..][..stride];
+        for ((once, twice), word) in once.iter_mut().zip(&mut twice).zip(present) {
+            *twice |= *once & word;
+            *once |= word;
+        }
+    }
+    first_bit(twice.iter().zip(mask).map(|(twice, mask)| twice & mask))
+}
+
+fn duplicate_one_side(
+    step: usize,
+    rows: &[usize],
+    one: &Rows,
+    presences: &[u64],
+    matching: &Matching,
+    side: &str,
+) -> Failure {
+    let stride = words(one.steps);
+    let present = |row: &&usize| presences[**row * stride + step / 64] >> (step % 64) & 1 == 1;
+    let mut two: Vec<String> =
+        rows.iter().filter(present).take(2).map(|row| written(&one.meta[*row].labels)).collect();
+    two.sort_unstable();
+    let group = label_edit::filtered(&one.meta[rows[0]].labels, |name| {
+        let listed = matching.labels.iter().any(|label| label == name);
+        if matching.on { listed } else { !listed && name != METRIC_NAME }
+    });
+    let text = format!(
+        "found duplicate series for the match group {} on the {side} hand-side of the operation: [{}];many-to-many matching not allowed: matching labels must be unique on one side",
+        written(&group),
+        two.join(", ")
+    );
+    Failure { step, rank: 0, text }
+}
+
+/// Labels as Go's `Labels.String` writes them: the name among the others.
+fn written(labels: &Labels) -> String {
+    let pairs: Vec<String> =
+        labels.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
+    format!("{{{}}}", pairs.join(", "))
+}
+
+/// The result of an operator, pair by pair.
+struct Output<'a> {
+    binary: &'a Binary,
+    matching: &'a Matching,
+    many: &'a Rows,
+    one: &'a Rows,
+    swapped: bool,
+    rows: Rows,
+    buffer: RowBuffer,
+    /// Of many-to-one matches: signature, labels, and where both sides were present.
+    matches: HashMap<(usize, Labels), Vec<Vec<u64>>>,
+}
+
+impl<'a> Output<'a> {
+    fn new(
+        binary: &'a Binary,
+        matching: &'a Matching,
+        many: &'a Rows,
+        one: &'a Rows,
+        swapped: bool,
+        steps: usize,
+    ) -> Output<'a> {
+        Output {
+            binary,
+            matching,
+            many,
+            one,
+            swapped,
+            rows: Rows::new(steps),
+            buffer: RowBuffer::default(),
+            matches: HashMap::new(),
+        }
+    }
+
+    fn pair(
+        &mut self,
+        ordinal: usize,
+        many_row: usize,
+        one_row: usize,
+        both: Vec<u64>,
+        span: Span,
+        session: &mut Session<'_>,
+    ) -> Result<(), QueryError> {
+        self.annotate_histograms(many_row, one_row, &both, span, session)?;
+        let meta = self.meta(many_row, one_row, session.delayed);
+        let many_values = self.many.values(many_row);
+        let one_values = self.one.values(one_row);
+        let (left, right) =
+            if self.swapped { (one_values, many_values) } else { (many_values, one_values) };
+        let steps = self.rows.steps;
+        self.buffer.reset(steps);
+        let op = self.binary.op;
+        // Where either side is a histogram there is no result.
+        let floats: Vec<u64> = self
+            .many
+            .valid(many_row)
+            .iter()
+            .zip(self.one.valid(one_row))
+            .map(|(many, one)| many & one)
+            .collect();
+        if is_trim(op) {
+            if floats.iter().any(|word| *word != 0) {
+                session.annotations.incompatible_types("float", op.text(), "float", span);
+            }
+        } else if op.is_comparison() && !self.binary.return_bool {
+            for_each_bit(&floats, |step| {
+                if holds(op, left[step], right[step]) {
+                    self.buffer.set(step, left[step]);
+                }
+            });
+        } else {
+            self.buffer.valid.copy_from_slice(&floats);
+            arithmetic(op, left, right, &mut self.buffer.values);
+        }
+        if self.matching.cardinality != Cardinality::OneToOne {
+            self.matches.entry((ordinal, meta.labels.clone())).or_default().push(both);
+        }
+        if !self.buffer.is_empty() {
+            self.rows.push(meta, &mut self.buffer);
+        }
+        Ok(())
+    }
+
+    /// The labels of a result.
+    fn meta(&self, many_row: usize, one_row: usize, delayed: bool) -> SeriesMeta {
+        let many = &self.many.meta[many_row].labels;
+        let arithmetic = drops_name(self.binary) && !self.binary.return_bool;
+        let drop_now = arithmetic_drops(self.binary) || self.binary.return_bool && !delayed;
+        let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
+        let matching = self.matching;
+        let mut labels = label_edit::filtered(many, |name| {
+            if name == METRIC_NAME && drop_now {
+                return false;
+            }
+            let listed = matching.labels.iter().any(|label| label == name);
+            !one_to_one || listed == matching.on
+        });
+        for name in &matching.include {
+            let value = self.one.meta[one_row].labels.get(name).unwrap_or("");
+            labels = label_edit::with(&labels, name, value);
+        }
+        let kept = !arithmetic && !self.binary.return_bool;
+        let drop_name =
+            delayed && (self.binary.return_bool || kept && self.many.meta[many_row].drop_name);
+        SeriesMeta { labels, drop_name }
+    }
+
+    /// Says which steps are ignored for having a histogram on one side; an error where both have.
+    fn annotate_histograms(
+        &self,
+        many_row: usize,
+        one_row: usize,
+        both: &[u64],
+        span: Span,
+        session: &mut Session<'_>,
+    ) -> Result<(), QueryError> {
+        let op = self.binary.op;
+        let at = |rows: &Rows, row: usize, step: usize| {
+            rows.histograms[row].binary_search_by_key(&(step as u32), |(at, _)| *at).is_ok()
+        };
+        if self.many.histograms[many_row].is_empty() && self.one.histograms[one_row].is_empty() {
+            return Ok(());
+        }
+        let mut unsupported = false;
+        for_each_bit(both, |step| {
+            let many = at(self.many, many_row, step);
+            let one = at(self.one, one_row, step);
+            let (left, right) = if self.swapped { (one, many) } else { (many, one) };
+            let name = |histogram: bool| if histogram { "histogram" } else { "float" };
+            match (left, right) {
+                (false, false) => {}
+                (true, true) => {
+                    use BinaryOp::*;
+                    if matches!(op, Add | Sub | Equal | NotEqual) {
+                        unsupported = true;
+                    } else {
+                        session.annotations.incompatible_types(
+                            name(left),
+                            op.text(),
+                            name(right),
+                            span,
+                        );
+                    }
+                }
+                _ => {
+                    let scales =
+                        op == BinaryOp::Mul || left && (op == BinaryOp::Div || is_trim(op));
+                    if scales {
+                        unsupported = true;
+                    } else {
+                        session.annotations.incompatible_types(
+                            name(left),
+                            op.text(),
+                            name(right),
+                            span,
+                        );
+                    }
+                }
+            }
+        });
+        match unsupported {
+            true => Err(histograms_unsupported(session, op.text(), span)),
+            false => Ok(()),
+        }
+    }
+
+    /// The first step at which two matches of one signature have the same labels.
+    fn first_duplicate(&self, stride: usize) -> Option<usize> {
+        let full = vec![u64::MAX; stride];
+        let several = self.matches.values().filter(|masks| masks.len() > 1);
+        several
+            .filter_map(|masks| {
+                let rows: Vec<usize> = (0..masks.len()).collect();
+                first_overlap(&rows, &masks.concat(), stride, &full)
+            })
+            .min()
+    }
+}
+
+/// Arithmetic drops the name at once, with or without delayed name removal.
+fn arithmetic_drops(binary: &Binary) -> bool {
+    !binary.op.is_comparison() && !is_trim(binary.op)
+}
+
+/// One operator over two rows; the loop of the common operators has no branch.
+fn arithmetic(op: BinaryOp, left: &[f64], right: &[f64], out: &mut [f64]) {
+    let each = |out: &mut [f64], f: &dyn Fn(f64, f64) -> f64| {
+        for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
+            *out = f(*left, *right);
+        }
+    };
+    macro_rules! inline_loop {
+        ($op:tt) => {
+            for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
+                *out = left $op right;
+            }
+        };
+    }
+    match op {
+        BinaryOp::Add => inline_loop!(+),
+        BinaryOp::Sub => inline_loop!(-),
+        BinaryOp::Mul => inline_loop!(*),
+        BinaryOp::Div => inline_loop!(/),
+        op => each(out, &|left, right| apply(op, left, right)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlaps_are_found_at_their_first_step() {
+        // Three rows over two words.
+        let presences = [0b0001, 0, 0b0010, 0b100, 0b0100, 0b100];
+        assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX; 2]), Some(66));
+        assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX, 0]), None);
+        assert_eq!(first_overlap(&[0, 1], &presences, 2, &[u64::MAX; 2]), None);
+    }
+
+    #[test]
+    fn the_earliest_step_fails_first() {
+        let mut first = None;
+        record(&mut first, Failure { step: 3, rank: 0, text: "late".into() });
+        record(&mut first, Failure { step: 1, rank: 1, text: "early".into() });
+        record(&mut first, Failure { step: 1, rank: 1, text: "second".into() });
+        assert_eq!(first.map(|failure| failure.text), Some("early".into()));
+    }
+
+    #[test]
+    fn labels_are_written_with_the_name_among_them() {
+        let labels = Labels::from_pairs([("__name__", "m"), ("a", "b")]).unwrap();
+        assert_eq!(written(&labels), r#"{__name__="m", a="b"}"#);
+        assert_eq!(written(&Labels::empty()), "{}");
+    }
+}

@@ -1,0 +1,58 @@
+//! Editing labels: new label sets from old ones, byte for byte, without building strings.
+//!
+//! Everything here keeps the canonical form of [`Labels`]: pairs in order of their names, no empty
+//! value.
+
+use icecore_storage::labels::{Labels, METRIC_NAME, push_pair};
+
+/// The pairs whose name `keep` accepts, as canonical bytes appended to `bytes`.
+pub(crate) fn write_filtered(
+    labels: &Labels,
+    bytes: &mut Vec<u8>,
+    mut keep: impl FnMut(&str) -> bool,
+) {
+    for (name, value) in labels.iter() {
+        if keep(name) {
+            push_pair(bytes, name, value);
+        }
+    }
+}
+
+/// Labels from bytes that this module wrote.
+pub(crate) fn from_bytes(bytes: &[u8]) -> Labels {
+    Labels::from_canonical_bytes(bytes).expect("filtered labels stay canonical")
+}
+
+pub(crate) fn filtered(labels: &Labels, keep: impl FnMut(&str) -> bool) -> Labels {
+    let mut bytes = Vec::with_capacity(labels.as_bytes().len());
+    write_filtered(labels, &mut bytes, keep);
+    from_bytes(&bytes)
+}
+
+pub(crate) fn without_name(labels: &Labels) -> Labels {
+    if labels.metric_name().is_empty() {
+        return labels.clone();
+    }
+    filtered(labels, |name| name != METRIC_NAME)
+}
+
+/// Sets one label; an empty value removes it.
+pub(crate) fn with(labels: &Labels, name: &str, value: &str) -> Labels {
+    let mut builder = labels.to_builder();
+    builder.set(name, value);
+    builder.build().expect("a label set with one value replaced has no name twice")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_keep_the_canonical_form() {
+        let labels = Labels::from_pairs([("__name__", "x"), ("b", "1"), ("a", "2")]).unwrap();
+        assert_eq!(without_name(&labels).to_string(), r#"{a="2", b="1"}"#);
+        assert_eq!(with(&labels, "a", "").to_string(), r#"x{b="1"}"#);
+        assert_eq!(with(&labels, "A", "0").to_string(), r#"x{A="0", a="2", b="1"}"#);
+        assert!(filtered(&labels, |_| false).is_empty());
+    }
+}

@@ -1,0 +1,503 @@
+//! Execution: a plan, a source, and a value at the end.
+//!
+//! Nodes are evaluated in the order of the arena, which is that of a recursive evaluation without
+//! its stack: children first, left before right. A node takes its children's values out of their
+//! slots, so that nothing lives longer than it is needed.
+//!
+//! Values are [`rows::Rows`] for vectors, [`Scalar`] for scalars and bytes for strings. Range
+//! vectors are never values: the function around one reads it series by series (`leaf.rs`).
+
+mod aggregate;
+mod buckets;
+mod budget;
+mod call;
+mod instant;
+mod join;
+mod label_edit;
+mod leaf;
+mod operator;
+mod over_time;
+mod ranked;
+mod rate;
+mod relabel;
+mod rows;
+mod select;
+mod sort;
+mod window;
+
+pub(crate) use budget::Budget;
+pub(crate) use rows::Rows;
+
+use crate::annotations::{Annotations, position};
+use crate::engine::QueryError;
+use crate::parser::ast::{
+    Aggregate, AggregateOp, Binary, NodeId, NodeKind, Span, UnaryOp, ValueType,
+};
+use crate::plan::{Plan, is_accumulated};
+use crate::source::{SelectedSeries, Source};
+use crate::value::MatrixSeries;
+
+use aggregate::{Grouping, Groups};
+use icecore_storage::metrics::sample::{Samples, is_stale_nan};
+use leaf::{Leaf, Sink, Stored};
+use rows::{RowBuffer, for_each_bit};
+use select::Emit;
+use window::WindowCall;
+
+/// A scalar at every step of a grid.
+#[derive(Clone, Debug)]
+pub(crate) enum Scalar {
+    Constant(f64),
+    Steps(Vec<f64>),
+}
+
+impl Scalar {
+    #[inline(always)]
+    pub(crate) fn at(&self, step: usize) -> f64 {
+        match self {
+            Scalar::Constant(value) => *value,
+            Scalar::Steps(values) => values[step],
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum NodeValue {
+    Rows(Rows),
+    Scalar(Scalar),
+    Text(Vec<u8>),
+}
+
+/// What every part of an execution needs: where to charge, and where to speak.
+#[derive(Debug)]
+pub(crate) struct Session<'a> {
+    pub(crate) annotations: Annotations,
+    pub(crate) budget: &'a Budget,
+    /// The query's text, for positions in errors.
+    pub(crate) text: &'a str,
+    pub(crate) delayed: bool,
+}
+
+impl<'a> Session<'a> {
+    /// The same with annotations of its own, for a worker.
+    pub(crate) fn fork(&self) -> Session<'a> {
+        let Session { budget, text, delayed, .. } = *self;
+        Session { annotations: Annotations::default(), budget, text, delayed }
+    }
+}
+
+/// What a query that needs arithmetic on native histograms is answered.
+pub(crate) fn histograms_unsupported(session: &Session<'_>, name: &str, span: Span) -> QueryError {
+    let shown = if name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains(' ') {
+        let is_function = crate::functions::lookup(name).is_some();
+        if is_function { format!("{name}()") } else { name.to_owned() }
+    } else {
+        format!("operator {name}")
+    };
+    let at = position(session.text, span);
+    QueryError::Execution(format!("native histograms are not supported in {shown} yet ({at})"))
+}
+
+pub(crate) struct Executor<'a, S: Source> {
+    plan: &'a Plan<'a>,
+    source: &'a S,
+    series: Vec<SelectedSeries<S::Series>>,
+    slots: Vec<Option<NodeValue>>,
+    /// Samples charged for each slot.
+    held: Vec<u64>,
+    /// Slots that the node at hand has emptied.
+    taken: Vec<NodeId>,
+    pub(crate) session: Session<'a>,
+}
+
+impl<'a, S: Source> Executor<'a, S> {
+    /// Asks the source for all series.
+    pub(crate) fn new(
+        plan: &'a Plan<'a>,
+        source: &'a S,
+        session: Session<'a>,
+    ) -> Result<Executor<'a, S>, QueryError> {
+        session.budget.check()?;
+        let series = match plan.selections.is_empty() {
+            true => Vec::new(),
+            false => {
+                source.select(&plan.selections).map_err(|e| QueryError::Internal(e.message))?
+            }
+        };
+        let count = plan.expr.nodes.len();
+        let slots = (0..count).map(|_| None).collect();
+        let taken = Vec::new();
+        Ok(Executor { plan, source, series, slots, held: vec![0; count], taken, session })
+    }
+
+    pub(crate) fn series_fetched(&self) -> u64 {
+        self.series.iter().map(|series| series.len() as u64).sum()
+    }
+
+    /// The value of the root. Range vectors have none: see [`Self::range_vector`].
+    pub(crate) fn run(&mut self) -> Result<NodeValue, QueryError> {
+        for index in 0..self.plan.expr.nodes.len() {
+            let id = NodeId(index as u32);
+            if self.plan.node(id).fused || self.is_range_selector(id) {
+                continue;
+            }
+            self.session.budget.check()?;
+            let value = self.evaluate(id)?;
+            let value = match self.plan.node(id).repeat {
+                Some(steps) => repeated(value, steps),
+                None => value,
+            };
+            let points = match &value {
+                NodeValue::Rows(rows) => rows.points(),
+                NodeValue::Scalar(Scalar::Steps(values)) => values.len() as u64,
+                NodeValue::Scalar(Scalar::Constant(_)) | NodeValue::Text(_) => 0,
+            };
+            // While a node computes, its operands are there beside its value, but where it only
+            // hands them on.
+            let hands_on = matches!(
+                self.plan.kind(id),
+                NodeKind::Paren { .. } | NodeKind::Subquery(_) | NodeKind::Unary { .. }
+            );
+            if hands_on {
+                self.release_taken();
+            }
+            self.session.budget.hold(points)?;
+            self.held[index] = points;
+            self.release_taken();
+            self.slots[index] = Some(value);
+        }
+        Ok(self.take(self.plan.expr.root))
+    }
+
+    fn is_range_selector(&self, id: NodeId) -> bool {
+        matches!(self.plan.kind(id), NodeKind::MatrixSelector { .. })
+    }
+
+    fn release_taken(&mut self) {
+        for id in self.taken.drain(..) {
+            self.session.budget.release(std::mem::take(&mut self.held[id.0 as usize]));
+        }
+    }
+
+    fn take(&mut self, id: NodeId) -> NodeValue {
+        self.taken.push(id);
+        self.slots[id.0 as usize].take().expect("children are evaluated before their parents")
+    }
+
+    fn take_rows(&mut self, id: NodeId) -> Rows {
+        match self.take(id) {
+            NodeValue::Rows(rows) => rows,
+            other => unreachable!("the parser checks types: a vector is wanted, not {other:?}"),
+        }
+    }
+
+    fn take_scalar(&mut self, id: NodeId) -> Scalar {
+        match self.take(id) {
+            NodeValue::Scalar(scalar) => scalar,
+            other => unreachable!("the parser checks types: a scalar is wanted, not {other:?}"),
+        }
+    }
+
+    fn take_text(&mut self, id: NodeId) -> Vec<u8> {
+        match self.take(id) {
+            NodeValue::Text(text) => text,
+            other => unreachable!("the parser checks types: a string is wanted, not {other:?}"),
+        }
+    }
+
+    fn span(&self, id: NodeId) -> Span {
+        self.plan.expr.node(id).span
+    }
+
+    fn evaluate(&mut self, id: NodeId) -> Result<NodeValue, QueryError> {
+        match self.plan.kind(id) {
+            NodeKind::Number { value, .. } => Ok(NodeValue::Scalar(Scalar::Constant(*value))),
+            NodeKind::String { value } => Ok(NodeValue::Text(value.clone())),
+            NodeKind::VectorSelector(_) => self.leaf(id, Sink::Rows).map(NodeValue::Rows),
+            NodeKind::MatrixSelector { .. } => {
+                unreachable!("range selectors are read, not evaluated")
+            }
+            NodeKind::Subquery(subquery) => Ok(self.take(subquery.expr)),
+            NodeKind::Paren { inner } => Ok(self.take(*inner)),
+            NodeKind::Unary { op, operand } => self.unary(*op, *operand),
+            NodeKind::Binary(binary) => self.binary(binary, self.span(id)),
+            NodeKind::Aggregate(aggregate) => {
+                self.aggregate(aggregate, self.span(id)).map(NodeValue::Rows)
+            }
+            NodeKind::Call { function, args } => self.call(id, function, args),
+        }
+    }
+
+    /// Reads the series below a selector or a call over a range vector.
+    fn leaf(&mut self, id: NodeId, sink: Sink<'_>) -> Result<Rows, QueryError> {
+        match self.plan.kind(id) {
+            NodeKind::Call { .. } => self.window(id, sink),
+            _ => self.selected(id, Emit::Value, sink),
+        }
+    }
+
+    fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
+        let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
+        let leaf = Leaf::Select { view: self.plan.view(id), emit };
+        leaf::run(&input, leaf, sink, &mut self.session)
+    }
+
+    fn selection(&self, id: NodeId) -> usize {
+        self.plan.node(id).selection.expect("vector selectors have a selection")
+    }
+
+    /// A function over a range vector, series by series.
+    fn window(&mut self, id: NodeId, sink: Sink<'_>) -> Result<Rows, QueryError> {
+        let NodeKind::Call { function, args } = self.plan.kind(id) else {
+            unreachable!("only calls compute on windows")
+        };
+        let range = args
+            .iter()
+            .map(|arg| self.plan.strip(*arg))
+            .find(|arg| self.plan.node(*arg).value_type == ValueType::RangeVector)
+            .expect("the parser checks types");
+        let scalar = args.iter().find(|arg| self.plan.node(**arg).value_type == ValueType::Scalar);
+        let parameter = scalar.map(|arg| self.take_scalar(*arg));
+        let call = WindowCall {
+            id: function.id,
+            name: function.name,
+            view: self.plan.view(range),
+            grid: self.plan.node(id).grid,
+            parameter: parameter.as_ref(),
+            span: self.span(self.plan.strip(args[0])),
+        };
+        match self.plan.kind(range) {
+            NodeKind::MatrixSelector { selector, .. } => {
+                let series = &self.series[self.selection(*selector)];
+                let input = Stored { source: self.source, series };
+                leaf::run(&input, Leaf::Window(call), sink, &mut self.session)
+            }
+            NodeKind::Subquery(subquery) => {
+                let argument = args.iter().find(|arg| self.plan.strip(**arg) == range);
+                let rows = self.take_rows(*argument.expect("found among the arguments"));
+                let grid = self.inner_grid(subquery.expr);
+                leaf::run(&leaf::Inner { rows, grid }, Leaf::Window(call), sink, &mut self.session)
+            }
+            _ => unreachable!("range vectors are selectors or subqueries"),
+        }
+    }
+
+    /// The grid of a node's value, repeated or not.
+    fn inner_grid(&self, id: NodeId) -> crate::plan::Grid {
+        let node = self.plan.node(id);
+        crate::plan::Grid { steps: node.repeat.unwrap_or(node.grid.steps), ..node.grid }
+    }
+
+    fn unary(&mut self, op: UnaryOp, operand: NodeId) -> Result<NodeValue, QueryError> {
+        let span = self.span(operand);
+        Ok(match (op, self.take(operand)) {
+            (UnaryOp::Plus, value) => value,
+            (UnaryOp::Minus, NodeValue::Scalar(Scalar::Constant(value))) => {
+                NodeValue::Scalar(Scalar::Constant(-value))
+            }
+            (UnaryOp::Minus, NodeValue::Scalar(Scalar::Steps(mut values))) => {
+                values.iter_mut().for_each(|value| *value = -*value);
+                NodeValue::Scalar(Scalar::Steps(values))
+            }
+            (UnaryOp::Minus, NodeValue::Rows(mut rows)) => {
+                if rows.has_histograms() {
+                    return Err(histograms_unsupported(&self.session, "-", span));
+                }
+                rows.values.iter_mut().for_each(|value| *value = -*value);
+                NodeValue::Rows(self.renamed(rows)?)
+            }
+            (UnaryOp::Minus, NodeValue::Text(_)) => unreachable!("the parser checks types"),
+        })
+    }
+
+    /// Drops metric names and merges what has become equal.
+    fn renamed(&self, mut rows: Rows) -> Result<Rows, QueryError> {
+        match rows.drop_names(self.session.delayed) {
+            true => rows.unify(),
+            false => Ok(rows),
+        }
+    }
+
+    fn binary(&mut self, binary: &Binary, span: Span) -> Result<NodeValue, QueryError> {
+        let (left, right) = (self.take(binary.left), self.take(binary.right));
+        let session = &mut self.session;
+        let (rows, scalar, swapped) = match (left, right) {
+            (NodeValue::Scalar(left), NodeValue::Scalar(right)) => {
+                let steps = self.plan.node(binary.left).repeat;
+                let steps = steps.unwrap_or(self.plan.node(binary.left).grid.steps);
+                return Ok(NodeValue::Scalar(operator::scalars(binary.op, &left, &right, steps)));
+            }
+            (NodeValue::Rows(left), NodeValue::Rows(right)) => {
+                let matching = binary.matching.clone().unwrap_or_default();
+                let rows = match binary.op.is_set() {
+                    true => join::set_operator(binary, &matching, left, right)?,
+                    false => join::operator(binary, &matching, left, right, span, session)?,
+                };
+                return Ok(NodeValue::Rows(rows));
+            }
+            (NodeValue::Rows(rows), NodeValue::Scalar(scalar)) => (rows, scalar, false),
+            (NodeValue::Scalar(scalar), NodeValue::Rows(rows)) => (rows, scalar, true),
+            _ => unreachable!("the parser checks types"),
+        };
+        let rows = operator::vector_and_scalar(binary, rows, &scalar, swapped, span, session)?;
+        let rows = operator::without_histograms(rows);
+        Ok(NodeValue::Rows(match operator::drops_name(binary) {
+            true => self.renamed(rows)?,
+            false => rows,
+        }))
+    }
+
+    fn aggregate(&mut self, aggregate: &Aggregate, whole: Span) -> Result<Rows, QueryError> {
+        let operand = self.plan.strip(aggregate.expr);
+        let span = self.span(operand);
+        if self.plan.node(operand).fused {
+            return self.leaf(operand, Sink::Aggregate(aggregate, span));
+        }
+        let rows = self.take_rows(aggregate.expr);
+        if is_accumulated(aggregate.op) {
+            return self.accumulate(aggregate, rows, span);
+        }
+        let parameter = aggregate.param.expect("the parser checks for a parameter");
+        match aggregate.op {
+            AggregateOp::CountValues => {
+                let label = self.take_text(parameter);
+                let label = std::str::from_utf8(&label).ok().filter(|label| !label.is_empty());
+                let label = label.ok_or_else(|| {
+                    QueryError::Execution("invalid label name in count_values".into())
+                })?;
+                ranked::count_values(aggregate, &rows, label, span, &mut self.session)
+            }
+            AggregateOp::Quantile => {
+                let spans = (span, self.span(self.plan.strip(parameter)));
+                let quantile = self.take_scalar(parameter);
+                Ok(ranked::quantile(aggregate, &rows, &quantile, spans, &mut self.session))
+            }
+            AggregateOp::Topk | AggregateOp::Bottomk => {
+                let count = self.take_scalar(parameter);
+                ranked::top(aggregate, &rows, &count, whole, &mut self.session)
+            }
+            other => {
+                let text = format!("{} is not supported yet", other.text());
+                Err(QueryError::Execution(text))
+            }
+        }
+    }
+
+    /// An aggregation over rows that are there already.
+    fn accumulate(
+        &mut self,
+        aggregate: &Aggregate,
+        rows: Rows,
+        span: Span,
+    ) -> Result<Rows, QueryError> {
+        let grouping = Grouping::new(aggregate, false);
+        let mut groups = Groups::new(aggregate.op, rows.steps);
+        let mut key = Vec::new();
+        for (row, meta) in rows.meta.iter().enumerate() {
+            leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
+            grouping.write_key(meta, &mut key);
+            let group = groups.group(&key);
+            groups.ordinals.drop_name[group] |= meta.drop_name;
+            groups.add(group, rows.values(row), rows.valid(row), &rows.histograms[row]);
+        }
+        Ok(groups.finish())
+    }
+
+    /// The samples of a range vector, for an instant query that is one; sorted by labels.
+    pub(crate) fn range_vector(&mut self) -> Result<Vec<MatrixSeries>, QueryError> {
+        let root = self.plan.strip(self.plan.expr.root);
+        let mut matrix = match self.plan.kind(root) {
+            NodeKind::MatrixSelector { selector, .. } => {
+                self.read_range(*selector, self.plan.view(root))?
+            }
+            NodeKind::Subquery(subquery) => {
+                let grid = self.inner_grid(subquery.expr);
+                match self.run()? {
+                    NodeValue::Rows(rows) => series_of(&rows.remove_marked_names()?, grid),
+                    _ => unreachable!("the parser checks types"),
+                }
+            }
+            _ => unreachable!("range vectors are selectors or subqueries"),
+        };
+        matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
+        Ok(matrix)
+    }
+
+    fn read_range(
+        &mut self,
+        selector: NodeId,
+        view: crate::plan::View,
+    ) -> Result<Vec<MatrixSeries>, QueryError> {
+        let end_ms = view.times.last_ms();
+        let start_ms = end_ms.saturating_sub(view.window_ms);
+        let mut samples = Samples::default();
+        let mut matrix = Vec::new();
+        for (labels, series) in &self.series[self.selection(selector)] {
+            self.session.budget.check()?;
+            self.source
+                .read(series, &mut samples)
+                .map_err(|error| QueryError::Internal(error.message))?;
+            let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
+            for (row, &timestamp) in samples.timestamps.iter().enumerate() {
+                if timestamp <= start_ms || timestamp > end_ms {
+                    continue;
+                }
+                match samples.histogram(row) {
+                    Some(histogram) if is_stale_nan(histogram.sum) => {}
+                    Some(histogram) => {
+                        found.histograms.push((timestamp, histogram.clone().into()));
+                    }
+                    None if is_stale_nan(samples.values[row]) => {}
+                    None => found.floats.push((timestamp, samples.values[row])),
+                }
+            }
+            let count = (found.floats.len() + found.histograms.len()) as u64;
+            self.session.budget.hold(count)?;
+            self.session.budget.looked_at(count);
+            if count > 0 {
+                matrix.push(found);
+            }
+        }
+        Ok(matrix)
+    }
+}
+
+fn repeated(value: NodeValue, steps: usize) -> NodeValue {
+    match value {
+        NodeValue::Rows(rows) => NodeValue::Rows(rows.repeat(steps)),
+        NodeValue::Scalar(Scalar::Steps(values)) => NodeValue::Scalar(Scalar::Constant(values[0])),
+        other => other,
+    }
+}
+
+/// Rows as series with times.
+pub(crate) fn series_of(rows: &Rows, grid: crate::plan::Grid) -> Vec<MatrixSeries> {
+    let mut matrix = Vec::with_capacity(rows.len());
+    for row in 0..rows.len() {
+        let values = rows.values(row);
+        let mut floats = Vec::with_capacity(rows::count_bits(rows.valid(row)) as usize);
+        for_each_bit(rows.valid(row), |step| floats.push((grid.time_ms(step), values[step])));
+        let histograms = rows.histograms[row]
+            .iter()
+            .map(|(step, histogram)| (grid.time_ms(*step as usize), histogram.clone()))
+            .collect::<Vec<_>>();
+        if !floats.is_empty() || !histograms.is_empty() {
+            let labels = rows.meta[row].labels.clone();
+            matrix.push(MatrixSeries { labels, floats, histograms });
+        }
+    }
+    matrix
+}
+
+/// A row for tests and for single results.
+pub(crate) fn row_of(values: Vec<f64>, valid: Vec<u64>) -> RowBuffer {
+    RowBuffer { values, valid, histograms: Vec::new() }
+}
+
+#[cfg(test)]
+pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
+    let annotations = Annotations::default();
+    f(&mut Session { annotations, budget: &budget, text: "", delayed: false });
+}

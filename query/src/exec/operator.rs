@@ -1,0 +1,156 @@
+//! Binary operators on values, and on a vector and a scalar.
+
+use crate::engine::QueryError;
+use crate::exec::rows::{Rows, for_each_bit};
+use crate::exec::{Scalar, Session, histograms_unsupported};
+use crate::parser::ast::{Binary, BinaryOp, Span};
+
+/// The value of an arithmetic operator; comparisons give 1 or 0.
+pub(crate) fn apply(op: BinaryOp, left: f64, right: f64) -> f64 {
+    match op {
+        BinaryOp::Add => left + right,
+        BinaryOp::Sub => left - right,
+        BinaryOp::Mul => left * right,
+        BinaryOp::Div => left / right,
+        BinaryOp::Mod => left % right,
+        BinaryOp::Pow => left.powf(right),
+        BinaryOp::Atan2 => left.atan2(right),
+        _ => f64::from(holds(op, left, right)),
+    }
+}
+
+/// Whether a comparison holds. NaN is different from everything.
+#[inline(always)]
+pub(crate) fn holds(op: BinaryOp, left: f64, right: f64) -> bool {
+    match op {
+        BinaryOp::Equal => left == right,
+        BinaryOp::NotEqual => left != right,
+        BinaryOp::Less => left < right,
+        BinaryOp::LessOrEqual => left <= right,
+        BinaryOp::Greater => left > right,
+        BinaryOp::GreaterOrEqual => left >= right,
+        _ => false,
+    }
+}
+
+/// Arithmetic makes another metric of it; so does `bool`.
+pub(crate) fn drops_name(binary: &Binary) -> bool {
+    use BinaryOp::*;
+    binary.return_bool || matches!(binary.op, Add | Sub | Mul | Div | Mod | Pow | Atan2)
+}
+
+pub(crate) fn is_trim(op: BinaryOp) -> bool {
+    matches!(op, BinaryOp::TrimUpper | BinaryOp::TrimLower)
+}
+
+/// Scalar and scalar, step by step.
+pub(crate) fn scalars(op: BinaryOp, left: &Scalar, right: &Scalar, steps: usize) -> Scalar {
+    match (left, right) {
+        (Scalar::Constant(left), Scalar::Constant(right)) => {
+            Scalar::Constant(apply(op, *left, *right))
+        }
+        _ => Scalar::Steps((0..steps).map(|i| apply(op, left.at(i), right.at(i))).collect()),
+    }
+}
+
+/// Vector and scalar; `swapped` if the scalar stands on the left. The names are the caller's to
+/// drop.
+pub(crate) fn vector_and_scalar(
+    binary: &Binary,
+    mut rows: Rows,
+    scalar: &Scalar,
+    swapped: bool,
+    span: Span,
+    session: &mut Session<'_>,
+) -> Result<Rows, QueryError> {
+    let op = binary.op;
+    refuse_histograms(op, &rows, swapped, span, session)?;
+    if is_trim(op) {
+        if rows.points() > 0 {
+            session.annotations.incompatible_types("float", op.text(), "float", span);
+        }
+        return Ok(Rows::new(rows.steps));
+    }
+    for row in 0..rows.len() {
+        let (values, valid, _) = rows.row_mut(row);
+        let sides = |value: f64, step: usize| {
+            let scalar = scalar.at(step);
+            if swapped { (scalar, value) } else { (value, scalar) }
+        };
+        if op.is_comparison() && !binary.return_bool {
+            keep_where(values, valid, |value, step| {
+                let (left, right) = sides(value, step);
+                holds(op, left, right)
+            });
+        } else {
+            for (step, value) in values.iter_mut().enumerate() {
+                let (left, right) = sides(*value, step);
+                *value = apply(op, left, right);
+            }
+        }
+    }
+    rows.remove_empty();
+    Ok(rows)
+}
+
+/// Clears the steps whose value does not pass.
+fn keep_where(values: &[f64], valid: &mut [u64], passes: impl Fn(f64, usize) -> bool) {
+    for (index, word) in valid.iter_mut().enumerate() {
+        let mut kept = 0;
+        for_each_bit(&[*word], |at| {
+            let step = index * 64 + at;
+            kept |= u64::from(passes(values[step], step)) << at;
+        });
+        *word = kept;
+    }
+}
+
+/// Histograms beside a scalar: `*` and `/` would scale them; everything else ignores them and says
+/// so.
+fn refuse_histograms(
+    op: BinaryOp,
+    rows: &Rows,
+    swapped: bool,
+    span: Span,
+    session: &mut Session<'_>,
+) -> Result<(), QueryError> {
+    if !rows.has_histograms() {
+        return Ok(());
+    }
+    let scales = op == BinaryOp::Mul || !swapped && (op == BinaryOp::Div || is_trim(op));
+    if scales {
+        return Err(histograms_unsupported(session, op.text(), span));
+    }
+    let (left, right) = if swapped { ("float", "histogram") } else { ("histogram", "float") };
+    session.annotations.incompatible_types(left, op.text(), right, span);
+    Ok(())
+}
+
+/// Removes histograms from the rows of [`vector_and_scalar`] once they have been annotated.
+pub(crate) fn without_histograms(mut rows: Rows) -> Rows {
+    if rows.has_histograms() {
+        rows.drop_histograms();
+        rows.remove_empty();
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_follow_go() {
+        assert_eq!(apply(BinaryOp::Mod, -7.0, 3.0), -1.0);
+        assert_eq!(apply(BinaryOp::Pow, 1.0, f64::NAN), 1.0);
+        assert_eq!(apply(BinaryOp::NotEqual, f64::NAN, f64::NAN), 1.0);
+        assert_eq!(apply(BinaryOp::Equal, f64::NAN, f64::NAN), 0.0);
+    }
+
+    #[test]
+    fn a_comparison_clears_steps() {
+        let mut valid = [0b111];
+        keep_where(&[1.0, 5.0, f64::NAN], &mut valid, |value, _| value > 2.0);
+        assert_eq!(valid, [0b010]);
+    }
+}

@@ -1,0 +1,409 @@
+//! The `*_over_time` functions, `changes`, `resets`, `deriv` and `predict_linear`.
+//!
+//! Sums are Kahan's in Neumaier's variant over the window in order of time, as Prometheus makes
+//! them. Minimum, maximum and quantiles of overlapping windows are kept up from step to step.
+
+use std::collections::VecDeque;
+
+use crate::exec::Session;
+use crate::exec::rows::{RowBuffer, for_each_bit};
+use crate::exec::window::{Bounds, WindowCall};
+use crate::functions::FunctionId;
+use crate::functions::number::kahan_add;
+
+/// Memory that is reused from series to series.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    prefix: Vec<u32>,
+    queue: VecDeque<u32>,
+    sorted: Vec<i64>,
+    deviations: Vec<i64>,
+}
+
+/// Computes the row of a function that looks at floats only.
+pub(crate) fn compute(
+    call: &WindowCall<'_>,
+    timestamps: &[i64],
+    values: &[f64],
+    bounds: &Bounds,
+    scratch: &mut Scratch,
+    row: &mut RowBuffer,
+    session: &mut Session<'_>,
+) {
+    use FunctionId::*;
+    let time = |index: usize| timestamps[index] as f64 / 1000.0;
+    match call.id {
+        SumOverTime => each(bounds, row, |window| sum(&values[window])),
+        AvgOverTime => each(bounds, row, |window| average(&values[window])),
+        CountOverTime => each(bounds, row, |window| window.len() as f64),
+        PresentOverTime | AbsentOverTime => each(bounds, row, |_| 1.0),
+        LastOverTime | DefaultRollup => each(bounds, row, |window| values[window.end - 1]),
+        FirstOverTime => each(bounds, row, |window| values[window.start]),
+        StdvarOverTime => each(bounds, row, |window| variance(&values[window])),
+        StddevOverTime => each(bounds, row, |window| variance(&values[window]).sqrt()),
+        MinOverTime => extreme(values, bounds, &mut scratch.queue, row, |new, old| new < old),
+        MaxOverTime => extreme(values, bounds, &mut scratch.queue, row, |new, old| new > old),
+        TsOfFirstOverTime => each(bounds, row, |window| time(window.start)),
+        TsOfLastOverTime => each(bounds, row, |window| time(window.end - 1)),
+        TsOfMinOverTime => {
+            each(bounds, row, |window| time(last_extreme(values, window, |new, old| new <= old)));
+        }
+        TsOfMaxOverTime => {
+            each(bounds, row, |window| time(last_extreme(values, window, |new, old| new >= old)));
+        }
+        Changes | Resets => count_differences(call.id, values, bounds, &mut scratch.prefix, row),
+        QuantileOverTime => quantiles(call, values, bounds, &mut scratch.sorted, row, session),
+        MadOverTime => each(bounds, row, |window| median_deviation(&values[window], scratch)),
+        Deriv => {
+            for step in 0..row.values.len() {
+                let window = bounds.window(step);
+                if window.len() >= 2 {
+                    let times = &timestamps[window.clone()];
+                    let (slope, _) = linear_regression(times, &values[window], times[0]);
+                    row.set(step, slope);
+                }
+            }
+        }
+        PredictLinear => {
+            for step in 0..row.values.len() {
+                let window = bounds.window(step);
+                if window.len() >= 2 {
+                    let times = &timestamps[window.clone()];
+                    let now_ms = call.grid.time_ms(step);
+                    let (slope, intercept) = linear_regression(times, &values[window], now_ms);
+                    row.set(step, slope * parameter(call, step) + intercept);
+                }
+            }
+        }
+        other => unreachable!("{other:?} is not a function over windows"),
+    }
+}
+
+fn parameter(call: &WindowCall<'_>, step: usize) -> f64 {
+    call.parameter.expect("the parser checks the number of arguments").at(step)
+}
+
+/// Fills the steps whose window is not empty.
+#[inline(always)]
+fn each(bounds: &Bounds, row: &mut RowBuffer, mut f: impl FnMut(std::ops::Range<usize>) -> f64) {
+    row.valid.copy_from_slice(&bounds.mask);
+    let windows = bounds.low.iter().zip(&bounds.high);
+    for (out, (&low, &high)) in row.values.iter_mut().zip(windows) {
+        if high > low {
+            *out = f(low as usize..high as usize);
+        }
+    }
+}
+
+fn sum(values: &[f64]) -> f64 {
+    let (mut sum, mut compensation) = (0.0, 0.0);
+    for value in values {
+        (sum, compensation) = kahan_add(*value, sum, compensation);
+    }
+    if sum.is_infinite() { sum } else { sum + compensation }
+}
+
+/// The mean: directly while the sum does not overflow, incrementally from there on.
+fn average(values: &[f64]) -> f64 {
+    let (mut sum, mut mean, mut compensation) = (values[0], 0.0, 0.0);
+    let mut incremental = false;
+    for (index, value) in values.iter().enumerate().skip(1) {
+        let count = (index + 1) as f64;
+        if !incremental {
+            let (new_sum, new_compensation) = kahan_add(*value, sum, compensation);
+            if !new_sum.is_infinite() {
+                (sum, compensation) = (new_sum, new_compensation);
+                continue;
+            }
+            incremental = true;
+            mean = sum / (count - 1.0);
+            compensation /= count - 1.0;
+        }
+        let kept = (count - 1.0) / count;
+        (mean, compensation) = kahan_add(value / count, kept * mean, kept * compensation);
+    }
+    let count = values.len() as f64;
+    if incremental { mean + compensation } else { sum / count + compensation / count }
+}
+
+/// Welford's variance with compensated sums.
+fn variance(values: &[f64]) -> f64 {
+    let (mut count, mut mean, mut mean_c, mut squares, mut squares_c) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for value in values {
+        count += 1.0;
+        let delta = value - (mean + mean_c);
+        (mean, mean_c) = kahan_add(delta / count, mean, mean_c);
+        let rest = value - (mean + mean_c);
+        (squares, squares_c) = kahan_add(delta * rest, squares, squares_c);
+    }
+    (squares + squares_c) / count
+}
+
+/// Index of the last sample that no other beats.
+fn last_extreme(
+    values: &[f64],
+    window: std::ops::Range<usize>,
+    replaces: impl Fn(f64, f64) -> bool,
+) -> usize {
+    let mut best = window.start;
+    for index in window {
+        if replaces(values[index], values[best]) || values[best].is_nan() {
+            best = index;
+        }
+    }
+    best
+}
+
+/// Minimum or maximum: NaN only where there is nothing else. A queue holds the samples that may
+/// still become the extreme of a later window, best first.
+fn extreme(
+    values: &[f64],
+    bounds: &Bounds,
+    queue: &mut VecDeque<u32>,
+    row: &mut RowBuffer,
+    beats: impl Fn(f64, f64) -> bool,
+) {
+    queue.clear();
+    let mut next = 0;
+    each(bounds, row, |window| {
+        while queue.front().is_some_and(|&front| (front as usize) < window.start) {
+            queue.pop_front();
+        }
+        for index in next.max(window.start)..window.end {
+            let value = values[index];
+            if value.is_nan() {
+                continue;
+            }
+            while queue.back().is_some_and(|&back| beats(value, values[back as usize])) {
+                queue.pop_back();
+            }
+            queue.push_back(index as u32);
+        }
+        next = next.max(window.end);
+        queue.front().map_or(f64::NAN, |&front| values[front as usize])
+    });
+}
+
+/// Whether `changes` or `resets` counts the step from `old` to `new`.
+pub(crate) fn differs(id: FunctionId, old: f64, new: f64) -> bool {
+    match id {
+        FunctionId::Resets => new < old,
+        _ => new != old && !(new.is_nan() && old.is_nan()),
+    }
+}
+
+fn count_differences(
+    id: FunctionId,
+    values: &[f64],
+    bounds: &Bounds,
+    prefix: &mut Vec<u32>,
+    row: &mut RowBuffer,
+) {
+    prefix.clear();
+    prefix.push(0);
+    let mut count = 0;
+    for pair in values.windows(2) {
+        count += u32::from(differs(id, pair[0], pair[1]));
+        prefix.push(count);
+    }
+    each(bounds, row, |window| f64::from(prefix[window.end - 1] - prefix[window.start]));
+}
+
+/// Orders floats as integers: NaN first, then as numbers.
+fn sort_key(value: f64) -> i64 {
+    if value.is_nan() {
+        return i64::MIN;
+    }
+    let bits = value.to_bits() as i64;
+    if bits < 0 { bits ^ i64::MAX } else { bits }
+}
+
+fn from_sort_key(key: i64) -> f64 {
+    match key {
+        i64::MIN => f64::NAN,
+        key if key < 0 => f64::from_bits((key ^ i64::MAX) as u64),
+        key => f64::from_bits(key as u64),
+    }
+}
+
+/// The quantile of sorted keys, interpolated between the two nearest ranks.
+fn quantile_of_keys(quantile: f64, sorted: &[i64]) -> f64 {
+    quantile_by(quantile, sorted.len(), |rank| from_sort_key(sorted[rank]))
+}
+
+/// The quantile of `count` sorted values.
+pub(crate) fn quantile_by(quantile: f64, count: usize, value: impl Fn(usize) -> f64) -> f64 {
+    if count == 0 || quantile.is_nan() {
+        return f64::NAN;
+    }
+    if quantile < 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    if quantile > 1.0 {
+        return f64::INFINITY;
+    }
+    let rank = quantile * (count - 1) as f64;
+    let lower = rank.floor().max(0.0);
+    let upper = (lower + 1.0).min((count - 1) as f64);
+    let weight = rank - rank.floor();
+    value(lower as usize) * (1.0 - weight) + value(upper as usize) * weight
+}
+
+/// The quantile of a slice in any order; sorts it.
+pub(crate) fn quantile_of(quantile: f64, values: &mut [f64]) -> f64 {
+    values.sort_unstable_by_key(|value| sort_key(*value));
+    quantile_by(quantile, values.len(), |rank| values[rank])
+}
+
+fn quantiles(
+    call: &WindowCall<'_>,
+    values: &[f64],
+    bounds: &Bounds,
+    sorted: &mut Vec<i64>,
+    row: &mut RowBuffer,
+    session: &mut Session<'_>,
+) {
+    sorted.clear();
+    let (mut from, mut to) = (0, 0);
+    let steps = &bounds.mask;
+    row.valid.copy_from_slice(steps);
+    for_each_bit(steps, |step| {
+        let window = bounds.window(step);
+        slide(sorted, values, from..to, window.clone());
+        (from, to) = (window.start, window.end);
+        let quantile = parameter(call, step);
+        if !(0.0..=1.0).contains(&quantile) {
+            session.annotations.invalid_quantile(quantile, call.span);
+        }
+        row.values[step] = quantile_of_keys(quantile, sorted);
+    });
+}
+
+/// Turns the sorted keys of one window into those of a later one.
+fn slide(
+    sorted: &mut Vec<i64>,
+    values: &[f64],
+    old: std::ops::Range<usize>,
+    new: std::ops::Range<usize>,
+) {
+    let leaving = old.start..new.start.min(old.end);
+    let entering = new.start.max(old.end)..new.end;
+    if leaving.len() + entering.len() > new.len() / 2 {
+        sorted.clear();
+        sorted.extend(values[new].iter().map(|value| sort_key(*value)));
+        sorted.sort_unstable();
+        return;
+    }
+    for value in &values[leaving] {
+        let key = sort_key(*value);
+        let at = sorted.binary_search(&key).expect("what leaves the window was in it");
+        sorted.remove(at);
+    }
+    for value in &values[entering] {
+        let key = sort_key(*value);
+        let at = sorted.partition_point(|known| *known < key);
+        sorted.insert(at, key);
+    }
+}
+
+/// The median of the distances from the median.
+fn median_deviation(values: &[f64], scratch: &mut Scratch) -> f64 {
+    scratch.sorted.clear();
+    scratch.sorted.extend(values.iter().map(|value| sort_key(*value)));
+    scratch.sorted.sort_unstable();
+    let median = quantile_of_keys(0.5, &scratch.sorted);
+    scratch.deviations.clear();
+    scratch.deviations.extend(values.iter().map(|value| sort_key((value - median).abs())));
+    scratch.deviations.sort_unstable();
+    quantile_of_keys(0.5, &scratch.deviations)
+}
+
+/// Least squares: the slope per second and the value at `intercept_ms`.
+fn linear_regression(timestamps: &[i64], values: &[f64], intercept_ms: i64) -> (f64, f64) {
+    let (mut sum_x, mut x_c, mut sum_y, mut y_c) = (0.0, 0.0, 0.0, 0.0);
+    let (mut sum_xy, mut xy_c, mut sum_x2, mut x2_c) = (0.0, 0.0, 0.0, 0.0);
+    let first = values[0];
+    let mut constant = true;
+    for (index, (&timestamp, &y)) in timestamps.iter().zip(values).enumerate() {
+        if index > 0 && y != first {
+            constant = false;
+        }
+        let x = timestamp.saturating_sub(intercept_ms) as f64 / 1e3;
+        (sum_x, x_c) = kahan_add(x, sum_x, x_c);
+        (sum_y, y_c) = kahan_add(y, sum_y, y_c);
+        (sum_xy, xy_c) = kahan_add(x * y, sum_xy, xy_c);
+        (sum_x2, x2_c) = kahan_add(x * x, sum_x2, x2_c);
+    }
+    if constant {
+        return if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) };
+    }
+    let count = values.len() as f64;
+    let (sum_x, sum_y) = (sum_x + x_c, sum_y + y_c);
+    let (sum_xy, sum_x2) = (sum_xy + xy_c, sum_x2 + x2_c);
+    let covariance = sum_xy - sum_x * sum_y / count;
+    let variance = sum_x2 - sum_x * sum_x / count;
+    let slope = covariance / variance;
+    (slope, sum_y / count - slope * sum_x / count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_compensated_unless_they_overflow() {
+        assert_eq!(sum(&[1.0, 1e100, 1.0, -1e100]), 2.0);
+        assert_eq!(average(&[1.0, 1e100, 1.0, -1e100]), 0.5);
+        assert_eq!(sum(&[f64::MAX, f64::MAX]), f64::INFINITY);
+        assert_eq!(average(&[f64::MAX, f64::MAX]), f64::MAX);
+        assert!(average(&[f64::INFINITY, f64::NEG_INFINITY]).is_nan());
+    }
+
+    #[test]
+    fn keys_order_floats_with_nan_first_and_give_them_back() {
+        let ascending = [f64::NAN, f64::NEG_INFINITY, -1.5, -0.0, 0.0, 1e-300, 2.0, f64::INFINITY];
+        for pair in ascending.windows(2) {
+            assert!(sort_key(pair[0]) < sort_key(pair[1]), "{pair:?}");
+        }
+        for value in &ascending[1..] {
+            assert_eq!(from_sort_key(sort_key(*value)).to_bits(), value.to_bits());
+        }
+    }
+
+    #[test]
+    fn a_window_slides_as_if_sorted_anew() {
+        let values: Vec<f64> = (0..50).map(|i| f64::from(i * 37 % 11)).collect();
+        let mut sorted = Vec::new();
+        let mut old = 0..0;
+        for start in 0..30 {
+            let new = start..start + 12 + start % 3;
+            slide(&mut sorted, &values, old.clone(), new.clone());
+            let mut fresh: Vec<i64> = values[new.clone()].iter().map(|v| sort_key(*v)).collect();
+            fresh.sort_unstable();
+            assert_eq!(sorted, fresh);
+            old = new;
+        }
+    }
+
+    #[test]
+    fn extremes_ignore_nan_unless_there_is_nothing_else() {
+        let values = [f64::NAN, 2.0, 0.0, f64::NAN, f64::NAN];
+        let bounds = Bounds {
+            low: vec![0, 0, 1, 3],
+            high: vec![1, 2, 4, 5],
+            mask: vec![0b1111],
+            ..Bounds::default()
+        };
+        let mut row = RowBuffer::default();
+        row.reset(4);
+        extreme(&values, &bounds, &mut VecDeque::new(), &mut row, |new, old| new > old);
+        assert!(row.values[0].is_nan() && row.values[3].is_nan());
+        assert_eq!(row.values[1..3], [2.0, 2.0]);
+    }
+
+    #[test]
+    fn constant_series_have_slope_zero() {
+        assert_eq!(linear_regression(&[0, 10], &[3.0, 3.0], 0), (0.0, 3.0));
+        assert!(linear_regression(&[0, 10], &[f64::INFINITY; 2], 0).0.is_nan());
+    }
+}

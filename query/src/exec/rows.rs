@@ -1,0 +1,378 @@
+//! Rows: an instant vector at every step of a grid, one row a series.
+//!
+//! - A **row** is a slice of `steps` floats and a bitmap of the steps that have one. NaN is a legal
+//!   value, so absence is never a NaN.
+//! - **Histogram points** are kept beside the row, sparse: a step holds a float, a histogram or
+//!   nothing.
+//! - A **meta** is a row's labels, and whether its metric name goes when the query ends.
+//!
+//! The rule: no two rows have equal labels and a point at the same step. Whoever edits labels calls
+//! [`Rows::unify`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use icecore_storage::labels::Labels;
+use icecore_storage::metrics::histogram::Histogram;
+
+use crate::engine::QueryError;
+use crate::exec::label_edit;
+
+/// A row's series.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SeriesMeta {
+    pub(crate) labels: Labels,
+    /// With delayed name removal: the name goes when the query ends.
+    pub(crate) drop_name: bool,
+}
+
+/// Histograms of one row by step, ascending.
+pub(crate) type HistogramPoints = Vec<(u32, Arc<Histogram>)>;
+
+/// Words of a bitmap over `steps`.
+pub(crate) fn words(steps: usize) -> usize {
+    steps.div_ceil(64)
+}
+
+pub(crate) fn bit(bitmap: &[u64], step: usize) -> bool {
+    bitmap[step / 64] >> (step % 64) & 1 == 1
+}
+
+pub(crate) fn set_bit(bitmap: &mut [u64], step: usize) {
+    bitmap[step / 64] |= 1 << (step % 64);
+}
+
+pub(crate) fn clear_bit(bitmap: &mut [u64], step: usize) {
+    bitmap[step / 64] &= !(1 << (step % 64));
+}
+
+pub(crate) fn count_bits(bitmap: &[u64]) -> u64 {
+    bitmap.iter().map(|word| u64::from(word.count_ones())).sum()
+}
+
+/// Calls `f` with every step that is set, ascending.
+pub(crate) fn for_each_bit(bitmap: &[u64], mut f: impl FnMut(usize)) {
+    for (index, &word) in bitmap.iter().enumerate() {
+        let mut rest = word;
+        while rest != 0 {
+            f(index * 64 + rest.trailing_zeros() as usize);
+            rest &= rest - 1;
+        }
+    }
+}
+
+/// The first step that is set.
+pub(crate) fn first_bit(bitmap: impl Iterator<Item = u64>) -> Option<usize> {
+    bitmap
+        .enumerate()
+        .find(|(_, word)| *word != 0)
+        .map(|(index, word)| index * 64 + word.trailing_zeros() as usize)
+}
+
+/// A bitmap with every step set.
+pub(crate) fn full_bitmap(steps: usize) -> Vec<u64> {
+    let mut bitmap = vec![u64::MAX; words(steps)];
+    trim(&mut bitmap, steps);
+    bitmap
+}
+
+/// Clears the bits past the last step.
+pub(crate) fn trim(bitmap: &mut [u64], steps: usize) {
+    if steps % 64 != 0 {
+        if let Some(last) = bitmap.last_mut() {
+            *last &= (1 << (steps % 64)) - 1;
+        }
+    }
+}
+
+/// One row while it is computed; reused from series to series.
+#[derive(Debug, Default)]
+pub(crate) struct RowBuffer {
+    pub(crate) values: Vec<f64>,
+    pub(crate) valid: Vec<u64>,
+    pub(crate) histograms: HistogramPoints,
+}
+
+impl RowBuffer {
+    /// An empty row of `steps`.
+    pub(crate) fn reset(&mut self, steps: usize) {
+        self.values.clear();
+        self.values.resize(steps, 0.0);
+        self.valid.clear();
+        self.valid.resize(words(steps), 0);
+        self.histograms.clear();
+    }
+
+    pub(crate) fn set(&mut self, step: usize, value: f64) {
+        self.values[step] = value;
+        set_bit(&mut self.valid, step);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.histograms.is_empty() && self.valid.iter().all(|word| *word == 0)
+    }
+
+    pub(crate) fn points(&self) -> u64 {
+        count_bits(&self.valid) + self.histograms.len() as u64
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) steps: usize,
+    pub(crate) meta: Vec<SeriesMeta>,
+    /// `steps` for each row.
+    pub(crate) values: Vec<f64>,
+    /// [`words`] of `steps` for each row.
+    pub(crate) valid: Vec<u64>,
+    /// As many as there are rows.
+    pub(crate) histograms: Vec<HistogramPoints>,
+}
+
+impl Rows {
+    pub(crate) fn new(steps: usize) -> Rows {
+        Rows { steps, ..Rows::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.meta.len()
+    }
+
+    pub(crate) fn values(&self, row: usize) -> &[f64] {
+        &self.values[row * self.steps..][..self.steps]
+    }
+
+    pub(crate) fn valid(&self, row: usize) -> &[u64] {
+        let words = words(self.steps);
+        &self.valid[row * words..][..words]
+    }
+
+    pub(crate) fn row_mut(&mut self, row: usize) -> (&mut [f64], &mut [u64], &mut HistogramPoints) {
+        let words = words(self.steps);
+        (
+            &mut self.values[row * self.steps..][..self.steps],
+            &mut self.valid[row * words..][..words],
+            &mut self.histograms[row],
+        )
+    }
+
+    pub(crate) fn push(&mut self, meta: SeriesMeta, row: &mut RowBuffer) {
+        self.meta.push(meta);
+        self.values.extend_from_slice(&row.values);
+        self.valid.extend_from_slice(&row.valid);
+        self.histograms.push(std::mem::take(&mut row.histograms));
+    }
+
+    pub(crate) fn append(&mut self, mut other: Rows) {
+        self.meta.append(&mut other.meta);
+        self.values.append(&mut other.values);
+        self.valid.append(&mut other.valid);
+        self.histograms.append(&mut other.histograms);
+    }
+
+    /// Copies row `row` of `other`, with another meta.
+    pub(crate) fn push_from(&mut self, other: &Rows, row: usize, meta: SeriesMeta) {
+        self.meta.push(meta);
+        self.values.extend_from_slice(other.values(row));
+        self.valid.extend_from_slice(other.valid(row));
+        self.histograms.push(other.histograms[row].clone());
+    }
+
+    /// Points, floats and histograms alike.
+    pub(crate) fn points(&self) -> u64 {
+        count_bits(&self.valid)
+            + self.histograms.iter().map(|points| points.len() as u64).sum::<u64>()
+    }
+
+    /// The steps at which the row has a float or a histogram, into `bitmap`.
+    pub(crate) fn presence(&self, row: usize, bitmap: &mut Vec<u64>) {
+        bitmap.clear();
+        bitmap.extend_from_slice(self.valid(row));
+        for (step, _) in &self.histograms[row] {
+            set_bit(bitmap, *step as usize);
+        }
+    }
+
+    /// [`Self::presence`] of all rows, one after the other.
+    pub(crate) fn presences(&self) -> Vec<u64> {
+        let mut all = self.valid.clone();
+        let words = words(self.steps);
+        for (row, points) in self.histograms.iter().enumerate() {
+            for (step, _) in points {
+                set_bit(&mut all[row * words..][..words], *step as usize);
+            }
+        }
+        all
+    }
+
+    pub(crate) fn row_is_empty(&self, row: usize) -> bool {
+        self.histograms[row].is_empty() && self.valid(row).iter().all(|word| *word == 0)
+    }
+
+    /// Removes the rows that have no point.
+    pub(crate) fn remove_empty(&mut self) {
+        if (0..self.len()).any(|row| self.row_is_empty(row)) {
+            let order: Vec<usize> =
+                (0..self.len()).filter(|&row| !self.row_is_empty(row)).collect();
+            *self = self.reordered(&order);
+        }
+    }
+
+    /// The rows that `order` lists, in its order.
+    pub(crate) fn reordered(&self, order: &[usize]) -> Rows {
+        let mut rows = Rows::new(self.steps);
+        for &row in order {
+            rows.push_from(self, row, self.meta[row].clone());
+        }
+        rows
+    }
+
+    pub(crate) fn drop_histograms(&mut self) {
+        self.histograms.iter_mut().for_each(HistogramPoints::clear);
+    }
+
+    pub(crate) fn has_histograms(&self) -> bool {
+        self.histograms.iter().any(|points| !points.is_empty())
+    }
+
+    /// One step, repeated to `steps` of them.
+    pub(crate) fn repeat(self, steps: usize) -> Rows {
+        assert_eq!(self.steps, 1, "only what is step invariant is repeated");
+        let full = full_bitmap(steps);
+        let mut rows = Rows::new(steps);
+        rows.values.reserve(self.len() * steps);
+        for row in 0..self.len() {
+            rows.values.extend(std::iter::repeat_n(self.values[row], steps));
+            let present = if self.valid[row] & 1 == 1 { u64::MAX } else { 0 };
+            rows.valid.extend(full.iter().map(|word| word & present));
+        }
+        rows.histograms =
+            self.histograms.into_iter().map(|points| repeat_points(&points, steps)).collect();
+        rows.meta = self.meta;
+        rows
+    }
+
+    /// Takes the metric names away, or marks them to go. True if rows may have equal labels now.
+    pub(crate) fn drop_names(&mut self, delayed: bool) -> bool {
+        if delayed {
+            self.meta.iter_mut().for_each(|meta| meta.drop_name = true);
+            return false;
+        }
+        let mut names = self.meta.iter().map(|meta| meta.labels.metric_name());
+        let first = names.next().unwrap_or_default();
+        let differ = names.any(|name| name != first);
+        if first.is_empty() && !differ {
+            return false;
+        }
+        for meta in &mut self.meta {
+            meta.labels = label_edit::without_name(&meta.labels);
+        }
+        differ
+    }
+
+    /// Merges rows of equal labels; an error if two of them have a point at one step.
+    pub(crate) fn unify(self) -> Result<Rows, QueryError> {
+        let mut first: HashMap<&[u8], usize> = HashMap::with_capacity(self.len());
+        let mut target = Vec::with_capacity(self.len());
+        for meta in &self.meta {
+            let next = first.len();
+            target.push(*first.entry(meta.labels.as_bytes()).or_insert(next));
+        }
+        if first.len() == self.len() {
+            return Ok(self);
+        }
+        let mut rows = Rows::new(self.steps);
+        let mut taken = Vec::new();
+        for (row, &into) in target.iter().enumerate() {
+            if into == rows.len() {
+                rows.push_from(&self, row, self.meta[row].clone());
+                continue;
+            }
+            self.presence(row, &mut taken);
+            let mut present = Vec::new();
+            rows.presence(into, &mut present);
+            if taken.iter().zip(&present).any(|(a, b)| a & b != 0) {
+                return Err(same_labelset());
+            }
+            let (values, valid, histograms) = rows.row_mut(into);
+            for_each_bit(self.valid(row), |step| values[step] = self.values(row)[step]);
+            valid.iter_mut().zip(self.valid(row)).for_each(|(into, from)| *into |= from);
+            histograms.extend_from_slice(&self.histograms[row]);
+            histograms.sort_by_key(|(step, _)| *step);
+        }
+        Ok(rows)
+    }
+
+    /// The end of delayed name removal: names that are marked go now.
+    pub(crate) fn remove_marked_names(mut self) -> Result<Rows, QueryError> {
+        if !self.meta.iter().any(|meta| meta.drop_name) {
+            return Ok(self);
+        }
+        for meta in self.meta.iter_mut().filter(|meta| meta.drop_name) {
+            meta.labels = label_edit::without_name(&meta.labels);
+            meta.drop_name = false;
+        }
+        self.unify()
+    }
+}
+
+fn repeat_points(points: &HistogramPoints, steps: usize) -> HistogramPoints {
+    let Some((_, histogram)) = points.first() else { return Vec::new() };
+    (0..steps as u32).map(|step| (step, Arc::clone(histogram))).collect()
+}
+
+pub(crate) fn same_labelset() -> QueryError {
+    QueryError::Execution("vector cannot contain metrics with the same labelset".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(list: &[(&str, &[Option<f64>])]) -> Rows {
+        let mut rows = Rows::new(list[0].1.len());
+        let mut buffer = RowBuffer::default();
+        for (name, points) in list {
+            buffer.reset(points.len());
+            for (step, point) in points.iter().enumerate() {
+                if let Some(value) = point {
+                    buffer.set(step, *value);
+                }
+            }
+            let labels = Labels::from_pairs([("__name__", *name), ("a", "b")]).unwrap();
+            rows.push(SeriesMeta { labels, drop_name: false }, &mut buffer);
+        }
+        rows
+    }
+
+    #[test]
+    fn rows_of_equal_labels_merge_where_they_do_not_overlap() {
+        let mut apart = rows(&[("x", &[Some(1.0), None]), ("y", &[None, Some(f64::NAN)])]);
+        assert!(apart.drop_names(false));
+        let merged = apart.unify().unwrap();
+        assert_eq!(merged.len(), 1);
+        assert_eq!(merged.valid(0), [0b11]);
+        assert!(merged.values(0)[1].is_nan());
+
+        let mut over = rows(&[("x", &[Some(1.0), None]), ("y", &[Some(1.0), None])]);
+        over.drop_names(false);
+        assert_eq!(over.unify().unwrap_err(), same_labelset());
+    }
+
+    #[test]
+    fn marked_names_go_at_the_end() {
+        let mut marked = rows(&[("x", &[Some(1.0)])]);
+        assert!(!marked.drop_names(true));
+        assert_eq!(marked.meta[0].labels.metric_name(), "x");
+        let done = marked.remove_marked_names().unwrap();
+        assert_eq!(done.meta[0].labels.metric_name(), "");
+    }
+
+    #[test]
+    fn one_step_is_repeated_over_word_borders() {
+        let repeated = rows(&[("x", &[Some(2.0)]), ("y", &[None])]).repeat(70);
+        assert_eq!(count_bits(repeated.valid(0)), 70);
+        assert_eq!(count_bits(repeated.valid(1)), 0);
+        assert_eq!(repeated.values(0)[69], 2.0);
+    }
+}

@@ -1,0 +1,160 @@
+//! Instant selectors: the newest sample at each step, if it is not older than the lookback.
+//!
+//! Which sample a step gets depends on timestamps alone. Those **picks** are computed with two
+//! pointers and kept while the source says that the next series has the same timestamps; what is
+//! left for a series is to gather values and to leave out stale markers.
+
+use std::sync::Arc;
+
+use icecore_storage::metrics::sample::{STALE_NAN_BITS, Samples, is_stale_nan};
+
+use crate::exec::rows::{RowBuffer, set_bit, words};
+use crate::plan::View;
+
+/// The sample of each step.
+#[derive(Debug, Default)]
+pub(crate) struct Picks {
+    token: u64,
+    /// Index of the sample; 0 where there is none.
+    index: Vec<u32>,
+    /// Steps that have a sample.
+    mask: Vec<u64>,
+}
+
+impl Picks {
+    /// Picks for `timestamps`, unless those at hand are for the same.
+    fn update(&mut self, view: View, samples: &Samples) {
+        if samples.timestamps_token != 0 && samples.timestamps_token == self.token {
+            return;
+        }
+        self.token = samples.timestamps_token;
+        let timestamps = &samples.timestamps;
+        let steps = view.times.steps;
+        self.index.clear();
+        self.index.resize(steps, 0);
+        self.mask.clear();
+        self.mask.resize(words(steps), 0);
+        let mut next = 0;
+        for step in 0..steps {
+            let time_ms = view.times.at(step);
+            while next < timestamps.len() && timestamps[next] <= time_ms {
+                next += 1;
+            }
+            let Some(newest) = next.checked_sub(1) else { continue };
+            // Left-open: a sample exactly as old as the lookback is too old.
+            if timestamps[newest] > time_ms.saturating_sub(view.window_ms) {
+                self.index[step] = newest as u32;
+                set_bit(&mut self.mask, step);
+            }
+        }
+    }
+}
+
+/// What of a sample becomes the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Emit {
+    Value,
+    /// `timestamp()` over a selector: the sample's own time in seconds.
+    Timestamp,
+}
+
+/// Fills `row` from the samples of one series; returns how many samples were looked at.
+pub(crate) fn select(
+    view: View,
+    emit: Emit,
+    samples: &Samples,
+    picks: &mut Picks,
+    row: &mut RowBuffer,
+) -> u64 {
+    row.reset(view.times.steps);
+    if samples.is_empty() {
+        return 0;
+    }
+    picks.update(view, samples);
+    gather(picks, &samples.values, row);
+    match emit {
+        Emit::Timestamp => {
+            for (value, &index) in row.values.iter_mut().zip(&picks.index) {
+                *value = samples.timestamps[index as usize] as f64 / 1000.0;
+            }
+        }
+        Emit::Value if !samples.histograms.is_empty() => take_histograms(picks, samples, row),
+        Emit::Value => {}
+    }
+    row.points()
+}
+
+/// Values at the picks; stale markers are absent.
+fn gather(picks: &Picks, values: &[f64], row: &mut RowBuffer) {
+    let chunks = row.values.chunks_mut(64).zip(picks.index.chunks(64));
+    for ((out, index), (valid, mask)) in chunks.zip(row.valid.iter_mut().zip(&picks.mask)) {
+        let mut stale = 0u64;
+        for (bit, (out, &index)) in out.iter_mut().zip(index).enumerate() {
+            let value = values[index as usize];
+            *out = value;
+            stale |= u64::from(value.to_bits() == STALE_NAN_BITS) << bit;
+        }
+        *valid = mask & !stale;
+    }
+}
+
+/// Moves steps whose sample is a histogram from the floats to the histograms.
+fn take_histograms(picks: &Picks, samples: &Samples, row: &mut RowBuffer) {
+    let mut shared: Option<(u32, Arc<_>)> = None;
+    for step in 0..picks.index.len() {
+        if !super::rows::bit(&row.valid, step) {
+            continue;
+        }
+        let index = picks.index[step];
+        let Some(histogram) = samples.histogram(index as usize) else { continue };
+        super::rows::clear_bit(&mut row.valid, step);
+        if is_stale_nan(histogram.sum) {
+            continue;
+        }
+        let point = match &shared {
+            Some((known, point)) if *known == index => Arc::clone(point),
+            _ => Arc::new(histogram.clone()),
+        };
+        shared = Some((index, Arc::clone(&point)));
+        row.histograms.push((step as u32, point));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use icecore_storage::metrics::sample::stale_nan;
+
+    use super::*;
+    use crate::plan::Times;
+
+    fn selected(samples: &Samples, times: Times, lookback_ms: i64) -> Vec<Option<f64>> {
+        let mut row = RowBuffer::default();
+        let view = View { times, window_ms: lookback_ms };
+        select(view, Emit::Value, samples, &mut Picks::default(), &mut row);
+        (0..times.steps)
+            .map(|step| super::super::rows::bit(&row.valid, step).then_some(row.values[step]))
+            .collect()
+    }
+
+    #[test]
+    fn the_lookback_is_open_on_the_left() {
+        let mut samples = Samples::default();
+        samples.push(1000, 1.0);
+        let times = Times { first_ms: 999, step_ms: 1, steps: 3 };
+        assert_eq!(selected(&samples, times, 5), [None, Some(1.0), Some(1.0)]);
+        let late = Times { first_ms: 1004, step_ms: 1, steps: 2 };
+        assert_eq!(selected(&samples, late, 5), [Some(1.0), None]);
+    }
+
+    #[test]
+    fn a_stale_marker_ends_a_series_and_other_nans_do_not() {
+        let mut samples = Samples::default();
+        samples.push(0, f64::NAN);
+        samples.push(10, stale_nan());
+        samples.push(20, 3.0);
+        let times = Times { first_ms: 5, step_ms: 10, steps: 3 };
+        let row = selected(&samples, times, 300_000);
+        assert!(row[0].unwrap().is_nan());
+        assert_eq!(row[1..], [None, Some(3.0)]);
+    }
+}

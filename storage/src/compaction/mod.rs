@@ -1,0 +1,7 @@
+//! Upkeep: sealing the head, checkpoints, merging blocks.
+//!
+//! [`plan`] decides, purely; [`seal`] and [`merge`] carry out.
+
+pub(crate) mod merge;
+pub(crate) mod plan;
+pub(crate) mod seal;

@@ -1,0 +1,189 @@
+//! What upkeep is due: a pure function of plain facts.
+
+use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::retention;
+use crate::time::{TimeRange, WINDOW_MS};
+
+/// A window is sealed when samples this much newer than its end have come: what is scraped every
+/// few minutes, or retried by a sender, still finds it open.
+const SEAL_GRACE_MS: i64 = 15 * 60 * 1000;
+
+/// At most this much of the log's time has to be replayed.
+const CHECKPOINT_EVERY_MS: i64 = 15 * 60 * 1000;
+
+/// …and at most this many of its bytes.
+const CHECKPOINT_WAL_BYTES: u64 = 512 << 20;
+
+/// Late samples of sealed windows wait in memory for this long, so that one rewrite serves many…
+const LATE_WAIT_MS: i64 = 30 * 60 * 1000;
+
+/// …but no more of them than this: 16 bytes each.
+const LATE_SAMPLES_MAX: u64 = 2_000_000;
+
+/// The facts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Situation {
+    pub(crate) now_ms: i64,
+    /// Newest sample of head and blocks.
+    pub(crate) newest_ms: Option<i64>,
+    /// When the last write came.
+    pub(crate) last_append_ms: i64,
+    /// Windows of which samples are in the head, by their start, ascending.
+    pub(crate) head_windows: Vec<i64>,
+    /// Windows that end here or before were sealed once.
+    pub(crate) sealed_before_ms: i64,
+    pub(crate) late_samples: u64,
+    /// When late samples were last sealed.
+    pub(crate) last_late_seal_ms: i64,
+    pub(crate) last_checkpoint_ms: i64,
+    /// Bytes of the log that only a replay could bring back.
+    pub(crate) wal_bytes: u64,
+    pub(crate) blocks: Vec<BlockMeta>,
+    pub(crate) retention_ms: i64,
+    /// The wall clock cannot be trusted: nothing is dropped.
+    pub(crate) clock_in_doubt: bool,
+}
+
+/// One bounded step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Drop(Vec<BlockId>),
+    /// Put the head's samples of a window into a block.
+    Seal(TimeRange),
+    Checkpoint,
+    /// Make one block of those that share a window.
+    Merge {
+        inputs: Vec<BlockId>,
+        window: TimeRange,
+    },
+    Idle,
+}
+
+pub(crate) fn plan(facts: &Situation) -> Step {
+    let dead = match facts.clock_in_doubt {
+        true => Vec::new(),
+        false => retention::plan::expired(
+            &facts.blocks,
+            facts.newest_ms,
+            facts.now_ms,
+            facts.retention_ms,
+        ),
+    };
+    if !dead.is_empty() {
+        return Step::Drop(dead);
+    }
+    if let Some(window) = window_to_seal(facts) {
+        return Step::Seal(window);
+    }
+    let is_old = facts.now_ms.saturating_sub(facts.last_checkpoint_ms) >= CHECKPOINT_EVERY_MS;
+    if facts.wal_bytes >= CHECKPOINT_WAL_BYTES || (facts.wal_bytes > 0 && is_old) {
+        return Step::Checkpoint;
+    }
+    window_to_merge(&facts.blocks).unwrap_or(Step::Idle)
+}
+
+/// The oldest window of the head whose time has come.
+fn window_to_seal(facts: &Situation) -> Option<TimeRange> {
+    let quiet_ms = facts.now_ms.saturating_sub(facts.last_append_ms);
+    let has_passed = |end: i64| {
+        let by_data = facts.newest_ms.is_some_and(|newest| newest >= end + SEAL_GRACE_MS);
+        let by_clock = facts.now_ms >= end + SEAL_GRACE_MS && quiet_ms >= SEAL_GRACE_MS;
+        by_data || by_clock
+    };
+    let late_waited = facts.now_ms.saturating_sub(facts.last_late_seal_ms) >= LATE_WAIT_MS;
+    let late_is_due = late_waited || facts.late_samples >= LATE_SAMPLES_MAX;
+    let due = |start: &&i64| {
+        let end = start.saturating_add(WINDOW_MS);
+        let was_sealed = end <= facts.sealed_before_ms;
+        has_passed(end) && (!was_sealed || late_is_due)
+    };
+    let start = facts.head_windows.iter().find(due)?;
+    Some(TimeRange::new(*start, start.saturating_add(WINDOW_MS - 1)))
+}
+
+/// The oldest window that several blocks of one kind cover.
+fn window_to_merge(blocks: &[BlockMeta]) -> Option<Step> {
+    let kind = |block: &BlockMeta| {
+        (block.window.start_ms, block.window.end_ms, block.data_type, block.class, block.tier_ms)
+    };
+    let mut sorted: Vec<&BlockMeta> = blocks.iter().collect();
+    sorted.sort_by_key(|block| {
+        let (start, end, data_type, class, tier) = kind(block);
+        (start, end, data_type as u8, class, tier, block.id)
+    });
+    let group = sorted.chunk_by(|a, b| kind(a) == kind(b)).find(|group| group.len() > 1)?;
+    let inputs = group.iter().map(|block| block.id).collect();
+    Some(Step::Merge { inputs, window: group[0].window })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: i64 = 60 * 1000;
+
+    fn facts() -> Situation {
+        Situation {
+            now_ms: WINDOW_MS + 20 * MINUTE,
+            newest_ms: Some(WINDOW_MS + 20 * MINUTE),
+            last_append_ms: WINDOW_MS + 20 * MINUTE,
+            head_windows: vec![0, WINDOW_MS],
+            last_checkpoint_ms: WINDOW_MS + 20 * MINUTE,
+            retention_ms: 100 * WINDOW_MS,
+            ..Situation::default()
+        }
+    }
+
+    #[test]
+    fn a_window_is_sealed_once_the_data_is_past_it() {
+        assert_eq!(plan(&facts()), Step::Seal(TimeRange::new(0, WINDOW_MS - 1)));
+        let newest_ms = Some(WINDOW_MS + 10 * MINUTE);
+        assert_eq!(plan(&Situation { newest_ms, ..facts() }), Step::Idle);
+    }
+
+    #[test]
+    fn a_silent_head_is_sealed_by_the_clock() {
+        let quiet = Situation {
+            now_ms: 3 * WINDOW_MS,
+            newest_ms: Some(5),
+            last_append_ms: WINDOW_MS,
+            head_windows: vec![0],
+            last_checkpoint_ms: 3 * WINDOW_MS,
+            ..facts()
+        };
+        assert_eq!(plan(&quiet), Step::Seal(TimeRange::new(0, WINDOW_MS - 1)));
+    }
+
+    #[test]
+    fn late_samples_wait_for_company() {
+        let late = Situation {
+            head_windows: vec![0],
+            sealed_before_ms: WINDOW_MS,
+            last_late_seal_ms: WINDOW_MS + 19 * MINUTE,
+            ..facts()
+        };
+        assert_eq!(plan(&late), Step::Idle);
+        let many = Situation { late_samples: LATE_SAMPLES_MAX, ..late.clone() };
+        assert_eq!(plan(&many), Step::Seal(TimeRange::new(0, WINDOW_MS - 1)));
+        let long = Situation { last_late_seal_ms: WINDOW_MS - 20 * MINUTE, ..late };
+        assert_eq!(plan(&long), Step::Seal(TimeRange::new(0, WINDOW_MS - 1)));
+    }
+
+    #[test]
+    fn blocks_of_one_window_are_merged() {
+        let block = |id, start: i64| BlockMeta {
+            id: BlockId(id),
+            window: TimeRange::new(start, start + WINDOW_MS - 1),
+            range: TimeRange::new(start, start + 5),
+            ..BlockMeta::default()
+        };
+        let settled = Situation {
+            head_windows: vec![],
+            blocks: vec![block(1, 0), block(2, WINDOW_MS), block(3, 0)],
+            ..facts()
+        };
+        let inputs = vec![BlockId(1), BlockId(3)];
+        let window = TimeRange::new(0, WINDOW_MS - 1);
+        assert_eq!(plan(&settled), Step::Merge { inputs, window });
+    }
+}

@@ -1,0 +1,188 @@
+//! Sealing: the head's samples of one window become a block.
+//!
+//! Series are taken from the head a batch at a time, so writes wait for a batch at most. Samples
+//! that come for the window meanwhile stay in the head as late ones.
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::labels::Labels;
+use crate::metrics::batch::{Exemplar, Metadata};
+use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::writer::{BlockWriter, data_order, sort_series};
+use crate::metrics::chunk;
+use crate::metrics::head::Head;
+use crate::metrics::head::series::SeriesView;
+use crate::metrics::sample::Samples;
+use crate::time::TimeRange;
+
+/// Series that are looked at under one lock.
+const BATCH_SERIES: usize = 1024;
+
+/// What a seal made, and what the head has to forget.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    /// `None` if the window held nothing.
+    pub(crate) meta: Option<BlockMeta>,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) late_samples: u64,
+}
+
+/// Writes the block. On failure the head is as before.
+pub(crate) fn seal(
+    disk: &Arc<dyn Disk>,
+    head: &RwLock<Head>,
+    window: TimeRange,
+    meta: BlockMeta,
+) -> Result<Sealed> {
+    let ids: Vec<u32> = {
+        let mut head = head.write();
+        head.set_sealed_before(window.end_ms.saturating_add(1));
+        head.ids().collect()
+    };
+    let mut late_samples = 0;
+    let mut series: Vec<(Labels, u32)> = Vec::new();
+    for batch in ids.chunks(BATCH_SERIES) {
+        let mut head = head.write();
+        for &id in batch {
+            if !head_has(&head, id, window) {
+                continue;
+            }
+            let (one, columns) = head.series_and_columns(id);
+            late_samples += one.begin_seal(window, columns);
+            series.push((head.index.labels(id), id));
+        }
+    }
+    let written = write(disk, head, window, meta, series);
+    match written {
+        Ok((meta, ids)) => Ok(Sealed { meta, ids, late_samples }),
+        Err(e) => {
+            for batch in ids.chunks(BATCH_SERIES) {
+                let mut head = head.write();
+                batch.iter().for_each(|id| head.series_mut(*id).abort_seal());
+            }
+            Err(e)
+        }
+    }
+}
+
+fn head_has(head: &Head, id: u32, window: TimeRange) -> bool {
+    head.is_in_use(id) && head.series(id).may_overlap(window)
+}
+
+fn write(
+    disk: &Arc<dyn Disk>,
+    head: &RwLock<Head>,
+    window: TimeRange,
+    meta: BlockMeta,
+    mut series: Vec<(Labels, u32)>,
+) -> Result<(Option<BlockMeta>, Vec<u32>)> {
+    // A series may overlap the window by its newest and oldest samples and have none inside.
+    let mut has_samples = Vec::with_capacity(series.len());
+    for batch in series.chunks(BATCH_SERIES) {
+        let head = head.read();
+        has_samples.extend(batch.iter().map(|(_, id)| head.series(*id).has_window(window)));
+    }
+    let mut has_samples = has_samples.into_iter();
+    series.retain(|_| has_samples.next().expect("one answer a series"));
+    let mut ids: Vec<u32> = series.iter().map(|(_, id)| *id).collect();
+    ids.sort_unstable();
+    if series.is_empty() {
+        return Ok((None, ids));
+    }
+    sort_series(&mut series);
+    let (labels, places): (Vec<Labels>, Vec<u32>) = series.into_iter().unzip();
+    let order = data_order(labels.iter());
+    let mut writer = BlockWriter::create(disk.clone(), meta)?;
+    let outcome = append_all(head, window, &order, &places, &mut writer);
+    if let Err(e) = outcome {
+        writer.abandon();
+        return Err(e);
+    }
+    let (exemplars, metadata) = describe(head, window, &labels, &places);
+    let meta = writer.finish(&labels, &exemplars, &metadata)?;
+    Ok((Some(meta), ids))
+}
+
+fn append_all(
+    head: &RwLock<Head>,
+    window: TimeRange,
+    order: &[u32],
+    places: &[u32],
+    writer: &mut BlockWriter,
+) -> Result<()> {
+    let mut samples = Samples::default();
+    for batch in order.chunks(BATCH_SERIES) {
+        let views: Vec<SeriesView> = {
+            let head = head.read();
+            let view = |id: u32| head.series(id).view(window, &head.columns);
+            batch.iter().map(|position| view(places[*position as usize])).collect()
+        };
+        for view in views {
+            samples.clear();
+            view.read(&mut samples).ok_or_else(|| Error::Corrupt {
+                path: "head".into(),
+                offset: 0,
+                what: "a series in memory does not decode".into(),
+            })?;
+            let start = samples.timestamps.partition_point(|t| *t < window.start_ms);
+            let end = samples.timestamps.partition_point(|t| *t <= window.end_ms);
+            let mut inside = Samples::default();
+            if (start, end) == (0, samples.len()) {
+                std::mem::swap(&mut inside, &mut samples);
+            } else {
+                chunk::append(&mut inside, &samples, start..end);
+            }
+            writer.append(&inside)?;
+            samples = inside;
+        }
+    }
+    Ok(())
+}
+
+/// Exemplars of the window, and metadata of the families that the series are of.
+fn describe(
+    head: &RwLock<Head>,
+    window: TimeRange,
+    labels: &[Labels],
+    places: &[u32],
+) -> (Vec<(u32, Exemplar)>, Vec<Metadata>) {
+    let head = head.read();
+    let mut sealed_ids: Vec<(u32, u32)> =
+        places.iter().enumerate().map(|(sealed, id)| (*id, sealed as u32)).collect();
+    sealed_ids.sort_unstable();
+    let mut exemplars: Vec<(u32, Exemplar)> = head
+        .exemplars()
+        .filter(|(_, exemplar)| window.contains(exemplar.timestamp))
+        .filter_map(|(id, exemplar)| {
+            let at = sealed_ids.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+            Some((sealed_ids[at].1, exemplar.clone()))
+        })
+        .collect();
+    exemplars.sort_by_key(|(id, exemplar)| (*id, exemplar.timestamp));
+    (exemplars, families(head.metadata().values().flatten(), labels))
+}
+
+/// The metadata that says something of these series: of their names, or of the names without the
+/// suffix that a histogram or summary adds.
+pub(crate) fn families<'a>(
+    metadata: impl Iterator<Item = &'a Metadata>,
+    labels: &[Labels],
+) -> Vec<Metadata> {
+    let mut names: Vec<&str> = labels.iter().map(Labels::metric_name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let suffixes = ["", "_bucket", "_sum", "_count", "_total", "_created", "_info"];
+    metadata
+        .filter(|one| {
+            suffixes.iter().any(|suffix| {
+                let name = format!("{}{suffix}", one.family);
+                names.binary_search(&name.as_str()).is_ok()
+            })
+        })
+        .cloned()
+        .collect()
+}

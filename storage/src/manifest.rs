@@ -1,0 +1,220 @@
+//! The manifest: which sealed files are live.
+//!
+//! Every change writes the whole list as a new file `manifest-<generation>`, synced and renamed, so
+//! the newest one that is intact is the truth and a change is all or nothing. The generation before
+//! stays beside it. A lost manifest is rebuilt from what blocks and checkpoints say of themselves.
+//! Layout: docs/format.md, "Manifest".
+
+use std::path::{Path, PathBuf};
+
+use crate::disk::Disk;
+use crate::encoding::{frame, varint};
+use crate::error::Result;
+use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::time::TimeRange;
+use crate::wal::io_error;
+use crate::wal::record::{read_bytes, read_count, write_bytes};
+
+const MAGIC: &[u8; 8] = b"ICEMANI\x01";
+
+/// Times in which the node was down are kept back to this many.
+const GAPS_MAX: usize = 1000;
+
+/// A checkpoint that is live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckpointId {
+    pub(crate) number: u64,
+    /// Every record of the log up to this sequence is in the checkpoint or in a block.
+    pub(crate) covered: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Manifest {
+    pub(crate) generation: u64,
+    /// Number of the next block or checkpoint.
+    pub(crate) next_number: u64,
+    pub(crate) checkpoint: Option<CheckpointId>,
+    pub(crate) blocks: Vec<BlockMeta>,
+    /// Blocks and checkpoints that were live before; their files may still be there.
+    pub(crate) retired: Vec<u64>,
+    /// Between the newest stored sample and a start: no sample of these times is missing by fault.
+    pub(crate) gaps: Vec<TimeRange>,
+}
+
+impl Manifest {
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number - 1
+    }
+
+    pub(crate) fn push_gap(&mut self, gap: TimeRange) {
+        if self.gaps.len() == GAPS_MAX {
+            self.gaps.remove(0);
+        }
+        self.gaps.push(gap);
+    }
+
+    /// Makes this the truth, durably, as the generation after the present one.
+    pub(crate) fn store(&mut self, disk: &dyn Disk) -> Result<()> {
+        self.generation += 1;
+        let temporary = PathBuf::from(format!("tmp-manifest-{:016x}", self.generation));
+        let path = path(self.generation);
+        let stored = self.store_at(disk, &temporary, &path);
+        if stored.is_err() {
+            // The next try takes the next generation, so this one can never appear later.
+            let _ = disk.remove(&temporary);
+        }
+        stored?;
+        if let Some(old) = self.generation.checked_sub(2) {
+            let _ = disk.remove(&self::path(old));
+        }
+        Ok(())
+    }
+
+    fn store_at(&self, disk: &dyn Disk, temporary: &Path, path: &Path) -> Result<()> {
+        let mut bytes = MAGIC.to_vec();
+        frame::write(&self.encode(), &mut bytes);
+        let mut file = disk.create(temporary).map_err(|e| io_error("create", temporary, e))?;
+        file.append(&bytes).map_err(|e| io_error("write", temporary, e))?;
+        file.sync().map_err(|e| io_error("sync", temporary, e))?;
+        drop(file);
+        disk.rename(temporary, path).map_err(|e| io_error("rename", temporary, e))?;
+        disk.sync_dir(Path::new("")).map_err(|e| io_error("sync folder", Path::new(""), e))
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        varint::write(&mut out, self.generation);
+        varint::write(&mut out, self.next_number);
+        varint::write(&mut out, u64::from(self.checkpoint.is_some()));
+        if let Some(checkpoint) = self.checkpoint {
+            varint::write(&mut out, checkpoint.number);
+            varint::write(&mut out, checkpoint.covered);
+        }
+        varint::write(&mut out, self.blocks.len() as u64);
+        for block in &self.blocks {
+            let mut bytes = Vec::new();
+            block.write(&mut bytes);
+            write_bytes(&mut out, &bytes);
+        }
+        varint::write(&mut out, self.retired.len() as u64);
+        self.retired.iter().for_each(|number| varint::write(&mut out, *number));
+        varint::write(&mut out, self.gaps.len() as u64);
+        for gap in &self.gaps {
+            varint::write_signed(&mut out, gap.start_ms);
+            varint::write_signed(&mut out, gap.end_ms);
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Manifest> {
+        let mut offset = MAGIC.len();
+        if bytes.get(..offset)? != MAGIC {
+            return None;
+        }
+        let mut rest = frame::read(bytes, &mut offset).ok()?;
+        let generation = varint::read(&mut rest)?;
+        let next_number = varint::read(&mut rest)?;
+        let checkpoint = match varint::read(&mut rest)? {
+            0 => None,
+            _ => Some(CheckpointId {
+                number: varint::read(&mut rest)?,
+                covered: varint::read(&mut rest)?,
+            }),
+        };
+        let count = read_count(&mut rest, 2)?;
+        let blocks = (0..count).map(|_| BlockMeta::parse(read_bytes(&mut rest)?));
+        let blocks = blocks.collect::<Option<_>>()?;
+        let count = read_count(&mut rest, 1)?;
+        let retired = (0..count).map(|_| varint::read(&mut rest)).collect::<Option<_>>()?;
+        let count = read_count(&mut rest, 2)?;
+        let gaps = (0..count).map(|_| {
+            let start = varint::read_signed(&mut rest)?;
+            Some(TimeRange::new(start, varint::read_signed(&mut rest)?))
+        });
+        let gaps = gaps.collect::<Option<_>>()?;
+        Some(Manifest { generation, next_number, checkpoint, blocks, retired, gaps })
+    }
+
+    /// Stops naming a block.
+    pub(crate) fn retire(&mut self, id: BlockId) {
+        self.blocks.retain(|block| block.id != id);
+        self.retired.push(id.0);
+    }
+}
+
+/// What the data directory has in the way of manifests.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A directory that never had one.
+    None,
+    Intact(Manifest),
+    /// There is one, and the newest is not intact. Its path, and the highest generation seen.
+    Damaged(PathBuf, u64),
+}
+
+pub(crate) fn load(disk: &dyn Disk) -> Result<Found> {
+    let root = Path::new("");
+    let names = disk.list(root).map_err(|e| io_error("list", root, e))?;
+    let newest = names.iter().filter_map(|name| generation_of(name)).max();
+    let Some(generation) = newest else { return Ok(Found::None) };
+    let path = path(generation);
+    let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
+    let bytes = file.range(0..file.length()).map_err(|e| io_error("read", &path, e))?;
+    match Manifest::decode(&bytes).filter(|manifest| manifest.generation == generation) {
+        Some(manifest) => Ok(Found::Intact(manifest)),
+        None => Ok(Found::Damaged(path, generation)),
+    }
+}
+
+fn path(generation: u64) -> PathBuf {
+    PathBuf::from(format!("manifest-{generation:016x}"))
+}
+
+fn generation_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("manifest-").filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimDisk;
+
+    fn manifest() -> Manifest {
+        Manifest {
+            next_number: 9,
+            checkpoint: Some(CheckpointId { number: 8, covered: 77 }),
+            blocks: vec![BlockMeta { id: BlockId(3), ..BlockMeta::default() }],
+            retired: vec![1, 2],
+            gaps: vec![TimeRange::new(-5, 6)],
+            ..Manifest::default()
+        }
+    }
+
+    #[test]
+    fn the_newest_generation_is_the_truth() {
+        let disk = SimDisk::new(1);
+        let mut manifest = manifest();
+        for _ in 0..3 {
+            manifest.store(&disk).unwrap();
+        }
+        match load(&disk).unwrap() {
+            Found::Intact(found) => assert_eq!(found, manifest),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_noticed() {
+        let disk = SimDisk::new(1);
+        let mut manifest = manifest();
+        manifest.store(&disk).unwrap();
+        let length = disk.open(&path(1)).unwrap().length();
+        for offset in 0..length {
+            disk.corrupt(&path(1), offset, 0x10);
+            assert!(matches!(load(&disk).unwrap(), Found::Damaged(..)), "byte {offset}");
+            disk.corrupt(&path(1), offset, 0x10);
+        }
+    }
+}

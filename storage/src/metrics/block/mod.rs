@@ -1,0 +1,532 @@
+//! Blocks: sealed, immutable files of samples with their own index.
+//!
+//! [`Block::open`] checks header, table of contents and directories; pages and columns are checked
+//! when they are first read. [`writer`] makes blocks, [`layout`] knows their positions.
+
+pub(crate) mod layout;
+pub mod meta;
+pub(crate) mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use roaring::RoaringBitmap;
+use std::collections::HashMap;
+
+use crate::disk::Disk;
+use crate::encoding::{decimal, frame, histograms, timestamps, varint};
+use crate::error::{Error, Result};
+use crate::index::Damage;
+use crate::index::sealed::SealedIndex;
+use crate::labels::Labels;
+use crate::matcher::Matcher;
+use crate::metrics::batch::{Exemplar, Metadata};
+use crate::metrics::block::layout::{SectionKind, TocEntry};
+use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::metrics::block::writer::{CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
+use crate::metrics::chunk::ChunkStatistics;
+use crate::metrics::sample::Samples;
+use crate::time::TimeRange;
+use crate::wal::io_error;
+use crate::wal::record::{read_bytes, read_count, read_exemplar, read_metadata};
+
+/// Folder of the blocks, below the data directory.
+pub const BLOCKS_DIR: &str = "blocks";
+
+/// Decoded timestamp columns that a block keeps: 4 KiB each at 480 samples.
+const COLUMNS_CACHED_MAX: usize = 512;
+
+/// `block-0000000000000001`, in hexadecimal.
+pub(crate) fn file_name(id: BlockId) -> String {
+    format!("block-{id}")
+}
+
+pub(crate) fn id_of(name: &str) -> Option<BlockId> {
+    let digits = name.strip_prefix("block-").filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok().map(BlockId)
+}
+
+pub(crate) fn path(id: BlockId) -> PathBuf {
+    Path::new(BLOCKS_DIR).join(file_name(id))
+}
+
+/// An open block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    meta: BlockMeta,
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    pub(crate) index: SealedIndex,
+    index_offset: u64,
+    pages: Section,
+    directory: Vec<PageEntry>,
+    /// One bit a page whose checksum held.
+    checked: Vec<AtomicU64>,
+    position_of: Vec<u32>,
+    columns: Section,
+    column_ends: Vec<(u64, u32)>,
+    columns_cached: RwLock<HashMap<u32, Arc<[i64]>>>,
+    statistics: Section,
+    exemplars: Section,
+    metadata: Section,
+    /// Set once no manifest names the block: the file goes with the last reader.
+    retired: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PageEntry {
+    first_position: u32,
+    offset: u64,
+    length: u32,
+    statistics_offset: u64,
+}
+
+#[derive(Debug)]
+struct Section {
+    offset: u64,
+    bytes: Bytes,
+}
+
+/// Samples of one chunk, where its bytes are.
+struct ChunkHead<'a> {
+    flags: u8,
+    count: usize,
+    column: u32,
+    missing: &'a [u8],
+    value_bytes: usize,
+}
+
+impl Block {
+    /// Opens the block of a file name that a manifest or a folder listing gave.
+    pub(crate) fn open(disk: Arc<dyn Disk>, id: BlockId) -> Result<Block> {
+        let path = path(id);
+        let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
+        let length = file.length();
+        let corrupt = |offset: u64, what: &str| Error::Corrupt {
+            path: path.clone(),
+            offset,
+            what: what.to_owned(),
+        };
+        let range = |start: u64, end: u64| {
+            if start > end || end > length {
+                return Err(corrupt(start, "a section reaches past the end of the file"));
+            }
+            file.range(start..end).map_err(|e| io_error("read", &path, e))
+        };
+        let header_end = layout::HEADER_BYTES as u64;
+        let trailer_start = length.saturating_sub(layout::TRAILER_BYTES as u64);
+        layout::check_header(&range(0, header_end.min(length))?).map_err(|(what, newer)| {
+            match newer {
+                true => Error::Unsupported { path: path.clone(), what: what.to_owned() },
+                false => corrupt(0, what),
+            }
+        })?;
+        let (toc_range, crc) = layout::toc_range(&range(trailer_start, length)?, length)
+            .ok_or_else(|| corrupt(trailer_start, "the trailer is not that of a block"))?;
+        let toc = layout::parse_toc(&range(toc_range.start, toc_range.end)?, crc)
+            .ok_or_else(|| corrupt(toc_range.start, "the table of contents is damaged"))?;
+        let section = |kind: SectionKind| {
+            let entry =
+                find(&toc, kind).ok_or_else(|| corrupt(toc_range.start, "a section is missing"))?;
+            let end = entry.offset.checked_add(entry.length);
+            let end = end.ok_or_else(|| corrupt(entry.offset, "a section is too long"))?;
+            Ok::<_, Error>(Section { offset: entry.offset, bytes: range(entry.offset, end)? })
+        };
+        let meta_section = section(SectionKind::Meta)?;
+        let meta = meta_section
+            .framed()
+            .and_then(BlockMeta::parse)
+            .filter(|meta| meta.id == id && meta.bytes == length)
+            .ok_or_else(|| corrupt(meta_section.offset, "the meta section is damaged"))?;
+        let directory_section = section(SectionKind::PageDirectory)?;
+        let (directory, position_of) = directory_section
+            .framed()
+            .and_then(|bytes| parse_page_directory(bytes, meta.series))
+            .ok_or_else(|| corrupt(directory_section.offset, "the page directory is damaged"))?;
+        let column_directory = section(SectionKind::ColumnDirectory)?;
+        let column_ends = column_directory
+            .framed()
+            .and_then(parse_column_directory)
+            .ok_or_else(|| corrupt(column_directory.offset, "the column directory is damaged"))?;
+        let index_section = section(SectionKind::Index)?;
+        let index = SealedIndex::open(index_section.bytes.clone())
+            .map_err(|damage| damage.in_file(&path, index_section.offset))?;
+        let checked = (0..directory.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Block {
+            pages: section(SectionKind::Pages)?,
+            columns: section(SectionKind::Columns)?,
+            statistics: section(SectionKind::Statistics)?,
+            exemplars: section(SectionKind::Exemplars)?,
+            metadata: section(SectionKind::Metadata)?,
+            meta,
+            path,
+            disk,
+            index,
+            index_offset: index_section.offset,
+            directory,
+            checked,
+            position_of,
+            column_ends,
+            columns_cached: RwLock::new(HashMap::new()),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn meta(&self) -> &BlockMeta {
+        &self.meta
+    }
+
+    /// Ids of the series that fulfil all matchers.
+    pub(crate) fn select(&self, matchers: &[Matcher]) -> Result<RoaringBitmap> {
+        self.index.select(matchers).map_err(|damage| self.index_damage(damage))
+    }
+
+    /// The labels of these series, ids ascending.
+    pub(crate) fn visit_labels(
+        &self,
+        ids: &RoaringBitmap,
+        visit: impl FnMut(u32, Labels),
+    ) -> Result<()> {
+        self.index.labels_of(ids, visit).map_err(|damage| self.index_damage(damage))
+    }
+
+    pub(crate) fn label_names(&self, ids: &RoaringBitmap) -> Result<Vec<String>> {
+        self.index.label_names(Some(ids)).map_err(|damage| self.index_damage(damage))
+    }
+
+    pub(crate) fn label_values(&self, name: &str, ids: &RoaringBitmap) -> Result<Vec<String>> {
+        self.index.label_values(name, Some(ids)).map_err(|damage| self.index_damage(damage))
+    }
+
+    fn index_damage(&self, damage: Damage) -> Error {
+        damage.in_file(&self.path, self.index_offset)
+    }
+
+    /// Appends the samples of a series that fall into `range`, and perhaps others of its chunks.
+    pub(crate) fn read(&self, id: u32, range: TimeRange, into: &mut Samples) -> Result<()> {
+        let position = self.position_of[id as usize];
+        let page = self.directory.partition_point(|page| page.first_position <= position) - 1;
+        let payload = self.page(page)?;
+        let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
+        let slot = position - self.directory[page].first_position;
+        let mut body = series_body(&payload, slot).ok_or_else(corrupt)?;
+        let heads = chunk_heads(&mut body).ok_or_else(corrupt)?;
+        for head in heads {
+            let (values, rest) = body.split_at_checked(head.value_bytes).ok_or_else(corrupt)?;
+            body = rest;
+            self.read_chunk(&head, values, range, into)?;
+        }
+        Ok(())
+    }
+
+    fn read_chunk(
+        &self,
+        head: &ChunkHead<'_>,
+        values: &[u8],
+        range: TimeRange,
+        into: &mut Samples,
+    ) -> Result<()> {
+        let corrupt = || self.corrupt(self.pages.offset, "chunk");
+        let column = self.column(head.column)?;
+        let was_empty = into.is_empty();
+        let own: Vec<i64>;
+        let times = match head.flags & CHUNK_MISSING_SLOTS {
+            0 => &column[..],
+            _ => {
+                let mut times = Vec::new();
+                timestamps::read_missing(head.missing, &column, &mut times).ok_or_else(corrupt)?;
+                own = times;
+                &own[..]
+            }
+        };
+        let (Some(first), Some(last)) = (times.first(), times.last()) else {
+            return Err(corrupt());
+        };
+        if times.len() != head.count {
+            return Err(corrupt());
+        }
+        if !TimeRange::new(*first, *last).overlaps(range) {
+            return Ok(());
+        }
+        if head.flags & CHUNK_HISTOGRAMS == 0 {
+            decimal::decode(values, head.count, &mut into.values).ok_or_else(corrupt)?;
+            into.timestamps.extend_from_slice(times);
+        } else {
+            let decoded = histograms::decode(values, head.count).ok_or_else(corrupt)?;
+            for (time, histogram) in times.iter().zip(decoded) {
+                into.push_histogram(*time, histogram);
+            }
+        }
+        let plain = head.flags & CHUNK_MISSING_SLOTS == 0;
+        into.timestamps_token = match (was_empty, plain, into.timestamps_token) {
+            (true, true, _) => self.column_token(head.column),
+            (false, true, token) if token != 0 => {
+                token.rotate_left(17) ^ self.column_token(head.column)
+            }
+            _ => 0,
+        };
+        Ok(())
+    }
+
+    fn column_token(&self, column: u32) -> u64 {
+        let mut name = [0; 12];
+        name[..8].copy_from_slice(&self.meta.id.0.to_le_bytes());
+        name[8..].copy_from_slice(&column.to_le_bytes());
+        xxhash_rust::xxh3::xxh3_64(&name).max(1)
+    }
+
+    fn page(&self, page: usize) -> Result<Bytes> {
+        let entry = self.directory[page];
+        let start = usize::try_from(entry.offset).expect("a mapped file");
+        let corrupt = || self.corrupt(self.pages.offset + entry.offset, "page");
+        let end = start.checked_add(entry.length as usize);
+        let end = end.filter(|end| *end <= self.pages.bytes.len()).ok_or_else(corrupt)?;
+        let bytes = self.pages.bytes.slice(start..end);
+        let bit = 1u64 << (page % 64);
+        if self.checked[page / 64].load(Ordering::Relaxed) & bit == 0 {
+            frame::read(&bytes, &mut 0).map_err(|_| corrupt())?;
+            self.checked[page / 64].fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(bytes.slice(frame::HEADER_BYTES..))
+    }
+
+    fn column(&self, column: u32) -> Result<Arc<[i64]>> {
+        if let Some(times) = self.columns_cached.read().get(&column) {
+            return Ok(times.clone());
+        }
+        let index = column as usize;
+        let corrupt = || self.corrupt(self.columns.offset, "timestamp column");
+        let (end, count) = *self.column_ends.get(index).ok_or_else(corrupt)?;
+        let start = if index == 0 { 0 } else { self.column_ends[index - 1].0 };
+        let range = usize::try_from(start).expect("mapped")..usize::try_from(end).expect("mapped");
+        let bytes = self.columns.bytes.get(range).ok_or_else(corrupt)?;
+        let payload = frame::read(bytes, &mut 0).map_err(|_| corrupt())?;
+        let mut times = Vec::new();
+        timestamps::decode(payload, count as usize, &mut times).ok_or_else(corrupt)?;
+        let times: Arc<[i64]> = times.into();
+        let mut cached = self.columns_cached.write();
+        if cached.len() >= COLUMNS_CACHED_MAX {
+            cached.clear();
+        }
+        cached.insert(column, times.clone());
+        Ok(times)
+    }
+
+    /// Statistics of the chunks of a page, in the order of its series.
+    pub(crate) fn statistics(&self, page: usize) -> Result<Vec<ChunkStatistics>> {
+        let offset = self.directory[page].statistics_offset;
+        let corrupt = || self.corrupt(self.statistics.offset + offset, "chunk statistics");
+        let mut start = usize::try_from(offset).expect("mapped");
+        let payload = frame::read(&self.statistics.bytes, &mut start).map_err(|_| corrupt())?;
+        parse_statistics(payload).ok_or_else(corrupt)
+    }
+
+    /// Exemplars with the ids of their series.
+    pub(crate) fn exemplars(&self) -> Result<Vec<(u32, Exemplar)>> {
+        let parse = |mut rest: &[u8]| {
+            let count = read_count(&mut rest, 3)?;
+            (0..count)
+                .map(|_| {
+                    let id = u32::try_from(varint::read(&mut rest)?).ok()?;
+                    let known = u64::from(id) < self.meta.series;
+                    known.then_some((id, read_exemplar(&mut rest)?))
+                })
+                .collect::<Option<Vec<_>>>()
+        };
+        let parsed = self.exemplars.framed().and_then(parse);
+        parsed.ok_or_else(|| self.corrupt(self.exemplars.offset, "exemplars"))
+    }
+
+    pub(crate) fn metadata(&self) -> Result<Vec<Metadata>> {
+        let parse = |mut rest: &[u8]| {
+            let count = read_count(&mut rest, 4)?;
+            (0..count).map(|_| read_metadata(&mut rest)).collect::<Option<Vec<_>>>()
+        };
+        let parsed = self.metadata.framed().and_then(parse);
+        parsed.ok_or_else(|| self.corrupt(self.metadata.offset, "metadata"))
+    }
+
+    /// Reads and checks everything.
+    pub(crate) fn verify(&self) -> Result<()> {
+        let mut samples = Samples::default();
+        for id in 0..self.position_of.len() as u32 {
+            samples.clear();
+            self.read(id, TimeRange::ALL, &mut samples)?;
+        }
+        (0..self.directory.len()).try_for_each(|page| self.statistics(page).map(drop))?;
+        self.exemplars()?;
+        self.metadata().map(drop)
+    }
+
+    /// The bytes that are a function of the samples alone: data sections, then the index.
+    pub(crate) fn canonical_sections(&self) -> Result<Vec<Bytes>> {
+        let file = self.disk.open(&self.path).map_err(|e| io_error("open", &self.path, e))?;
+        let length = file.length();
+        let read = |range| file.range(range).map_err(|e| io_error("read", &self.path, e));
+        let trailer = read(length - layout::TRAILER_BYTES as u64..length)?;
+        let damaged = || self.corrupt(0, "block");
+        let (range, crc) = layout::toc_range(&trailer, length).ok_or_else(damaged)?;
+        let toc = layout::parse_toc(&read(range)?, crc).ok_or_else(damaged)?;
+        use SectionKind::*;
+        [Pages, PageDirectory, Columns, ColumnDirectory, Statistics, Index]
+            .into_iter()
+            .map(|kind| {
+                let entry = find(&toc, kind).ok_or_else(damaged)?;
+                read(entry.offset..entry.offset + entry.length)
+            })
+            .collect()
+    }
+
+    /// From now on no manifest names the block.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    fn corrupt(&self, offset: u64, what: &str) -> Error {
+        Error::Corrupt { path: self.path.clone(), offset, what: format!("{what} is damaged") }
+    }
+}
+
+/// A retired block's file goes with its last reader.
+impl Drop for Block {
+    fn drop(&mut self) {
+        if self.retired.load(Ordering::Acquire)
+            && let Err(e) = self.disk.remove(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), error = %e, "retired block not removed");
+        }
+    }
+}
+
+impl Section {
+    /// The payload, if the section is one intact frame.
+    fn framed(&self) -> Option<&[u8]> {
+        let mut end = 0;
+        let payload = frame::read(&self.bytes, &mut end).ok()?;
+        (end == self.bytes.len()).then_some(payload)
+    }
+}
+
+fn find(toc: &[TocEntry], kind: SectionKind) -> Option<TocEntry> {
+    toc.iter().find(|entry| entry.kind == kind as u16).copied()
+}
+
+fn parse_page_directory(mut rest: &[u8], series: u64) -> Option<(Vec<PageEntry>, Vec<u32>)> {
+    let count = read_count(&mut rest, 4)?;
+    let mut pages: Vec<PageEntry> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let page = PageEntry {
+            first_position: u32::try_from(varint::read(&mut rest)?).ok()?,
+            offset: varint::read(&mut rest)?,
+            length: u32::try_from(varint::read(&mut rest)?).ok()?,
+            statistics_offset: varint::read(&mut rest)?,
+        };
+        let follows = pages
+            .last()
+            .map_or(page.first_position == 0, |last| last.first_position < page.first_position);
+        if !follows {
+            return None;
+        }
+        pages.push(page);
+    }
+    let ids = varint::read(&mut rest)?;
+    if ids != series || (ids > 0 && pages.is_empty()) {
+        return None;
+    }
+    let ids = usize::try_from(ids).ok()?;
+    let packed = read_bytes(&mut rest)?;
+    let raw = zstd::bulk::decompress(packed, ids.checked_mul(4)?).ok()?;
+    let positions: Vec<u32> =
+        raw.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+    let in_range = positions.iter().all(|position| u64::from(*position) < series);
+    (positions.len() == ids && in_range && rest.is_empty()).then_some((pages, positions))
+}
+
+fn parse_column_directory(mut rest: &[u8]) -> Option<Vec<(u64, u32)>> {
+    let count = read_count(&mut rest, 2)?;
+    let mut end = 0u64;
+    let ends = (0..count).map(|_| {
+        end = end.checked_add(varint::read(&mut rest)?)?;
+        Some((end, u32::try_from(varint::read(&mut rest)?).ok()?))
+    });
+    ends.collect()
+}
+
+/// The bytes of a page's series, from its chunk count on.
+fn series_body(payload: &[u8], slot: u32) -> Option<&[u8]> {
+    let (count, rest) = payload.split_first_chunk::<4>()?;
+    let count = u32::from_le_bytes(*count);
+    if slot >= count {
+        return None;
+    }
+    let at = slot as usize * 4;
+    let offset = u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?);
+    rest.get((count as usize).checked_mul(4)?..)?.get(offset as usize..)
+}
+
+fn chunk_heads<'a>(body: &mut &'a [u8]) -> Option<Vec<ChunkHead<'a>>> {
+    let count = read_count(body, 4)?;
+    let mut heads = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (flags, rest) = body.split_first()?;
+        *body = rest;
+        if flags & !(CHUNK_HISTOGRAMS | CHUNK_MISSING_SLOTS) != 0 {
+            return None;
+        }
+        let count = usize::try_from(varint::read(body)?).ok()?;
+        let column = u32::try_from(varint::read(body)?).ok()?;
+        let has_missing = flags & CHUNK_MISSING_SLOTS != 0;
+        let missing = if has_missing { read_bytes(body)? } else { &[] };
+        let value_bytes = usize::try_from(varint::read(body)?).ok()?;
+        heads.push(ChunkHead { flags: *flags, count, column, missing, value_bytes });
+    }
+    Some(heads)
+}
+
+fn parse_statistics(payload: &[u8]) -> Option<Vec<ChunkStatistics>> {
+    let mut rest = payload;
+    let raw_length = usize::try_from(varint::read(&mut rest)?).ok()?;
+    if raw_length > 64 << 20 {
+        return None;
+    }
+    let raw = zstd::bulk::decompress(rest, raw_length).ok()?;
+    let mut rest = &raw[..];
+    let count = read_count(&mut rest, 3)?;
+    let mut chunks = vec![ChunkStatistics::default(); count];
+    let (flags, tail) = rest.split_at_checked(count)?;
+    rest = tail;
+    chunks.iter_mut().zip(flags).for_each(|(chunk, flags)| chunk.flags = *flags);
+    for chunk in &mut chunks {
+        chunk.count = u32::try_from(varint::read(&mut rest)?).ok()?;
+    }
+    for chunk in &mut chunks {
+        chunk.resets = u32::try_from(varint::read(&mut rest)?).ok()?;
+    }
+    let varying = chunks.iter().filter(|c| c.flags & ChunkStatistics::CONSTANT == 0).count();
+    let mut column = |count: usize| {
+        let mut values = Vec::new();
+        decimal::decode(read_bytes(&mut rest)?, count, &mut values)?;
+        Some(values.into_iter())
+    };
+    let mut first = column(count)?;
+    let mut others =
+        [column(varying)?, column(varying)?, column(varying)?, column(varying)?, column(varying)?];
+    for chunk in &mut chunks {
+        chunk.first = first.next()?;
+        if chunk.flags & ChunkStatistics::CONSTANT != 0 {
+            (chunk.last, chunk.min, chunk.max) = (chunk.first, chunk.first, chunk.first);
+            chunk.sum = chunk.first * f64::from(chunk.count);
+        } else {
+            let [last, min, max, sum, reset_sum] = &mut others;
+            chunk.last = last.next()?;
+            chunk.min = min.next()?;
+            chunk.max = max.next()?;
+            chunk.sum = sum.next()?;
+            chunk.reset_sum = reset_sum.next()?;
+        }
+    }
+    Some(chunks)
+}

@@ -1,0 +1,138 @@
+//! Timestamp columns of the head: series that are scraped together share theirs.
+//!
+//! A mini-chunk's timestamps are looked up by content. Series of one target fill their tails in
+//! step, so the second series finds the column of the first. A column that nobody shares costs
+//! more in this table than in its series, so a series that was alone with its last column writes
+//! the next into its own bytes ([`ColumnOf::Own`]). Sharing never affects sealed bytes.
+
+use std::collections::HashMap;
+
+use crate::encoding::timestamps;
+
+/// How a mini-chunk refers to its timestamps.
+pub(crate) enum ColumnOf {
+    /// A column of the table, held once more by this call.
+    Shared(u32),
+    /// Encoded timestamps, to be stored with the mini-chunk.
+    Own(Vec<u8>),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct TimestampColumns {
+    columns: Vec<Column>,
+    free: Vec<u32>,
+    by_content: HashMap<u128, u32>,
+}
+
+#[derive(Debug)]
+struct Column {
+    content: u128,
+    bytes: Box<[u8]>,
+    holders: u32,
+}
+
+impl TimestampColumns {
+    /// `last` is the column that the same series got before, if it was a shared one.
+    pub(crate) fn intern(&mut self, timestamps: &[i64], last: Option<u32>) -> ColumnOf {
+        let content = content_of(timestamps);
+        if let Some(&id) = self.by_content.get(&content) {
+            self.columns[id as usize].holders += 1;
+            return ColumnOf::Shared(id);
+        }
+        let mut bytes = Vec::new();
+        timestamps::encode(timestamps, &mut bytes);
+        let was_alone = last.is_some_and(|last| self.columns[last as usize].holders == 1);
+        if was_alone {
+            return ColumnOf::Own(bytes);
+        }
+        ColumnOf::Shared(self.insert(content, bytes.into_boxed_slice()))
+    }
+
+    /// Adds a column read back from disk, or finds it.
+    pub(crate) fn restore(&mut self, bytes: &[u8], timestamps: &[i64]) -> u32 {
+        let content = content_of(timestamps);
+        match self.by_content.get(&content) {
+            Some(&id) => {
+                self.columns[id as usize].holders += 1;
+                id
+            }
+            None => self.insert(content, bytes.into()),
+        }
+    }
+
+    fn insert(&mut self, content: u128, bytes: Box<[u8]>) -> u32 {
+        let column = Column { content, bytes, holders: 1 };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.columns[id as usize] = column;
+                id
+            }
+            None => {
+                self.columns.push(column);
+                u32::try_from(self.columns.len() - 1).expect("columns fit 32 bits")
+            }
+        };
+        self.by_content.insert(content, id);
+        id
+    }
+
+    pub(crate) fn bytes(&self, id: u32) -> &[u8] {
+        &self.columns[id as usize].bytes
+    }
+
+    /// One holder less; without any, the column goes.
+    pub(crate) fn release(&mut self, id: u32) {
+        let column = &mut self.columns[id as usize];
+        column.holders -= 1;
+        if column.holders == 0 {
+            self.by_content.remove(&column.content);
+            column.bytes = Box::default();
+            self.free.push(id);
+        }
+    }
+
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.columns.iter().map(|column| column.bytes.len()).sum::<usize>()
+            + self.columns.capacity() * size_of::<Column>()
+            + self.by_content.capacity() * 36
+    }
+}
+
+fn content_of(timestamps: &[i64]) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    for timestamp in timestamps {
+        hasher.update(&timestamp.to_le_bytes());
+    }
+    hasher.digest128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(column: ColumnOf) -> u32 {
+        match column {
+            ColumnOf::Shared(id) => id,
+            ColumnOf::Own(_) => panic!("expected a shared column"),
+        }
+    }
+
+    #[test]
+    fn equal_timestamps_share_a_column_until_the_last_holder_goes() {
+        let mut columns = TimestampColumns::default();
+        let a = shared(columns.intern(&[1, 2, 3], None));
+        let b = shared(columns.intern(&[1, 2, 3], None));
+        assert_eq!(a, b);
+        columns.release(a);
+        assert!(!columns.bytes(b).is_empty());
+        columns.release(b);
+        assert!(columns.by_content.is_empty());
+    }
+
+    #[test]
+    fn a_series_that_was_alone_keeps_its_timestamps() {
+        let mut columns = TimestampColumns::default();
+        let first = shared(columns.intern(&[1, 2, 3], None));
+        assert!(matches!(columns.intern(&[4, 5, 7], Some(first)), ColumnOf::Own(_)));
+    }
+}

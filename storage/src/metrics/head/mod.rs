@@ -1,0 +1,506 @@
+//! The head: everything that is not in a block yet.
+//!
+//! Series have small dense ids that mean nothing outside the process. A write is *decided* first
+//! ([`Head::decide`]: which rows are accepted, which series are new), then logged, then *applied*
+//! ([`Head::apply`]); between the two nothing of it can be read. All samples of the head are in a
+//! checkpoint or in the log. The head has no lock of its own: `Db` holds it in one.
+
+pub(crate) mod columns;
+mod keys;
+pub(crate) mod series;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use hashbrown::HashTable;
+
+use crate::index::head::HeadIndex;
+use crate::labels::Labels;
+use crate::limits::Limits;
+use crate::metrics::batch::{Batch, Exemplar, Metadata, Refusals};
+use crate::metrics::head::columns::TimestampColumns;
+use crate::metrics::head::keys::Keys;
+use crate::metrics::head::series::{MemSeries, Pushed, Value};
+use crate::time::{TimeRange, WINDOW_MS, window_start_ms};
+use crate::wal::record::BatchRecord;
+
+/// The newest exemplars are kept, this many over all series.
+const EXEMPLARS_MAX: usize = 100_000;
+
+/// Families whose metadata is kept.
+const METADATA_FAMILIES_MAX: usize = 100_000;
+
+/// Series are kept in pages, so that growing never copies or doubles them.
+const PAGE_SERIES: usize = 1024;
+
+/// A series that was refused, where an id is expected.
+const REFUSED: u32 = u32::MAX;
+
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    pub(crate) index: HeadIndex,
+    pages: Vec<Box<[MemSeries]>>,
+    /// By id; for ids in use.
+    places: Vec<Place>,
+    free: Vec<u32>,
+    by_key: Keys,
+    by_identity: HashTable<u32>,
+    pub(crate) columns: TimestampColumns,
+    exemplars: VecDeque<(u32, Exemplar)>,
+    metadata: BTreeMap<String, Vec<Metadata>>,
+    /// Starts of the windows of which samples are here.
+    windows: BTreeSet<i64>,
+    last_window: Option<i64>,
+    /// Samples before this time are late.
+    sealed_before: i64,
+    pub(crate) newest: Option<i64>,
+    pub(crate) oldest: Option<i64>,
+    pub(crate) late_samples: u64,
+    pub(crate) samples_applied: u64,
+    pub(crate) series_created: u64,
+}
+
+/// What is known of an id without touching the series.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    identity: u128,
+    /// The last write that names the series; it may not be applied yet.
+    last_sequence: u64,
+    /// The segment of the log that knows its labels.
+    segment: u64,
+    in_use: bool,
+}
+
+/// What a write may contain in time, fixed when it is decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AcceptedAge {
+    pub(crate) range: TimeRange,
+    pub(crate) now_ms: i64,
+}
+
+/// A decided write: what the log is told.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) record: BatchRecord,
+    pub(crate) refused: Refusals,
+    pub(crate) new_series: u64,
+}
+
+impl Head {
+    /// Sorts out a batch: which series it names, creating new ones, and which rows are accepted.
+    pub(crate) fn decide(&mut self, batch: &Batch, limits: &Limits, age: AcceptedAge) -> Decided {
+        let mut decided =
+            Decided { record: BatchRecord::default(), refused: Refusals::default(), new_series: 0 };
+        let ids = self.resolve(batch, limits, &mut decided);
+        decided.record.source_offset = batch.source_offset;
+        self.decide_samples(batch, &ids, age, &mut decided);
+        let fits = |timestamp: i64| age.range.contains(timestamp);
+        for row in &batch.histograms {
+            let id = ids[row.series as usize];
+            if id == REFUSED {
+                continue;
+            }
+            if fits(row.timestamp) {
+                decided.record.histograms.push((id, row.timestamp, row.histogram.clone()));
+            } else {
+                let describe = || (self.describe(id), age.reason(row.timestamp));
+                decided.refused.add(1, describe);
+            }
+        }
+        for row in &batch.exemplars {
+            let id = ids[row.series as usize];
+            if id != REFUSED && fits(row.exemplar.timestamp) {
+                decided.record.exemplars.push((id, row.exemplar.clone()));
+            }
+        }
+        for metadata in &batch.metadata {
+            let known = self.metadata.get(&metadata.family);
+            if !known.is_some_and(|known| known.contains(metadata)) {
+                decided.record.metadata.push(metadata.clone());
+            }
+        }
+        decided
+    }
+
+    /// The ids of a batch's series: the whole batch is looked up before anything else is done, so
+    /// that the misses of the table overlap (storage notes, §9).
+    fn resolve(&mut self, batch: &Batch, limits: &Limits, decided: &mut Decided) -> Vec<u32> {
+        let mut ids: Vec<u32> = Vec::with_capacity(batch.series.len());
+        ids.extend(
+            batch.series.iter().map(|series| self.by_key.get(series.key_hash).unwrap_or(REFUSED)),
+        );
+        for (i, id) in ids.iter_mut().enumerate() {
+            if *id != REFUSED {
+                continue;
+            }
+            let series = &batch.series[i];
+            let labels = (batch.key_form)(batch.key(series), limits);
+            match labels {
+                Ok(labels) => {
+                    let (found, is_new) = self.find_or_create(&labels);
+                    self.by_key.insert(series.key_hash, found);
+                    decided.new_series += u64::from(is_new);
+                    *id = found;
+                }
+                Err(e) => {
+                    let rows = rows_of(batch, i);
+                    let histograms =
+                        batch.histograms.iter().filter(|row| row.series as usize == i).count();
+                    let rows = (rows.len() + histograms).max(1) as u64;
+                    decided.refused.add(rows, || (printable(batch.key(series)), e.to_string()));
+                }
+            }
+        }
+        ids
+    }
+
+    fn decide_samples(
+        &mut self,
+        batch: &Batch,
+        ids: &[u32],
+        age: AcceptedAge,
+        decided: &mut Decided,
+    ) {
+        let record = &mut decided.record;
+        record.references.reserve(batch.values.len());
+        let all_fit = batch.timestamps.iter().all(|t| age.range.contains(*t));
+        if all_fit && !ids.contains(&REFUSED) {
+            for (i, id) in ids.iter().enumerate() {
+                record.references.extend(rows_of(batch, i).map(|_| *id));
+            }
+            record.timestamps.extend_from_slice(&batch.timestamps);
+            record.values.extend_from_slice(&batch.values);
+            return;
+        }
+        for (i, &id) in ids.iter().enumerate() {
+            if id == REFUSED {
+                continue;
+            }
+            let mut refused = 0;
+            let mut first_refused = 0;
+            for row in rows_of(batch, i) {
+                if age.range.contains(batch.timestamps[row]) {
+                    record.references.push(id);
+                    record.timestamps.push(batch.timestamps[row]);
+                    record.values.push(batch.values[row]);
+                } else {
+                    refused += 1;
+                    first_refused = batch.timestamps[row];
+                }
+            }
+            if refused > 0 {
+                let describe = || (self.describe(id), age.reason(first_refused));
+                decided.refused.add(refused, describe);
+            }
+        }
+    }
+
+    /// Names the write of `sequence` on every series it touches and returns the labels that
+    /// `segment` has not heard of.
+    pub(crate) fn restate(
+        &mut self,
+        record: &BatchRecord,
+        sequence: u64,
+        segment: u64,
+    ) -> Vec<(u32, Labels)> {
+        let mut definitions = Vec::new();
+        let ids = record.references.iter().copied();
+        let ids = ids.chain(record.histograms.iter().map(|(id, ..)| *id));
+        for id in ids.chain(record.exemplars.iter().map(|(id, _)| *id)) {
+            let place = &mut self.places[id as usize];
+            place.last_sequence = sequence;
+            if place.segment != segment {
+                place.segment = segment;
+                definitions.push((id, self.index.labels(id)));
+            }
+        }
+        definitions
+    }
+
+    /// Makes a durable write readable. `id_of` turns the record's references into ids; rows for
+    /// which it does not are left out, and their number returned.
+    pub(crate) fn apply(
+        &mut self,
+        record: &BatchRecord,
+        id_of: impl Fn(u32) -> Option<u32>,
+    ) -> u64 {
+        let mut unknown = 0;
+        let sealed_before = self.sealed_before;
+        let mut newest = self.newest.unwrap_or(i64::MIN);
+        let mut oldest = self.oldest.unwrap_or(i64::MAX);
+        let rows = record.references.iter().zip(&record.timestamps).zip(&record.values);
+        for ((reference, &timestamp), &value) in rows {
+            let Some(id) = id_of(*reference) else {
+                unknown += 1;
+                continue;
+            };
+            let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
+            let pushed =
+                series.push(timestamp, Value::Float(value), sealed_before, &mut self.columns);
+            self.late_samples += u64::from(pushed == Pushed::Late);
+            if self
+                .last_window
+                .is_none_or(|window| timestamp.wrapping_sub(window) as u64 >= WINDOW_MS as u64)
+            {
+                let window = window_start_ms(timestamp);
+                self.windows.insert(window);
+                self.last_window = Some(window);
+            }
+            newest = newest.max(timestamp);
+            oldest = oldest.min(timestamp);
+        }
+        for (reference, timestamp, histogram) in &record.histograms {
+            let Some(id) = id_of(*reference) else {
+                unknown += 1;
+                continue;
+            };
+            let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
+            let value = Value::Histogram(histogram);
+            let pushed = series.push(*timestamp, value, sealed_before, &mut self.columns);
+            self.late_samples += u64::from(pushed == Pushed::Late);
+            self.windows.insert(window_start_ms(*timestamp));
+            newest = newest.max(*timestamp);
+            oldest = oldest.min(*timestamp);
+        }
+        if newest >= oldest {
+            (self.newest, self.oldest) = (Some(newest), Some(oldest));
+        }
+        self.samples_applied += (record.values.len() + record.histograms.len()) as u64;
+        for (reference, exemplar) in &record.exemplars {
+            let Some(id) = id_of(*reference) else { continue };
+            self.push_exemplar(id, exemplar.clone());
+        }
+        record.metadata.iter().for_each(|metadata| self.push_metadata(metadata));
+        unknown
+    }
+
+    fn push_exemplar(&mut self, id: u32, exemplar: Exemplar) {
+        let recent = self.exemplars.iter().rev().take(64);
+        if recent.clone().any(|(other, known)| *other == id && *known == exemplar) {
+            return;
+        }
+        if self.exemplars.len() >= EXEMPLARS_MAX {
+            self.exemplars.pop_front();
+        }
+        self.exemplars.push_back((id, exemplar));
+    }
+
+    pub(crate) fn push_metadata(&mut self, metadata: &Metadata) {
+        let full = self.metadata.len() >= METADATA_FAMILIES_MAX;
+        if full && !self.metadata.contains_key(&metadata.family) {
+            return;
+        }
+        let known = self.metadata.entry(metadata.family.clone()).or_default();
+        // The latest word counts; senders of another kind or unit keep theirs beside it.
+        known.retain(|other| (other.kind, &other.unit) != (metadata.kind, &metadata.unit));
+        known.insert(0, metadata.clone());
+        known.truncate(8);
+    }
+
+    pub(crate) fn find_or_create(&mut self, labels: &Labels) -> (u32, bool) {
+        let identity = labels.identity();
+        let places = &self.places;
+        let is_same = |id: &u32| {
+            places[*id as usize].identity == identity
+                && self.index.has_label_bytes(*id, labels.as_bytes())
+        };
+        if let Some(&id) = self.by_identity.find(identity as u64, is_same) {
+            return (id, false);
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            let id = u32::try_from(self.places.len()).expect("fewer than 2^32 series");
+            if self.places.len() == self.pages.len() * PAGE_SERIES {
+                self.pages.push((0..PAGE_SERIES).map(|_| MemSeries::default()).collect());
+            }
+            self.places.push(Place { identity: 0, last_sequence: 0, segment: 0, in_use: false });
+            id
+        });
+        self.places[id as usize] =
+            Place { identity, last_sequence: 0, segment: u64::MAX, in_use: true };
+        let places = &self.places;
+        let hash = |id: &u32| places[*id as usize].identity as u64;
+        self.by_identity.insert_unique(identity as u64, id, hash);
+        self.index.add(id, labels);
+        self.series_created += 1;
+        (id, true)
+    }
+
+    /// Forgets series that hold nothing and that no write up to now is about to use: those whose
+    /// last write has a sequence of at most `applied`. Returns how many went.
+    pub(crate) fn drop_idle(&mut self, applied: u64) -> u64 {
+        let held: BTreeSet<u32> = self.exemplars.iter().map(|(id, _)| *id).collect();
+        let idle: Vec<u32> = self
+            .ids()
+            .filter(|id| {
+                let place = &self.places[*id as usize];
+                place.last_sequence <= applied && self.series(*id).is_empty() && !held.contains(id)
+            })
+            .collect();
+        if idle.is_empty() {
+            return 0;
+        }
+        for &id in &idle {
+            let identity = self.places[id as usize].identity;
+            if let Ok(entry) = self.by_identity.find_entry(identity as u64, |other| *other == id) {
+                entry.remove();
+            }
+            self.index.remove(id);
+            *self.series_mut(id) = MemSeries::default();
+            self.places[id as usize].in_use = false;
+            self.free.push(id);
+        }
+        let places = &self.places;
+        self.by_key.retain(|id| places[id as usize].in_use);
+        idle.len() as u64
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        let in_use = self.places.iter().enumerate().filter(|(_, place)| place.in_use);
+        in_use.map(|(id, _)| id as u32)
+    }
+
+    pub(crate) fn series(&self, id: u32) -> &MemSeries {
+        &self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES]
+    }
+
+    pub(crate) fn series_mut(&mut self, id: u32) -> &mut MemSeries {
+        &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES]
+    }
+
+    pub(crate) fn series_and_columns(
+        &mut self,
+        id: u32,
+    ) -> (&mut MemSeries, &mut TimestampColumns) {
+        let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
+        (series, &mut self.columns)
+    }
+
+    pub(crate) fn is_in_use(&self, id: u32) -> bool {
+        self.places.get(id as usize).is_some_and(|place| place.in_use)
+    }
+
+    pub(crate) fn series_count(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Starts of the windows that hold samples, ascending.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = i64> + '_ {
+        self.windows.iter().copied()
+    }
+
+    /// From now on, samples before `time` are late.
+    pub(crate) fn set_sealed_before(&mut self, time: i64) {
+        self.sealed_before = self.sealed_before.max(time);
+    }
+
+    pub(crate) fn sealed_before(&self) -> i64 {
+        self.sealed_before
+    }
+
+    /// Takes note that a window's samples went to a block. Late ones may have come since.
+    pub(crate) fn end_seal(&mut self, window: TimeRange, late_sealed: u64) {
+        self.windows.remove(&window.start_ms);
+        self.last_window = None;
+        self.late_samples = self.late_samples.saturating_sub(late_sealed);
+        self.oldest = self.windows.first().copied().or(self.newest);
+        if self.windows.is_empty() {
+            self.oldest = None;
+        }
+        self.exemplars.retain(|(_, exemplar)| !window.contains(exemplar.timestamp));
+    }
+
+    pub(crate) fn exemplars(&self) -> impl Iterator<Item = (u32, &Exemplar)> {
+        self.exemplars.iter().map(|(id, exemplar)| (*id, exemplar))
+    }
+
+    /// Puts a series from a checkpoint in place.
+    pub(crate) fn restore_series(&mut self, id: u32, series: MemSeries) {
+        for window in series.windows() {
+            self.windows.insert(window);
+            self.oldest = Some(self.oldest.map_or(window, |oldest| oldest.min(window)));
+        }
+        if series.newest() > i64::MIN {
+            self.newest = Some(self.newest.map_or(series.newest(), |n| n.max(series.newest())));
+        }
+        self.late_samples += series.late_count();
+        *self.series_mut(id) = series;
+    }
+
+    /// Windows whose late samples came while the window was being sealed.
+    pub(crate) fn note_late_windows(&mut self) {
+        if self.late_samples == 0 {
+            return;
+        }
+        let ids: Vec<u32> = self.ids().filter(|id| self.series(*id).has_late()).collect();
+        for id in ids {
+            let windows = self.series(id).windows();
+            self.windows.extend(windows);
+        }
+    }
+
+    /// Mini-chunks and tails that are not empty.
+    pub(crate) fn chunk_count(&self) -> u64 {
+        self.ids().map(|id| self.series(id).chunk_count()).sum()
+    }
+
+    /// Counts late samples anew.
+    pub(crate) fn recount_late(&mut self) {
+        self.late_samples = self.ids().map(|id| self.series(id).late_count()).sum();
+    }
+
+    pub(crate) fn restore_exemplar(&mut self, id: u32, exemplar: Exemplar) {
+        self.push_exemplar(id, exemplar);
+    }
+
+    pub(crate) fn metadata(&self) -> &BTreeMap<String, Vec<Metadata>> {
+        &self.metadata
+    }
+
+    fn describe(&self, id: u32) -> String {
+        self.index.labels(id).to_string()
+    }
+
+    /// Approximate, in bytes.
+    pub(crate) fn bytes_held(&self) -> usize {
+        let series: usize = self.pages.iter().flatten().map(MemSeries::bytes_held).sum();
+        series
+            + self.columns.bytes_held()
+            + self.places.capacity() * size_of::<Place>()
+            + self.by_key.bytes_held()
+            + self.by_identity.capacity() * 6
+            + self.index.heap_bytes()
+    }
+}
+
+impl Head {
+    /// An empty head in which every sample may be in order.
+    pub(crate) fn new() -> Head {
+        Head { sealed_before: i64::MIN, ..Head::default() }
+    }
+}
+
+impl AcceptedAge {
+    fn reason(&self, timestamp: i64) -> String {
+        if timestamp > self.range.end_ms {
+            let ahead = (timestamp.saturating_sub(self.now_ms)) / 1000;
+            format!("timestamp {timestamp} is too far in the future ({ahead} s ahead)")
+        } else {
+            format!(
+                "timestamp {timestamp} is older than the retention (samples from {} on are kept)",
+                self.range.start_ms
+            )
+        }
+    }
+}
+
+/// The sample rows of a batch's series.
+fn rows_of(batch: &Batch, series: usize) -> std::ops::Range<usize> {
+    let start = batch.series[series].samples_start as usize;
+    let end = batch.series.get(series + 1).map_or(batch.values.len(), |s| s.samples_start as usize);
+    start..end
+}
+
+/// A key that did not become labels, as far as it can be shown.
+fn printable(key: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&key[..key.len().min(120)]);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,717 @@
+//! A series in memory: a raw tail, mini-chunks behind it, and late samples beside them.
+//!
+//! Samples newer than all before go to the *tail* as they are. A full tail becomes a *mini-chunk*
+//! in the *packed* bytes; so does one that would cross a two-hour window. Everything else is
+//! *late*: it waits, sorted, until the window it belongs to is sealed. Reading merges the three.
+//!
+//! Packed bytes are a list of entries, each with a tag (see [`Entry`]); a checkpoint stores them
+//! as they are. They are pictured in docs/format.md, "Checkpoint".
+
+use std::collections::BTreeSet;
+
+use crate::encoding::{decimal, histograms, timestamps, varint};
+use crate::metrics::chunk;
+use crate::metrics::head::columns::{ColumnOf, TimestampColumns};
+use crate::metrics::histogram::Histogram;
+use crate::metrics::sample::{Samples, replaces};
+use crate::time::{TimeRange, WINDOW_MS, window_start_ms};
+use crate::wal::record::read_bytes;
+
+/// Samples in a tail. A mini-chunk of 32 takes 0.41 bytes a value, of 120 0.33; a longer tail
+/// would cost more memory (12 bytes a sample) than that saves.
+pub(crate) const TAIL_SAMPLES: usize = 32;
+
+const TAG_WINDOW: u8 = 0;
+const TAG_FLOATS_SHARED: u8 = 1;
+const TAG_FLOATS_OWN: u8 = 2;
+const TAG_HISTOGRAMS: u8 = 3;
+
+/// No column yet, or the last one was the series' own.
+const NO_COLUMN: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(crate) struct MemSeries {
+    /// The newest sample that is not late; `i64::MIN` before the first.
+    newest: i64,
+    /// Time of the tail's first sample.
+    tail_start: i64,
+    packed: Vec<u8>,
+    /// Window of the last packed entry.
+    packed_window: i64,
+    tail_values: [f64; TAIL_SAMPLES],
+    /// Milliseconds after `tail_start`.
+    tail_offsets: [u32; TAIL_SAMPLES],
+    tail_length: u8,
+    last_column: u32,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few series have.
+#[derive(Debug, Default, PartialEq)]
+struct Rare {
+    /// Tail of a series whose newest samples are histograms.
+    histograms: Vec<(i64, Histogram)>,
+    late: Samples,
+    /// Late samples that a seal in progress has taken charge of.
+    sealing: Samples,
+}
+
+/// What became of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    InOrder,
+    Late,
+    /// It was there already.
+    Duplicate,
+}
+
+/// A value as it is pushed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Value<'a> {
+    Float(f64),
+    Histogram(&'a Histogram),
+}
+
+impl Default for MemSeries {
+    fn default() -> MemSeries {
+        MemSeries {
+            newest: i64::MIN,
+            tail_start: 0,
+            packed: Vec::new(),
+            packed_window: i64::MIN,
+            tail_values: [0.0; TAIL_SAMPLES],
+            tail_offsets: [0; TAIL_SAMPLES],
+            tail_length: 0,
+            last_column: NO_COLUMN,
+            rare: None,
+        }
+    }
+}
+
+impl MemSeries {
+    /// Adds a sample. Samples before `sealed_before` are late even if they are the newest.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        timestamp: i64,
+        value: Value<'_>,
+        sealed_before: i64,
+        columns: &mut TimestampColumns,
+    ) -> Pushed {
+        if timestamp <= self.newest || timestamp < sealed_before {
+            return self.push_late(timestamp, value);
+        }
+        match value {
+            Value::Float(value) => self.push_float(timestamp, value, columns),
+            Value::Histogram(histogram) => self.push_histogram(timestamp, histogram, columns),
+        }
+        self.newest = timestamp;
+        Pushed::InOrder
+    }
+
+    #[inline]
+    fn push_float(&mut self, timestamp: i64, value: f64, columns: &mut TimestampColumns) {
+        let length = usize::from(self.tail_length);
+        let fits = length > 0
+            && length < TAIL_SAMPLES
+            && timestamp.wrapping_sub(self.tail_start) < WINDOW_MS
+            && window_start_ms(timestamp) == window_start_ms(self.tail_start);
+        if !fits {
+            self.pack(columns);
+            self.tail_start = timestamp;
+        }
+        let length = usize::from(self.tail_length);
+        let offset = timestamp - self.tail_start;
+        self.tail_offsets[length] = u32::try_from(offset).expect("a tail stays in its window");
+        self.tail_values[length] = value;
+        self.tail_length += 1;
+    }
+
+    #[cold]
+    fn push_histogram(
+        &mut self,
+        timestamp: i64,
+        histogram: &Histogram,
+        columns: &mut TimestampColumns,
+    ) {
+        let tail = self.rare.as_ref().map_or(&[][..], |rare| &rare.histograms);
+        let fits = tail.first().is_some_and(|(first, _)| {
+            tail.len() < TAIL_SAMPLES && window_start_ms(*first) == window_start_ms(timestamp)
+        });
+        if !fits {
+            self.pack(columns);
+        }
+        self.rare.get_or_insert_default().histograms.push((timestamp, histogram.clone()));
+    }
+
+    #[cold]
+    fn push_late(&mut self, timestamp: i64, value: Value<'_>) -> Pushed {
+        if let Value::Float(value) = value {
+            let tail = self.tail().find(|(t, _)| *t == timestamp);
+            if tail.is_some_and(|(_, old)| !replaces((value, None), (old, None))) {
+                return Pushed::Duplicate;
+            }
+        }
+        let late = &mut self.rare.get_or_insert_default().late;
+        let mut one = Samples::default();
+        match value {
+            Value::Float(value) => one.push(timestamp, value),
+            Value::Histogram(histogram) => one.push_histogram(timestamp, histogram.clone()),
+        }
+        let before = late.len();
+        chunk::merge(late, &one);
+        if late.len() > before { Pushed::Late } else { Pushed::Duplicate }
+    }
+
+    fn tail(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
+        let length = usize::from(self.tail_length);
+        let offsets = self.tail_offsets[..length].iter();
+        let rows = offsets.zip(&self.tail_values[..length]);
+        rows.map(|(offset, value)| (self.tail_start + i64::from(*offset), *value))
+    }
+
+    /// Turns the tail into a mini-chunk.
+    pub(crate) fn pack(&mut self, columns: &mut TimestampColumns) {
+        if self.tail_length > 0 {
+            self.pack_floats(columns);
+        }
+        let has_histograms = self.rare.as_ref().is_some_and(|rare| !rare.histograms.is_empty());
+        if has_histograms {
+            self.pack_histograms();
+        }
+    }
+
+    fn pack_floats(&mut self, columns: &mut TimestampColumns) {
+        let length = usize::from(self.tail_length);
+        let mut times = [0i64; TAIL_SAMPLES];
+        for (time, (timestamp, _)) in times.iter_mut().zip(self.tail()) {
+            *time = timestamp;
+        }
+        self.pack_window(self.tail_start);
+        let last = (self.last_column != NO_COLUMN).then_some(self.last_column);
+        let own = match columns.intern(&times[..length], last) {
+            ColumnOf::Shared(id) => {
+                self.packed.push(TAG_FLOATS_SHARED);
+                self.packed.push(self.tail_length);
+                self.packed.extend_from_slice(&id.to_le_bytes());
+                self.last_column = id;
+                None
+            }
+            ColumnOf::Own(bytes) => Some(bytes),
+        };
+        if let Some(own) = own {
+            self.packed.push(TAG_FLOATS_OWN);
+            self.packed.push(self.tail_length);
+            write_bytes(&mut self.packed, &own);
+        }
+        VALUES.with_borrow_mut(|bytes| {
+            bytes.clear();
+            decimal::encode(&self.tail_values[..length], bytes);
+            // Growing by what is needed keeps a million series from holding doubled buffers.
+            self.packed.reserve_exact(bytes.len() + 2);
+            write_bytes(&mut self.packed, bytes);
+        });
+        self.tail_length = 0;
+    }
+
+    fn pack_histograms(&mut self) {
+        let Some(rare) = &mut self.rare else { return };
+        let tail = std::mem::take(&mut rare.histograms);
+        let Some((first, _)) = tail.first() else { return };
+        self.pack_window(*first);
+        self.packed.push(TAG_HISTOGRAMS);
+        self.packed.push(u8::try_from(tail.len()).expect("a tail is short"));
+        let times: Vec<i64> = tail.iter().map(|(timestamp, _)| *timestamp).collect();
+        let mut bytes = Vec::new();
+        timestamps::encode(&times, &mut bytes);
+        write_bytes(&mut self.packed, &bytes);
+        let values: Vec<&Histogram> = tail.iter().map(|(_, histogram)| histogram).collect();
+        bytes.clear();
+        histograms::encode(&values, &mut bytes);
+        write_bytes(&mut self.packed, &bytes);
+    }
+
+    fn pack_window(&mut self, timestamp: i64) {
+        let window = window_start_ms(timestamp);
+        if window != self.packed_window {
+            self.packed.push(TAG_WINDOW);
+            varint::write_signed(&mut self.packed, window / WINDOW_MS);
+            self.packed_window = window;
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packed.is_empty() && self.tail_length == 0 && self.rare.is_none()
+    }
+
+    pub(crate) fn has_late(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.late.is_empty())
+    }
+
+    /// Whether a sample of the range may be here; `false` is certain.
+    pub(crate) fn may_overlap(&self, range: TimeRange) -> bool {
+        match &self.rare {
+            Some(_) => !self.is_empty(),
+            None => {
+                let has_samples = self.tail_length > 0 || !self.packed.is_empty();
+                has_samples && self.newest >= range.start_ms
+            }
+        }
+    }
+
+    /// Whether a seal of the window finds samples; after `begin_seal`.
+    pub(crate) fn has_window(&self, window: TimeRange) -> bool {
+        let mut entries = Entries::new(&self.packed);
+        while let Some((start, _)) = entries.next() {
+            if window.contains(start) {
+                return true;
+            }
+        }
+        self.rare.as_ref().is_some_and(|rare| !rare.sealing.is_empty())
+    }
+
+    pub(crate) fn bytes_held(&self) -> usize {
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            size_of::<Rare>()
+                + (rare.late.len() + rare.sealing.len()) * 16
+                + rare.histograms.len() * 256
+        });
+        size_of::<MemSeries>() + self.packed.capacity() + rare
+    }
+
+    /// A copy of what a reader needs for `range`, with the columns it refers to.
+    pub(crate) fn view(&self, range: TimeRange, columns: &TimestampColumns) -> SeriesView {
+        let mut view = SeriesView::default();
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        let mut entries = Entries::new(&self.packed);
+        while let Some((window, entry)) = entries.next() {
+            let end = window.saturating_add(WINDOW_MS - 1);
+            if !TimeRange::new(window, end).overlaps(range) {
+                continue;
+            }
+            if let Entry::Floats { times: Times::Shared(id), .. } = entry {
+                hasher.update(&id.to_le_bytes());
+                if !view.columns.iter().any(|(known, _)| *known == id) {
+                    view.columns.push((id, columns.bytes(id).into()));
+                }
+            } else if let Entry::Floats { times: Times::Own(bytes), .. } = entry {
+                hasher.update(bytes);
+            }
+            view.pack(window, &entry);
+        }
+        if self.tail_length > 0 && self.newest >= range.start_ms {
+            for (timestamp, value) in self.tail() {
+                view.tail.push(timestamp, value);
+                hasher.update(&timestamp.to_le_bytes());
+            }
+        }
+        view.token = hasher.digest().max(1);
+        if let Some(rare) = &self.rare {
+            rare.histograms.iter().for_each(|(t, h)| view.tail.push_histogram(*t, h.clone()));
+            view.late = rare.late.clone();
+            chunk::merge(&mut view.late, &rare.sealing);
+            view.token = 0;
+        }
+        view
+    }
+
+    /// Hands late samples of a window to the seal and returns how many; they stay readable.
+    pub(crate) fn begin_seal(&mut self, window: TimeRange, columns: &mut TimestampColumns) -> u64 {
+        if self.tail_length > 0 && window.contains(self.tail_start) {
+            self.pack(columns);
+        }
+        let Some(rare) = &mut self.rare else { return 0 };
+        if rare.histograms.first().is_some_and(|(first, _)| window.contains(*first)) {
+            self.pack_histograms();
+        }
+        let Some(rare) = &mut self.rare else { return 0 };
+        let late = std::mem::take(&mut rare.late);
+        let start = late.timestamps.partition_point(|t| *t < window.start_ms);
+        let end = late.timestamps.partition_point(|t| *t <= window.end_ms);
+        chunk::append(&mut rare.late, &late, 0..start);
+        chunk::append(&mut rare.late, &late, end..late.len());
+        chunk::append(&mut rare.sealing, &late, start..end);
+        (end - start) as u64
+    }
+
+    /// Drops what a block now holds: the packed entries of the window and what the seal took.
+    pub(crate) fn end_seal(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
+        let mut kept = SeriesView::default();
+        let mut last_window = i64::MIN;
+        let mut entries = Entries::new(&self.packed);
+        while let Some((entry_window, entry)) = entries.next() {
+            if window.contains(entry_window) {
+                if let Entry::Floats { times: Times::Shared(id), .. } = entry {
+                    if self.last_column == id {
+                        self.last_column = NO_COLUMN;
+                    }
+                    columns.release(id);
+                }
+            } else {
+                kept.pack(entry_window, &entry);
+                last_window = entry_window;
+            }
+        }
+        self.packed = kept.packed;
+        self.packed.shrink_to_fit();
+        self.packed_window = last_window;
+        if let Some(rare) = &mut self.rare {
+            rare.sealing = Samples::default();
+            if **rare == Rare::default() {
+                self.rare = None;
+            }
+        }
+    }
+
+    /// Drops all samples of a window: a block has them.
+    pub(crate) fn forget_window(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
+        self.begin_seal(window, columns);
+        self.end_seal(window, columns);
+    }
+
+    /// Gives late samples back after a seal that failed.
+    pub(crate) fn abort_seal(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            let sealing = std::mem::take(&mut rare.sealing);
+            chunk::merge(&mut rare.late, &sealing);
+        }
+    }
+
+    /// A series from a checkpoint: the inverse of [`SeriesView::write`].
+    pub(crate) fn restore(
+        view: &SeriesView,
+        newest: i64,
+        columns: &mut TimestampColumns,
+    ) -> Option<MemSeries> {
+        let mut series = MemSeries::default();
+        let mut packed = SeriesView::default();
+        let mut entries = Entries::new(&view.packed);
+        while let Some((window, mut entry)) = entries.next() {
+            if let Entry::Floats { count, times: Times::Shared(id), values } = entry {
+                let (_, bytes) = view.columns.iter().find(|(known, _)| *known == id)?;
+                let mut times = Vec::new();
+                timestamps::decode(bytes, usize::from(count), &mut times)?;
+                let id = columns.restore(bytes, &times);
+                entry = Entry::Floats { count, times: Times::Shared(id), values };
+                series.last_column = id;
+            }
+            packed.pack(window, &entry);
+            series.packed_window = window;
+        }
+        if !entries.rest.is_empty() {
+            return None;
+        }
+        series.packed = packed.packed;
+        series.packed.shrink_to_fit();
+        for row in 0..view.tail.len() {
+            let timestamp = view.tail.timestamps[row];
+            match view.tail.histogram(row) {
+                Some(histogram) => series.push_histogram(timestamp, histogram, columns),
+                None => series.push_float(timestamp, view.tail.values[row], columns),
+            }
+        }
+        series.newest = newest;
+        if !view.late.is_empty() {
+            series.rare.get_or_insert_default().late = view.late.clone();
+        }
+        Some(series)
+    }
+
+    pub(crate) fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// Mini-chunks, and the tail if it is not empty.
+    pub(crate) fn chunk_count(&self) -> u64 {
+        let mut entries = Entries::new(&self.packed);
+        let packed = std::iter::from_fn(|| entries.next()).count();
+        packed as u64 + u64::from(self.tail_length > 0)
+    }
+
+    pub(crate) fn late_count(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.late.len() as u64)
+    }
+
+    /// Starts of the windows of its samples.
+    pub(crate) fn windows(&self) -> BTreeSet<i64> {
+        let mut windows = BTreeSet::new();
+        let mut entries = Entries::new(&self.packed);
+        while let Some((window, _)) = entries.next() {
+            windows.insert(window);
+        }
+        if self.tail_length > 0 {
+            windows.insert(window_start_ms(self.tail_start));
+        }
+        if let Some(rare) = &self.rare {
+            windows.extend(rare.histograms.iter().map(|(t, _)| window_start_ms(*t)));
+            windows.extend(rare.late.timestamps.iter().map(|t| window_start_ms(*t)));
+        }
+        windows
+    }
+}
+
+std::thread_local! {
+    /// Encoded values on their way into `packed`.
+    static VALUES: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    varint::write(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// One packed entry.
+#[derive(Clone, Copy, Debug)]
+enum Entry<'a> {
+    Floats { count: u8, times: Times<'a>, values: &'a [u8] },
+    Histograms { count: u8, times: &'a [u8], values: &'a [u8] },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Times<'a> {
+    Shared(u32),
+    Own(&'a [u8]),
+}
+
+/// Walks packed bytes. Stops early, with `rest` not empty, at bytes that are no entry.
+struct Entries<'a> {
+    rest: &'a [u8],
+    window: i64,
+}
+
+impl<'a> Entries<'a> {
+    fn new(packed: &'a [u8]) -> Entries<'a> {
+        Entries { rest: packed, window: i64::MIN }
+    }
+
+    /// The entry and the start of its window.
+    fn next(&mut self) -> Option<(i64, Entry<'a>)> {
+        loop {
+            let mut rest = self.rest;
+            let (tag, tail) = rest.split_first()?;
+            rest = tail;
+            if *tag == TAG_WINDOW {
+                self.window = varint::read_signed(&mut rest)?.checked_mul(WINDOW_MS)?;
+                self.rest = rest;
+                continue;
+            }
+            let (count, tail) = rest.split_first()?;
+            rest = tail;
+            let entry = match *tag {
+                TAG_FLOATS_SHARED => {
+                    let (id, tail) = rest.split_first_chunk::<4>()?;
+                    rest = tail;
+                    let times = Times::Shared(u32::from_le_bytes(*id));
+                    Entry::Floats { count: *count, times, values: read_bytes(&mut rest)? }
+                }
+                TAG_FLOATS_OWN => {
+                    let times = Times::Own(read_bytes(&mut rest)?);
+                    Entry::Floats { count: *count, times, values: read_bytes(&mut rest)? }
+                }
+                TAG_HISTOGRAMS => {
+                    let times = read_bytes(&mut rest)?;
+                    Entry::Histograms { count: *count, times, values: read_bytes(&mut rest)? }
+                }
+                _ => return None,
+            };
+            self.rest = rest;
+            return Some((self.window, entry));
+        }
+    }
+}
+
+/// A copy of a series at one moment, complete in itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SeriesView {
+    /// Entries as in [`MemSeries`].
+    packed: Vec<u8>,
+    packed_window: Option<i64>,
+    /// Encoded columns by the number that entries use.
+    columns: Vec<(u32, Box<[u8]>)>,
+    tail: Samples,
+    late: Samples,
+    token: u64,
+}
+
+impl SeriesView {
+    fn pack(&mut self, window: i64, entry: &Entry<'_>) {
+        if self.packed_window != Some(window) {
+            self.packed.push(TAG_WINDOW);
+            varint::write_signed(&mut self.packed, window / WINDOW_MS);
+            self.packed_window = Some(window);
+        }
+        match entry {
+            Entry::Floats { count, times: Times::Shared(id), values } => {
+                self.packed.extend_from_slice(&[TAG_FLOATS_SHARED, *count]);
+                self.packed.extend_from_slice(&id.to_le_bytes());
+                write_bytes(&mut self.packed, values);
+            }
+            Entry::Floats { count, times: Times::Own(times), values } => {
+                self.packed.extend_from_slice(&[TAG_FLOATS_OWN, *count]);
+                write_bytes(&mut self.packed, times);
+                write_bytes(&mut self.packed, values);
+            }
+            Entry::Histograms { count, times, values } => {
+                self.packed.extend_from_slice(&[TAG_HISTOGRAMS, *count]);
+                write_bytes(&mut self.packed, times);
+                write_bytes(&mut self.packed, values);
+            }
+        }
+    }
+
+    /// Appends the samples to `into`, ascending; `None` if bytes are not what they should be.
+    pub(crate) fn read(&self, into: &mut Samples) -> Option<()> {
+        let was_empty = into.is_empty();
+        let mut entries = Entries::new(&self.packed);
+        let mut histogram_times = Vec::new();
+        while let Some((_, entry)) = entries.next() {
+            match entry {
+                Entry::Floats { count, times, values } => {
+                    let times = match times {
+                        Times::Own(bytes) => bytes,
+                        Times::Shared(id) => {
+                            &self.columns.iter().find(|(known, _)| *known == id)?.1
+                        }
+                    };
+                    timestamps::decode(times, usize::from(count), &mut into.timestamps)?;
+                    decimal::decode(values, usize::from(count), &mut into.values)?;
+                }
+                Entry::Histograms { count, times, values } => {
+                    histogram_times.clear();
+                    timestamps::decode(times, usize::from(count), &mut histogram_times)?;
+                    let values = histograms::decode(values, usize::from(count))?;
+                    for (time, histogram) in histogram_times.iter().zip(values) {
+                        into.push_histogram(*time, histogram);
+                    }
+                }
+            }
+        }
+        if !entries.rest.is_empty() {
+            return None;
+        }
+        chunk::append(into, &self.tail, 0..self.tail.len());
+        chunk::merge(into, &self.late);
+        into.timestamps_token = if was_empty { self.token } else { 0 };
+        Some(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packed.is_empty() && self.tail.is_empty() && self.late.is_empty()
+    }
+
+    pub(crate) fn columns(&self) -> &[(u32, Box<[u8]>)] {
+        &self.columns
+    }
+
+    /// The view for a checkpoint, without its columns: they are written once for many series.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        write_bytes(out, &self.packed);
+        write_samples(out, &self.tail);
+        write_samples(out, &self.late);
+    }
+
+    pub(crate) fn parse(rest: &mut &[u8], columns: &[(u32, Box<[u8]>)]) -> Option<SeriesView> {
+        let packed = read_bytes(rest)?.to_vec();
+        let mut used = Vec::new();
+        let mut entries = Entries::new(&packed);
+        while let Some((_, entry)) = entries.next() {
+            if let Entry::Floats { times: Times::Shared(id), .. } = entry {
+                let at = columns.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+                if !used.iter().any(|(known, _)| *known == id) {
+                    used.push(columns[at].clone());
+                }
+            }
+        }
+        let complete = entries.rest.is_empty();
+        let tail = read_samples(rest)?;
+        let late = read_samples(rest)?;
+        let view = SeriesView { packed, columns: used, tail, late, ..SeriesView::default() };
+        complete.then_some(view)
+    }
+}
+
+/// Few samples, not worth compressing: the frame around them is.
+fn write_samples(out: &mut Vec<u8>, samples: &Samples) {
+    varint::write(out, samples.len() as u64);
+    let mut previous = 0i64;
+    for row in 0..samples.len() {
+        varint::write_signed(out, samples.timestamps[row].wrapping_sub(previous));
+        previous = samples.timestamps[row];
+        match samples.histogram(row) {
+            Some(histogram) => {
+                out.push(1);
+                histogram.write(out);
+            }
+            None => {
+                out.push(0);
+                out.extend_from_slice(&samples.values[row].to_bits().to_le_bytes());
+            }
+        }
+    }
+}
+
+fn read_samples(rest: &mut &[u8]) -> Option<Samples> {
+    let mut samples = Samples::default();
+    let mut timestamp = 0i64;
+    for row in 0..crate::wal::record::read_count(rest, 10)? {
+        let difference = varint::read_signed(rest)?;
+        timestamp = timestamp.wrapping_add(difference);
+        if row > 0 && samples.timestamps[row - 1] >= timestamp {
+            return None;
+        }
+        let (tag, tail) = rest.split_first()?;
+        *rest = tail;
+        match tag {
+            0 => {
+                let (bits, tail) = rest.split_first_chunk::<8>()?;
+                *rest = tail;
+                samples.push(timestamp, f64::from_bits(u64::from_le_bytes(*bits)));
+            }
+            1 => samples.push_histogram(timestamp, Histogram::read(rest)?),
+            _ => return None,
+        }
+    }
+    Some(samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(series: &MemSeries, columns: &TimestampColumns, range: TimeRange) -> Samples {
+        let mut samples = Samples::default();
+        series.view(range, columns).read(&mut samples).unwrap();
+        samples
+    }
+
+    #[test]
+    fn what_was_pushed_is_read_whatever_its_order() {
+        let mut columns = TimestampColumns::default();
+        let mut series = MemSeries::default();
+        let rows: Vec<i64> = (0..1000).map(|i| i * 15_000).collect();
+        for i in (0..1000).step_by(2).chain((1..1000).step_by(2)) {
+            series.push(rows[i], Value::Float(i as f64), i64::MIN, &mut columns);
+        }
+        let samples = read(&series, &columns, TimeRange::ALL);
+        assert_eq!(samples.timestamps, rows);
+        assert!(samples.values.iter().enumerate().all(|(i, v)| *v == i as f64));
+    }
+
+    #[test]
+    fn sealing_a_window_takes_its_samples_and_no_others() {
+        let mut columns = TimestampColumns::default();
+        let mut series = MemSeries::default();
+        for i in 0..600i64 {
+            series.push(i * 15_000, Value::Float(1.0), i64::MIN, &mut columns);
+        }
+        series.push(7, Value::Float(2.0), i64::MIN, &mut columns);
+        series.push(WINDOW_MS + 8, Value::Float(3.0), i64::MIN, &mut columns);
+        let window = TimeRange::new(0, WINDOW_MS - 1);
+        series.begin_seal(window, &mut columns);
+        series.push(9, Value::Float(4.0), WINDOW_MS, &mut columns);
+        series.end_seal(window, &mut columns);
+        let samples = read(&series, &columns, TimeRange::ALL);
+        assert_eq!(samples.timestamps[..3], [9, WINDOW_MS, WINDOW_MS + 8]);
+        assert_eq!(samples.len(), 600 - 480 + 2);
+    }
+}

@@ -1,0 +1,369 @@
+//! Recovery: from what a stop of any kind left on disk to a head and a list of blocks.
+//!
+//! Nothing is deleted because it looks damaged or unknown: damaged files move to `quarantine/`,
+//! sealed files that no manifest names to `trash/`; only `tmp-` files and files that a manifest
+//! retired are removed. Recovery can be interrupted and repeated at any point.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::manifest::{self, CheckpointId, Found, Manifest};
+use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::metrics::block::{self, BLOCKS_DIR, Block};
+use crate::metrics::checkpoint::{self, CHECKPOINTS_DIR};
+use crate::metrics::head::Head;
+use crate::time::TimeRange;
+use crate::wal::replay::{self, Entry};
+use crate::wal::{SealedSegment, WAL_DIR, io_error};
+
+pub const QUARANTINE_DIR: &str = "quarantine";
+pub const TRASH_DIR: &str = "trash";
+
+/// What recovery found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    pub replayed_records: u64,
+    pub replayed_samples: u64,
+    /// Bytes behind the last intact record, never acknowledged.
+    pub torn_tail_bytes: u64,
+    /// Records, or parts of a checkpoint, that must have been there and could not be read.
+    pub lost_records: u64,
+    /// Files that moved to `quarantine/`.
+    pub quarantined: Vec<String>,
+    /// Files that moved to `trash/`.
+    pub trashed: Vec<String>,
+    pub manifest_rebuilt: bool,
+}
+
+/// A database's state as recovery found it.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) manifest: Manifest,
+    pub(crate) blocks: Vec<Arc<Block>>,
+    pub(crate) head: Head,
+    pub(crate) last_sequence: u64,
+    pub(crate) next_segment: u64,
+    pub(crate) segments: Vec<SealedSegment>,
+    /// Damaged segments: they go to quarantine once the head is in a new checkpoint.
+    pub(crate) damaged_segments: Vec<PathBuf>,
+    pub(crate) report: RecoveryReport,
+}
+
+pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
+    for dir in [WAL_DIR, BLOCKS_DIR, CHECKPOINTS_DIR] {
+        let dir = Path::new(dir);
+        disk.create_dir_all(dir).map_err(|e| io_error("create folder", dir, e))?;
+    }
+    disk.sync_dir(Path::new("")).map_err(|e| io_error("sync folder", Path::new(""), e))?;
+    let mut report = RecoveryReport::default();
+    remove_temporary(disk.as_ref())?;
+    let mut manifest = match manifest::load(disk.as_ref())? {
+        Found::Intact(manifest) => manifest,
+        Found::None => rebuild(disk, 0, &mut report)?,
+        Found::Damaged(path, generation) => {
+            tracing::error!(path = %path.display(), "the manifest is damaged: rebuilding it");
+            let manifest = rebuild(disk, generation, &mut report)?;
+            quarantine(disk.as_ref(), &path, &mut report)?;
+            report.manifest_rebuilt = true;
+            manifest
+        }
+    };
+    let blocks = open_blocks(disk, &mut manifest, &mut report)?;
+    let mut head = Head::new();
+    restore_checkpoint(disk.as_ref(), &mut manifest, &mut head, &mut report)?;
+    sweep(disk.as_ref(), &mut manifest, &mut report)?;
+    let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
+    let sealed = SealedWindows::of(&blocks, covered);
+    sealed.forget_in(&mut head);
+    let replayed = replay_log(disk.as_ref(), covered, &sealed, &mut head, &mut report)?;
+    report.torn_tail_bytes = replayed.torn_tail_bytes;
+    report.lost_records += replayed.lost;
+    report.replayed_records = replayed.records;
+    let by_blocks = blocks.iter().map(|block| block.meta().sequence).max().unwrap_or(0);
+    Ok(Recovered {
+        manifest,
+        blocks,
+        head,
+        last_sequence: replayed.last_sequence.max(by_blocks),
+        next_segment: replayed.last_segment + 1,
+        segments: replayed.segments,
+        damaged_segments: replayed.damaged,
+        report,
+    })
+}
+
+/// The blocks that hold rows which the log or the checkpoint may hold as well.
+struct SealedWindows {
+    by_start: HashMap<i64, u64>,
+    windows: Vec<TimeRange>,
+}
+
+impl SealedWindows {
+    fn of(blocks: &[Arc<Block>], covered: u64) -> SealedWindows {
+        let mut sealed = SealedWindows { by_start: HashMap::new(), windows: Vec::new() };
+        for meta in blocks.iter().map(|block| block.meta()).filter(|m| m.sequence >= covered) {
+            let sequence = sealed.by_start.entry(meta.window.start_ms).or_insert(0);
+            *sequence = meta.sequence.max(*sequence);
+            sealed.windows.push(meta.window);
+        }
+        sealed
+    }
+
+    /// Whether a row of a record is in a block.
+    fn has(&self, sequence: u64, timestamp: i64) -> bool {
+        let window = crate::time::window_start_ms(timestamp);
+        self.by_start.get(&window).is_some_and(|sealed| sequence <= *sealed)
+    }
+
+    /// A checkpoint that is older than a seal still has the sealed samples.
+    fn forget_in(&self, head: &mut Head) {
+        for window in &self.windows {
+            let ids: Vec<u32> = head.ids().collect();
+            for id in ids {
+                let (series, columns) = head.series_and_columns(id);
+                series.forget_window(*window, columns);
+            }
+            head.end_seal(*window, 0);
+            head.set_sealed_before(window.end_ms.saturating_add(1));
+        }
+        head.recount_late();
+    }
+}
+
+fn replay_log(
+    disk: &dyn Disk,
+    covered: u64,
+    sealed: &SealedWindows,
+    head: &mut Head,
+    report: &mut RecoveryReport,
+) -> Result<replay::Report> {
+    let mut ids: Vec<u32> = Vec::new();
+    let define = |head: &mut Head, ids: &mut Vec<u32>, reference: u32, labels: &_| {
+        let (id, _) = head.find_or_create(labels);
+        let at = reference as usize;
+        if at >= ids.len() {
+            ids.resize(at + 1, u32::MAX);
+        }
+        ids[at] = id;
+    };
+    replay::replay(disk, covered, |entry| {
+        match entry {
+            Entry::Segment => ids.clear(),
+            Entry::Definitions(definitions) => {
+                for (reference, labels) in &definitions {
+                    define(head, &mut ids, *reference, labels);
+                }
+            }
+            Entry::Batch { sequence, mut record } => {
+                for (reference, labels) in &record.definitions {
+                    define(head, &mut ids, *reference, labels);
+                }
+                if !sealed.by_start.is_empty() {
+                    record.retain_rows(|timestamp| !sealed.has(sequence, timestamp));
+                }
+                report.replayed_samples += (record.values.len() + record.histograms.len()) as u64;
+                let id_of = |reference: u32| {
+                    ids.get(reference as usize).copied().filter(|id| *id != u32::MAX)
+                };
+                report.lost_records += u64::from(head.apply(&record, id_of) > 0);
+            }
+        }
+        Ok(())
+    })
+}
+
+fn restore_checkpoint(
+    disk: &dyn Disk,
+    manifest: &mut Manifest,
+    head: &mut Head,
+    report: &mut RecoveryReport,
+) -> Result<()> {
+    let Some(checkpoint) = manifest.checkpoint else { return Ok(()) };
+    let path = checkpoint::path(checkpoint.number);
+    match checkpoint::restore(disk, checkpoint.number, head) {
+        Ok(restored) => {
+            report.lost_records += restored.damaged_frames;
+            if restored.damaged_frames > 0 {
+                // A copy stays for inspection once a new checkpoint takes over.
+                tracing::error!(path = %path.display(), "the checkpoint is damaged in part");
+            }
+        }
+        Err(Error::Corrupt { .. }) => {
+            tracing::error!(path = %path.display(), "the checkpoint cannot be read");
+            report.lost_records += 1;
+            quarantine(disk, &path, report)?;
+            manifest.checkpoint = None;
+            // What the log still has is replayed from its first record on.
+        }
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            tracing::error!(path = %path.display(), "the checkpoint is missing");
+            report.lost_records += 1;
+            manifest.checkpoint = None;
+        }
+        Err(e) => return Err(e),
+    }
+    Ok(())
+}
+
+/// Opens what the manifest names; what cannot be opened is quarantined and the rest served.
+fn open_blocks(
+    disk: &Arc<dyn Disk>,
+    manifest: &mut Manifest,
+    report: &mut RecoveryReport,
+) -> Result<Vec<Arc<Block>>> {
+    let mut blocks = Vec::with_capacity(manifest.blocks.len());
+    let mut lost = Vec::new();
+    for meta in &manifest.blocks {
+        match Block::open(disk.clone(), meta.id) {
+            Ok(block) => blocks.push(Arc::new(block)),
+            Err(e @ Error::Unsupported { .. }) => return Err(e),
+            Err(e) => {
+                tracing::error!(block = %meta.id, error = %e, "block quarantined");
+                lost.push(meta.id);
+            }
+        }
+    }
+    for id in lost {
+        manifest.blocks.retain(|block| block.id != id);
+        quarantine(disk.as_ref(), &block::path(id), report)?;
+    }
+    sort_blocks(&mut blocks);
+    Ok(blocks)
+}
+
+pub(crate) fn sort_blocks(blocks: &mut [Arc<Block>]) {
+    blocks.sort_by_key(|block| (block.meta().window.start_ms, block.meta().id));
+}
+
+/// A manifest from the files themselves.
+fn rebuild(disk: &Arc<dyn Disk>, generation: u64, report: &mut RecoveryReport) -> Result<Manifest> {
+    let mut metas: Vec<BlockMeta> = Vec::new();
+    let mut highest = 0;
+    for name in list(disk.as_ref(), BLOCKS_DIR)? {
+        let Some(id) = block::id_of(&name) else { continue };
+        highest = highest.max(id.0);
+        match Block::open(disk.clone(), id) {
+            Ok(block) => metas.push(block.meta().clone()),
+            Err(e @ Error::Unsupported { .. }) => return Err(e),
+            Err(e) => {
+                tracing::error!(block = %id, error = %e, "block quarantined");
+                quarantine(disk.as_ref(), &block::path(id), report)?;
+            }
+        }
+    }
+    let replaced: HashSet<BlockId> =
+        metas.iter().flat_map(|meta| meta.sources.iter().copied()).collect();
+    metas.retain(|meta| !replaced.contains(&meta.id));
+    let mut checkpoint: Option<CheckpointId> = None;
+    for name in list(disk.as_ref(), CHECKPOINTS_DIR)? {
+        let Some(number) = checkpoint::number_of(&name) else { continue };
+        highest = highest.max(number);
+        if let Some(covered) = checkpoint::covered(disk.as_ref(), number)
+            && checkpoint.is_none_or(|best| best.covered <= covered)
+        {
+            checkpoint = Some(CheckpointId { number, covered });
+        }
+    }
+    Ok(Manifest {
+        generation,
+        next_number: highest + 1,
+        checkpoint,
+        blocks: metas,
+        retired: replaced.into_iter().map(|id| id.0).collect(),
+        gaps: Vec::new(),
+    })
+}
+
+fn remove_temporary(disk: &dyn Disk) -> Result<()> {
+    for dir in ["", BLOCKS_DIR, CHECKPOINTS_DIR] {
+        for name in list(disk, dir)?.iter().filter(|name| name.starts_with("tmp-")) {
+            let path = Path::new(dir).join(name);
+            disk.remove(&path).map_err(|e| io_error("remove", &path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a manifest retired; what no manifest ever named goes to the trash.
+fn sweep(disk: &dyn Disk, manifest: &mut Manifest, report: &mut RecoveryReport) -> Result<()> {
+    let live: HashSet<u64> = manifest.blocks.iter().map(|block| block.id.0).collect();
+    let retired: HashSet<u64> = manifest.retired.iter().copied().collect();
+    for name in list(disk, BLOCKS_DIR)? {
+        let number = block::id_of(&name).map(|id| id.0);
+        if !number.is_some_and(|number| live.contains(&number)) {
+            let is_retired = number.is_some_and(|number| retired.contains(&number));
+            discard(disk, &Path::new(BLOCKS_DIR).join(name), is_retired, report)?;
+        }
+    }
+    let live = manifest.checkpoint.map(|checkpoint| checkpoint.number);
+    for name in list(disk, CHECKPOINTS_DIR)? {
+        let number = checkpoint::number_of(&name);
+        if number.is_none() || number != live {
+            let is_retired = number.is_some_and(|number| retired.contains(&number));
+            discard(disk, &Path::new(CHECKPOINTS_DIR).join(name), is_retired, report)?;
+        }
+    }
+    // A number the disk has seen is never given out again.
+    let highest = live.into_iter().chain(retired).max().unwrap_or(0);
+    manifest.next_number = manifest.next_number.max(highest + 1);
+    manifest.retired.clear();
+    Ok(())
+}
+
+fn discard(
+    disk: &dyn Disk,
+    path: &Path,
+    is_retired: bool,
+    report: &mut RecoveryReport,
+) -> Result<()> {
+    if is_retired {
+        return disk.remove(path).map_err(|e| io_error("remove", path, e));
+    }
+    tracing::warn!(path = %path.display(), "a file that no manifest names goes to the trash");
+    let name = move_to(disk, path, TRASH_DIR)?;
+    report.trashed.extend(name);
+    Ok(())
+}
+
+pub(crate) fn quarantine(disk: &dyn Disk, path: &Path, report: &mut RecoveryReport) -> Result<()> {
+    let name = move_to(disk, path, QUARANTINE_DIR)?;
+    report.quarantined.extend(name);
+    Ok(())
+}
+
+/// Moves a file, if it is there, under a name that is free; returns the new path.
+fn move_to(disk: &dyn Disk, path: &Path, dir: &str) -> Result<Option<String>> {
+    let target_dir = Path::new(dir);
+    disk.create_dir_all(target_dir).map_err(|e| io_error("create folder", target_dir, e))?;
+    let taken: HashSet<String> = list(disk, dir)?.into_iter().collect();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = name.unwrap_or_default();
+    let mut target = name.clone();
+    let mut copy = 1;
+    while taken.contains(&target) {
+        copy += 1;
+        target = format!("{name}.{copy}");
+    }
+    let target = target_dir.join(target);
+    match disk.rename(path, &target) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|e| io_error("rename", path, e))?,
+    }
+    let root = Path::new("");
+    for dir in [target_dir, path.parent().unwrap_or(root), root] {
+        disk.sync_dir(dir).map_err(|e| io_error("sync folder", dir, e))?;
+    }
+    Ok(Some(target.display().to_string()))
+}
+
+fn list(disk: &dyn Disk, dir: &str) -> Result<Vec<String>> {
+    let dir = Path::new(dir);
+    match disk.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|e| io_error("list", dir, e)),
+    }
+}

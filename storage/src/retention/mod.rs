@@ -1,0 +1,3 @@
+//! Retention: how long data is kept.
+
+pub mod plan;
