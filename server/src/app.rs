@@ -19,7 +19,7 @@ use crate::counters::Counters;
 use crate::http::error::{ApiError, ErrorKind};
 
 #[derive(Debug)]
-pub struct App {
+pub(crate) struct App {
     pub config: Config,
     /// Where the server really listens.
     pub address: SocketAddr,
@@ -35,7 +35,7 @@ pub struct App {
 
 /// What may run at once. All are fair: first come, first served.
 #[derive(Debug)]
-pub struct Gates {
+pub(crate) struct Gates {
     pub queries: Arc<Semaphore>,
     pub lookups: Arc<Semaphore>,
     pub writes: Arc<Semaphore>,
@@ -44,7 +44,7 @@ pub struct Gates {
 }
 
 impl App {
-    pub fn new(config: Config, address: SocketAddr) -> App {
+    pub(crate) fn new(config: Config, address: SocketAddr) -> App {
         App {
             address,
             started_ms: clock::now_ms(),
@@ -64,17 +64,17 @@ impl App {
     }
 
     /// From now on requests are served.
-    pub fn set_db(&self, db: Arc<Db>) {
+    pub(crate) fn set_db(&self, db: Arc<Db>) {
         assert!(self.db.set(db).is_ok(), "a server opens its database once");
     }
 
     /// From now on the server is not ready any more; what runs may end.
-    pub fn set_stopping(&self) {
+    pub(crate) fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// The database, once it is open and until the server stops.
-    pub fn db(&self) -> Result<&Arc<Db>, ApiError> {
+    pub(crate) fn db(&self) -> Result<&Arc<Db>, ApiError> {
         let stopping = self.stopping.load(Ordering::Relaxed);
         match self.db.get() {
             Some(db) if !stopping => Ok(db),
@@ -83,12 +83,12 @@ impl App {
     }
 
     /// The database in whatever state, for counters.
-    pub fn db_if_open(&self) -> Option<&Arc<Db>> {
+    pub(crate) fn db_if_open(&self) -> Option<&Arc<Db>> {
         self.db.get()
     }
 
     /// Looks something up in a snapshot, off the async threads.
-    pub async fn look_up<T: Send + 'static>(
+    pub(crate) async fn look_up<T: Send + 'static>(
         self: &Arc<App>,
         work: impl FnOnce(&Snapshot) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -103,13 +103,13 @@ impl App {
 }
 
 /// Waits for a place at a gate.
-pub async fn enter(gate: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+pub(crate) async fn enter(gate: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     Arc::clone(gate).acquire_owned().await.expect("gates are never closed")
 }
 
 /// Runs blocking work on a thread of its own. Work that panics is an internal error of this
 /// request and of no other.
-pub async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
@@ -120,7 +120,7 @@ pub async fn blocking<T: Send + 'static>(
 
 /// Batches that keep their columns' memory from one write to the next.
 #[derive(Debug, Default)]
-pub struct BatchPool {
+pub(crate) struct BatchPool {
     idle: std::sync::Mutex<Vec<Batch>>,
 }
 
@@ -130,12 +130,12 @@ impl BatchPool {
     /// A batch with a larger body is dropped: one large request must not hold memory for ever.
     const BODY_BYTES_MAX: usize = 4 << 20;
 
-    pub fn take(&self) -> Option<Batch> {
+    pub(crate) fn take(&self) -> Option<Batch> {
         self.lock().pop()
     }
 
     /// Keeps a batch as it is: the decoder that gets it next overwrites it.
-    pub fn put(&self, batch: Batch) {
+    pub(crate) fn put(&self, batch: Batch) {
         let mut idle = self.lock();
         if idle.len() < BatchPool::IDLE_MAX && batch.body.capacity() <= BatchPool::BODY_BYTES_MAX {
             idle.push(batch);

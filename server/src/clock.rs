@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch, negative before it.
 #[expect(clippy::disallowed_methods, reason = "this is the file that reads the clock")]
-pub fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let now = SystemTime::now();
     let ms = |duration: std::time::Duration| i64::try_from(duration.as_millis());
     match now.duration_since(UNIX_EPOCH) {

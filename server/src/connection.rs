@@ -22,7 +22,7 @@ use crate::config::{READ_TIMEOUT, WRITE_TIMEOUT};
 const PREFACE_BYTES: usize = 24;
 
 /// How a connection is served: hyper's settings in one place.
-pub fn builder() -> auto::Builder<TokioExecutor> {
+pub(crate) fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -46,7 +46,7 @@ pub fn builder() -> auto::Builder<TokioExecutor> {
 
 /// A TCP stream with the time limits that hyper does not keep.
 #[derive(Debug)]
-pub struct GuardedStream {
+pub(crate) struct GuardedStream {
     stream: TcpStream,
     bytes_read: usize,
     /// Until the preface is complete.
@@ -56,7 +56,7 @@ pub struct GuardedStream {
 }
 
 impl GuardedStream {
-    pub fn new(stream: TcpStream) -> GuardedStream {
+    pub(crate) fn new(stream: TcpStream) -> GuardedStream {
         let preface_end = Box::pin(sleep_until(Instant::now() + READ_TIMEOUT));
         GuardedStream { stream, bytes_read: 0, preface_end, write_end: None }
     }

@@ -11,44 +11,45 @@ use hyper::Method;
 use crate::routes::ROUTES;
 
 /// Index of requests that no route matches.
-pub const OTHER_ROUTE: usize = ROUTES.len();
+pub(crate) const OTHER_ROUTE: usize = ROUTES.len();
 
-pub const METHODS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "other"];
-pub const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(crate) const METHODS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "other"];
+pub(crate) const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Upper bounds of the duration buckets in seconds; the last bucket has none.
-pub const DURATION_BOUNDS: [f64; 9] = [0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
+pub(crate) const DURATION_BOUNDS: [f64; 9] =
+    [0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
 
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
-    pub fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// A classic histogram of durations.
 #[derive(Debug, Default)]
-pub struct Durations {
+pub(crate) struct Durations {
     /// Not cumulative; the last is that of durations above every bound.
     buckets: [Counter; DURATION_BOUNDS.len() + 1],
     sum_us: Counter,
 }
 
 impl Durations {
-    pub fn observe(&self, duration: Duration) {
+    pub(crate) fn observe(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         self.buckets[DURATION_BOUNDS.partition_point(|bound| *bound < seconds)].add(1);
         self.sum_us.add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// Counts of durations up to each bound, then of all.
-    pub fn cumulative(&self) -> [u64; DURATION_BOUNDS.len() + 1] {
+    pub(crate) fn cumulative(&self) -> [u64; DURATION_BOUNDS.len() + 1] {
         let mut sum = 0;
         std::array::from_fn(|i| {
             sum += self.buckets[i].get();
@@ -56,13 +57,13 @@ impl Durations {
         })
     }
 
-    pub fn sum_seconds(&self) -> f64 {
+    pub(crate) fn sum_seconds(&self) -> f64 {
         self.sum_us.get() as f64 / 1e6
     }
 }
 
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     pub http: HttpCounters,
     pub write: WriteCounters,
     pub query: QueryCounters,
@@ -74,12 +75,12 @@ pub struct Counters {
 
 /// One cell for each route, the unmatched ones' last.
 #[derive(Debug)]
-pub struct HttpCounters {
+pub(crate) struct HttpCounters {
     pub routes: Vec<RouteCounters>,
 }
 
 #[derive(Debug, Default)]
-pub struct RouteCounters {
+pub(crate) struct RouteCounters {
     /// By method and code class.
     pub requests: [[Counter; CODES.len()]; METHODS.len()],
     pub durations: Durations,
@@ -92,7 +93,7 @@ impl Default for HttpCounters {
 }
 
 impl HttpCounters {
-    pub fn observe(&self, route: usize, method: &Method, status: u16, duration: Duration) {
+    pub(crate) fn observe(&self, route: usize, method: &Method, status: u16, duration: Duration) {
         let known = METHODS.iter().position(|name| *name == method.as_str());
         let method = known.unwrap_or(METHODS.len() - 1);
         let class = usize::from(status / 100).clamp(1, CODES.len()) - 1;
@@ -103,7 +104,7 @@ impl HttpCounters {
 
 /// What became of a write request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteResult {
+pub(crate) enum WriteResult {
     /// All of it is stored.
     Stored,
     /// Some rows were refused, the others are stored.
@@ -117,7 +118,7 @@ pub enum WriteResult {
 }
 
 impl WriteResult {
-    pub const ALL: [(WriteResult, &str); 6] = [
+    pub(crate) const ALL: [(WriteResult, &str); 6] = [
         (WriteResult::Stored, "stored"),
         (WriteResult::Partial, "partial"),
         (WriteResult::TooLarge, "too_large"),
@@ -128,7 +129,7 @@ impl WriteResult {
 }
 
 #[derive(Debug, Default)]
-pub struct WriteCounters {
+pub(crate) struct WriteCounters {
     /// By [`WriteResult`].
     requests: [Counter; WriteResult::ALL.len()],
     pub samples: Counter,
@@ -141,17 +142,17 @@ pub struct WriteCounters {
 }
 
 impl WriteCounters {
-    pub fn count(&self, result: WriteResult) {
+    pub(crate) fn count(&self, result: WriteResult) {
         self.requests[result as usize].add(1);
     }
 
-    pub fn requests(&self, result: WriteResult) -> u64 {
+    pub(crate) fn requests(&self, result: WriteResult) -> u64 {
         self.requests[result as usize].get()
     }
 }
 
 #[derive(Debug, Default)]
-pub struct QueryCounters {
+pub(crate) struct QueryCounters {
     pub instant_durations: Durations,
     pub range_durations: Durations,
     pub failed: Counter,

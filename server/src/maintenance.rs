@@ -29,14 +29,14 @@ const JOB: &str = "icecore";
 
 /// The running thread.
 #[derive(Debug)]
-pub struct Maintenance {
+pub(crate) struct Maintenance {
     /// Dropped to stop it.
     stop: mpsc::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Maintenance {
-    pub fn start(app: Arc<App>, db: Arc<Db>) -> std::io::Result<Maintenance> {
+    pub(crate) fn start(app: Arc<App>, db: Arc<Db>) -> std::io::Result<Maintenance> {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("maintenance".into())
@@ -45,7 +45,7 @@ impl Maintenance {
     }
 
     /// Ends the thread after its present step. Blocks.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
             tracing::error!("the maintenance thread broke off");

@@ -16,11 +16,11 @@ use crate::http::json;
 use crate::process::ProcessStats;
 use crate::routes::ROUTES;
 
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Metrics of one name and kind.
 #[derive(Clone, Debug)]
-pub struct Family {
+pub(crate) struct Family {
     pub name: &'static str,
     pub help: &'static str,
     pub kind: MetricKind,
@@ -28,7 +28,7 @@ pub struct Family {
 }
 
 #[derive(Clone, Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// After the family's name: `_bucket` and the like.
     pub suffix: &'static str,
     pub labels: Vec<(&'static str, String)>,
@@ -37,7 +37,7 @@ pub struct Row {
 
 impl Family {
     /// The series of a row, with the labels that a scrape would add.
-    pub fn series(&self, row: &Row, target: &[(&str, &str)]) -> Labels {
+    pub(crate) fn series(&self, row: &Row, target: &[(&str, &str)]) -> Labels {
         let mut labels = LabelsBuilder::default();
         labels.set(METRIC_NAME, &format!("{}{}", self.name, row.suffix));
         row.labels.iter().for_each(|(name, value)| labels.set(name, value));
@@ -45,7 +45,7 @@ impl Family {
         labels.build().expect("set() keeps label names unique and they are not empty")
     }
 
-    pub fn metadata(&self) -> Metadata {
+    pub(crate) fn metadata(&self) -> Metadata {
         Metadata {
             family: self.name.into(),
             kind: self.kind,
@@ -56,7 +56,7 @@ impl Family {
 }
 
 /// All families, each with at least one row.
-pub fn gather(app: &App) -> Vec<Family> {
+pub(crate) fn gather(app: &App) -> Vec<Family> {
     let mut families = Gathered::default();
     families.gauge("icecore_build_info", "The version that runs; always 1.", 1.0);
     families.label("version", env!("CARGO_PKG_VERSION"));
@@ -72,7 +72,7 @@ pub fn gather(app: &App) -> Vec<Family> {
 }
 
 /// The text exposition of families.
-pub fn expose(families: &[Family]) -> String {
+pub(crate) fn expose(families: &[Family]) -> String {
     let mut text = String::with_capacity(families.len() * 256);
     for family in families {
         let (name, kind) = (family.name, family.kind.name());

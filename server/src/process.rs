@@ -8,7 +8,7 @@ use std::fs;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ProcessStats {
+pub(crate) struct ProcessStats {
     pub cpu_seconds: Option<f64>,
     pub resident_bytes: Option<u64>,
     /// Without mapped files: what the process itself has allocated.
@@ -20,7 +20,7 @@ pub struct ProcessStats {
 }
 
 impl ProcessStats {
-    pub fn read() -> ProcessStats {
+    pub(crate) fn read() -> ProcessStats {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let kib = |name| first_number(&status, name).map(|kib| kib * 1024);
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();

@@ -30,14 +30,14 @@ use crate::http::params::Params;
 
 /// One row: a path, the methods it takes, and what answers.
 #[derive(Debug)]
-pub struct Route {
+pub(crate) struct Route {
     pub template: &'static str,
     pub methods: Methods,
     endpoint: Endpoint,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Methods {
+pub(crate) enum Methods {
     /// HEAD comes with it.
     Get,
     GetOrPost,
@@ -72,7 +72,7 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub const ROUTES: [Route; 19] = [
+pub(crate) const ROUTES: [Route; 19] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
@@ -102,7 +102,7 @@ const CORS_HEADERS: [(hyper::header::HeaderName, &str); 4] = [
     (ACCESS_CONTROL_EXPOSE_HEADERS, "Date"),
 ];
 
-pub fn router(app: Arc<App>) -> Router {
+pub(crate) fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
     for route in &ROUTES {
         let mut filter = match route.methods {
@@ -206,7 +206,8 @@ async fn label_values(app: &Arc<App>, request: Request) -> Result<Response, ApiE
 /// Counts a request and adds the headers that every answer has.
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let template = request.extensions().get::<MatchedPath>().cloned();
+    let template = template.as_ref().map(MatchedPath::as_str);
     let index = template
         .and_then(|template| ROUTES.iter().position(|route| route.template == template))
         .unwrap_or(OTHER_ROUTE);

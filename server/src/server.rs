@@ -59,27 +59,31 @@ impl Server {
         let Server { listener, app } = self;
         let graceful = GracefulShutdown::new();
         let mut shutdown = std::pin::pin!(shutdown);
-        let accepting = accept(&listener, &app, &graceful);
-        let mut accepting = std::pin::pin!(accepting);
-        let opened = tokio::select! {
-            opened = open(&app) => opened?,
-            () = &mut accepting => unreachable!("the accept loop has no end"),
+        let (db, maintenance) = {
+            let mut accepting = std::pin::pin!(accept(&listener, &app, &graceful));
+            let db = tokio::select! {
+                opened = open(&app) => opened?,
+                // What a start writes survives being cut off; nothing needs closing.
+                () = &mut shutdown => return Ok(()),
+                () = &mut accepting => unreachable!("the accept loop has no end"),
+            };
+            let maintenance = Maintenance::start(Arc::clone(&app), Arc::clone(&db))
+                .context("cannot start the maintenance thread")?;
+            app.set_db(Arc::clone(&db));
+            ready(app.address);
+            tokio::select! {
+                () = &mut shutdown => {}
+                () = &mut accepting => unreachable!("the accept loop has no end"),
+            }
+            (db, maintenance)
         };
-        let maintenance = Maintenance::start(Arc::clone(&app), Arc::clone(&opened))
-            .context("cannot start the maintenance thread")?;
-        app.set_db(Arc::clone(&opened));
-        ready(app.address);
-        tokio::select! {
-            () = &mut shutdown => {}
-            () = &mut accepting => unreachable!("the accept loop has no end"),
-        }
         tracing::info!("stopping");
         app.set_stopping();
         drop(listener);
         if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests did not end in time and are cut off");
         }
-        close(maintenance, opened).await
+        close(maintenance, db).await
     }
 }
 

@@ -17,7 +17,7 @@ use crate::http::reply::{self, Notes};
 
 /// Grafana asks once with milliseconds for seconds, some year 57,900, and turns exemplars off for
 /// good unless the answer is a success. Any time is a time here.
-pub async fn list(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn list(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let range = params.range()?;
     if range.is_empty() {
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));

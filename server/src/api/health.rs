@@ -8,17 +8,17 @@ use crate::http::error::ApiError;
 use crate::metrics;
 
 /// The process runs and answers.
-pub fn healthy() -> Response {
+pub(crate) fn healthy() -> Response {
     "Icecore is Healthy.\n".into_response()
 }
 
 /// Requests are served.
-pub fn ready(app: &App) -> Result<Response, ApiError> {
+pub(crate) fn ready(app: &App) -> Result<Response, ApiError> {
     app.db()?;
     Ok("Icecore is Ready.\n".into_response())
 }
 
-pub fn metrics(app: &App) -> Response {
+pub(crate) fn metrics(app: &App) -> Response {
     let text = metrics::expose(&metrics::gather(app));
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

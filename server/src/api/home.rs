@@ -20,7 +20,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action
 
 const STYLE: &str = include_str!("home.css");
 
-pub fn page(app: &App, headers: &HeaderMap) -> Response {
+pub(crate) fn page(app: &App, headers: &HeaderMap) -> Response {
     let host = host(headers).unwrap_or_else(|| app.address.to_string());
     let mut body = String::from(
         "<h1>Icecore</h1><p class=\"lead\">A time-series database that speaks Prometheus: it takes remote write and answers PromQL.</p>",
@@ -46,7 +46,7 @@ pub fn page(app: &App, headers: &HeaderMap) -> Response {
 }
 
 /// For paths that nothing answers, in the form the client reads.
-pub fn not_found(headers: &HeaderMap) -> Response {
+pub(crate) fn not_found(headers: &HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     if !accept.contains("text/html") {
         let text = "404 page not found: / lists what is served here\n";
@@ -162,7 +162,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -11,7 +11,7 @@ use crate::http::json::{push_labels, push_string};
 use crate::http::params::Params;
 use crate::http::reply::{self, Notes};
 
-pub async fn series(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn series(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     if params.all("match[]").next().is_none() {
         return Err(ApiError::bad_data("no match[] parameter provided"));
     }
@@ -25,7 +25,7 @@ pub async fn series(app: &Arc<App>, params: Params) -> Result<Response, ApiError
     Ok(list(found.await?, limit, push_labels))
 }
 
-pub async fn names(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn names(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let range = params.range()?;
     let options = app.config.parser;
@@ -36,7 +36,11 @@ pub async fn names(app: &Arc<App>, params: Params) -> Result<Response, ApiError>
     Ok(list(found.await?, limit, |out, name: &String| push_string(out, name)))
 }
 
-pub async fn values(app: &Arc<App>, name: &str, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn values(
+    app: &Arc<App>,
+    name: &str,
+    params: Params,
+) -> Result<Response, ApiError> {
     let name = unescape_name(name);
     if name.is_empty() {
         return Err(ApiError::bad_data(format!("invalid label name: {name:?}")));

@@ -12,7 +12,7 @@ use crate::http::params::Params;
 use crate::http::reply::{self, Notes};
 
 /// Grafana sends `limit=0` for "no limit"; Prometheus would answer nothing. We do what is meant.
-pub async fn list(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn list(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = bound(&params, "limit")?;
     let per_family = bound(&params, "limit_per_metric")?;
     let metadata = app.look_up(move |snapshot| {

@@ -4,13 +4,13 @@
 //! and turns what comes back into an answer. What all share (forms, envelopes, errors) is in
 //! `http`; which path leads here is in `routes`.
 
-pub mod exemplars;
-pub mod health;
-pub mod home;
-pub mod labels;
-pub mod metadata;
-pub mod query;
-pub mod result;
-pub mod selectors;
-pub mod status;
-pub mod write;
+pub(crate) mod exemplars;
+pub(crate) mod health;
+pub(crate) mod home;
+pub(crate) mod labels;
+pub(crate) mod metadata;
+pub(crate) mod query;
+pub(crate) mod result;
+pub(crate) mod selectors;
+pub(crate) mod status;
+pub(crate) mod write;

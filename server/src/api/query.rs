@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use icecore_query::engine::{Answer, QueryError, QueryOptions};
+use icecore_query::parser::pretty::prettify;
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::value::Value;
 use icecore_storage::Snapshot;
@@ -43,13 +44,13 @@ struct Question {
     stats: bool,
 }
 
-pub async fn instant(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn instant(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let time_ms = params.time_ms_or("time", clock::now_ms())?;
     answer(app, Question::new(&params, Grid::At { time_ms }, limit)?).await
 }
 
-pub async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let start_ms = params.time_ms("start")?;
     let end_ms = params.time_ms("end")?;
@@ -70,10 +71,9 @@ pub async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError>
     answer(app, Question::new(&params, Grid::Range { start_ms, end_ms, step_ms }, limit)?).await
 }
 
-pub async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let options = app.config.parser;
-    let pretty =
-        blocking(move || parse(params.get("query"), options).map(|expr| parser::prettier(&expr)));
+    let pretty = blocking(move || parse(params.get("query"), options).map(|expr| prettify(&expr)));
     Ok(reply::value(&pretty.await??))
 }
 

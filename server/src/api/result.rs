@@ -17,7 +17,7 @@ const POINTS_PER_PIECE: usize = 1024;
 
 /// What `stats=true` asks for besides the engine's own counts.
 #[derive(Clone, Copy, Debug)]
-pub struct QueryTimes {
+pub(crate) struct QueryTimes {
     pub queued: Duration,
     /// Waiting and evaluation.
     pub total: Duration,
@@ -25,7 +25,7 @@ pub struct QueryTimes {
 
 /// Where in the value the next piece starts.
 #[derive(Debug)]
-pub struct ResultRows {
+pub(crate) struct ResultRows {
     value: Value,
     stats: Option<(QueryTimes, QueryStats)>,
     started: bool,
@@ -36,12 +36,12 @@ pub struct ResultRows {
 }
 
 impl ResultRows {
-    pub fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
+    pub(crate) fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
         ResultRows { value, stats, started: false, element: 0, point: 0 }
     }
 
     /// Appends the next piece; false after the last.
-    pub fn push(&mut self, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn push(&mut self, out: &mut Vec<u8>) -> bool {
         if !self.started {
             self.started = true;
             return self.push_start(out);

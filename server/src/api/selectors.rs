@@ -1,27 +1,34 @@
 //! `match[]`: which series a request for labels is about.
 
 use icecore_query::parser::ast::{Expr, NodeKind};
-use icecore_query::parser::{self, ParserOptions};
+use icecore_query::parser::{self, ParseErrors, ParserOptions};
 use icecore_storage::matcher::Matcher;
 
 use crate::http::error::ApiError;
 
 /// Matchers of each selector; a series is meant if it fulfils all matchers of any.
-pub fn parse_all<'a>(
+pub(crate) fn parse_all<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     options: ParserOptions,
 ) -> Result<Vec<Vec<Matcher>>, ApiError> {
     let mut all = Vec::new();
     for text in texts {
-        let expr = parser::parse(text, options).map_err(|e| ApiError::bad_data(e.to_string()))?;
+        let expr = parser::parse(text, options).map_err(|errors| selector_error(&errors))?;
         all.push(single_selector(expr)?);
     }
-    // Such a selector would mean every series there is; Prometheus wants it said otherwise.
-    if all.iter().any(|matchers| matchers.iter().all(Matcher::matches_empty)) {
-        let error = "match[] must contain at least one non-empty matcher";
-        return Err(ApiError::bad_data(error));
-    }
     Ok(all)
+}
+
+/// A selector that fits series without any label would mean all there are. As a query it is a
+/// parse error; as a selector Prometheus has other words for it.
+fn selector_error(errors: &ParseErrors) -> ApiError {
+    let all_empty = "vector selector must contain at least one non-empty matcher";
+    match errors.errors.first() {
+        Some(error) if error.message == all_empty => {
+            ApiError::bad_data("match[] must contain at least one non-empty matcher")
+        }
+        _ => ApiError::bad_data(errors.to_string()),
+    }
 }
 
 fn single_selector(expr: Expr) -> Result<Vec<Matcher>, ApiError> {
@@ -37,7 +44,7 @@ fn single_selector(expr: Expr) -> Result<Vec<Matcher>, ApiError> {
 }
 
 /// Matchers of every selector within a query.
-pub fn within(expr: &Expr) -> Vec<Vec<Matcher>> {
+pub(crate) fn within(expr: &Expr) -> Vec<Vec<Matcher>> {
     let selectors = expr.nodes.iter().filter_map(|node| match &node.kind {
         NodeKind::VectorSelector(selector) => Some(selector.matchers.clone()),
         _ => None,

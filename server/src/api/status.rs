@@ -37,7 +37,7 @@ struct BuildInfo {
     go_version: &'static str,
 }
 
-pub fn build_info() -> Response {
+pub(crate) fn build_info() -> Response {
     reply::value(&BuildInfo {
         version: PROMETHEUS_API_VERSION,
         revision: OWN_VERSION,
@@ -62,7 +62,7 @@ struct RuntimeInfo {
 }
 
 /// The fields that mean something here; Go's scheduler and collector have none.
-pub fn runtime_info(app: &App) -> Response {
+pub(crate) fn runtime_info(app: &App) -> Response {
     let started = format_rfc3339(app.started_ms);
     let stats = app.db_if_open().map(|db| db.stats()).unwrap_or_default();
     let working_folder = std::env::current_dir().unwrap_or_default();
@@ -77,7 +77,7 @@ pub fn runtime_info(app: &App) -> Response {
     })
 }
 
-pub fn flags(app: &App) -> Response {
+pub(crate) fn flags(app: &App) -> Response {
     let flags: std::collections::BTreeMap<&str, &str> =
         app.config.flags.iter().map(|(name, value)| (*name, value.as_str())).collect();
     reply::value(&flags)
@@ -109,7 +109,7 @@ struct Count {
     value: u64,
 }
 
-pub async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = match params.get("limit") {
         "" => TSDB_LIMIT,
         text => match text.parse::<usize>() {
@@ -149,7 +149,7 @@ struct Rules {
 }
 
 /// Grafana asks at the start of a session, to expand the names of recording rules.
-pub fn rules() -> Response {
+pub(crate) fn rules() -> Response {
     reply::value(&Rules { groups: [] })
 }
 
@@ -158,6 +158,6 @@ struct Alerts {
     alerts: [(); 0],
 }
 
-pub fn alerts() -> Response {
+pub(crate) fn alerts() -> Response {
     reply::value(&Alerts { alerts: [] })
 }

@@ -78,15 +78,15 @@ impl IntoResponse for Outcome {
 }
 
 /// Senders that predate zstd ask first which version is spoken: 1, that is zstd.
-pub fn asks_for_version(params: &Params) -> bool {
+pub(crate) fn asks_for_version(params: &Params) -> bool {
     !params.get("get_vm_proto_version").is_empty()
 }
 
-pub fn version() -> Response {
+pub(crate) fn version() -> Response {
     "1".into_response()
 }
 
-pub async fn write(app: &Arc<App>, headers: &HeaderMap, body: Body) -> Response {
+pub(crate) async fn write(app: &Arc<App>, headers: &HeaderMap, body: Body) -> Response {
     let outcome = receive(app, headers, body).await.unwrap_or_else(|refused| refused);
     app.counters.write.count(outcome.result);
     if outcome.result != WriteResult::Stored {

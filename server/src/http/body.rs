@@ -18,7 +18,7 @@ const DRAIN_FACTOR: usize = 4;
 const RESERVE_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     TooLarge { limit: usize },
     TooSlow,
     Broken,
@@ -37,12 +37,12 @@ impl std::fmt::Display for BodyError {
 }
 
 /// `Content-Length`, if there is one.
-pub fn declared_length(headers: &HeaderMap) -> Option<usize> {
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The whole body, if it has at most `limit` bytes.
-pub async fn read(
+pub(crate) async fn read(
     mut body: Body,
     declared: Option<usize>,
     limit: usize,

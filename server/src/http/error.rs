@@ -12,7 +12,7 @@ use crate::http::json;
 const STOPPING: HeaderName = HeaderName::from_static("x-prometheus-stopping");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
+pub(crate) enum ErrorKind {
     BadData,
     Execution,
     Timeout,
@@ -26,30 +26,26 @@ pub enum ErrorKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiError {
+pub(crate) struct ApiError {
     kind: ErrorKind,
     message: String,
 }
 
 impl ApiError {
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> ApiError {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> ApiError {
         ApiError { kind, message: message.into() }
     }
 
-    pub fn bad_data(message: impl Into<String>) -> ApiError {
+    pub(crate) fn bad_data(message: impl Into<String>) -> ApiError {
         ApiError::new(ErrorKind::BadData, message)
     }
 
     /// One parameter is wrong.
-    pub fn parameter(name: &str, message: impl std::fmt::Display) -> ApiError {
+    pub(crate) fn parameter(name: &str, message: impl std::fmt::Display) -> ApiError {
         ApiError::bad_data(format!("invalid parameter {name:?}: {message}"))
     }
 
-    pub fn kind(&self) -> ErrorKind {
-        self.kind
-    }
-
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         &self.message
     }
 

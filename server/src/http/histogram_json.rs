@@ -18,7 +18,7 @@ struct Bucket {
     count: f64,
 }
 
-pub fn push_histogram(out: &mut Vec<u8>, histogram: &Histogram) {
+pub(crate) fn push_histogram(out: &mut Vec<u8>, histogram: &Histogram) {
     let (count, zero_count, positive, negative) = match &histogram.counts {
         Counts::Integer { count, zero_count, positive, negative } => {
             let floats = |counts: &[u64]| counts.iter().map(|count| *count as f64).collect();

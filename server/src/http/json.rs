@@ -5,10 +5,10 @@
 
 use icecore_storage::labels::Labels;
 
-pub const CONTENT_TYPE: &str = "application/json";
+pub(crate) const CONTENT_TYPE: &str = "application/json";
 
 /// A string with its quotes.
-pub fn push_string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn push_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut copied = 0;
@@ -36,7 +36,7 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// A whole number.
-pub fn push_integer(out: &mut Vec<u8>, number: i64) {
+pub(crate) fn push_integer(out: &mut Vec<u8>, number: i64) {
     if number < 0 {
         out.push(b'-');
     }
@@ -55,7 +55,7 @@ pub fn push_integer(out: &mut Vec<u8>, number: i64) {
 }
 
 /// Milliseconds as seconds.
-pub fn push_timestamp(out: &mut Vec<u8>, ms: i64) {
+pub(crate) fn push_timestamp(out: &mut Vec<u8>, ms: i64) {
     if ms < 0 {
         out.push(b'-');
     }
@@ -69,14 +69,18 @@ pub fn push_timestamp(out: &mut Vec<u8>, ms: i64) {
 }
 
 /// A sample's value: the shortest digits that read back equal, in a string.
-pub fn push_float(out: &mut Vec<u8>, value: f64) {
+pub(crate) fn push_float(out: &mut Vec<u8>, value: f64) {
     out.push(b'"');
     push_bare_float(out, value);
     out.push(b'"');
 }
 
-/// The same without quotes.
-pub fn push_bare_float(out: &mut Vec<u8>, value: f64) {
+/// The same without quotes: Go's `strconv.FormatFloat(value, 'f', -1, 64)`, but with an exponent
+/// below 1e-6 and from 1e21.
+///
+/// Of two shortest forms that are equally near, Go takes the even one, and so does zmij; the
+/// standard library rounds up.
+pub(crate) fn push_bare_float(out: &mut Vec<u8>, value: f64) {
     // Integers, the most frequent values of all, need no search for the shortest digits.
     let integer = value as i64;
     if integer as f64 == value && integer.unsigned_abs() < 1 << 53 {
@@ -86,39 +90,54 @@ pub fn push_bare_float(out: &mut Vec<u8>, value: f64) {
         push_integer(out, integer);
         return;
     }
-    if value.is_finite() {
-        let mut buffer = zmij::Buffer::new();
-        let text = buffer.format_finite(value);
-        if !text.contains('e') {
-            out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
-            return;
-        }
-    }
-    out.extend_from_slice(go_float(value).as_bytes());
-}
-
-/// Go's `strconv.FormatFloat(value, 'f', -1, 64)`, with exponents below 1e-6 and from 1e21.
-fn go_float(value: f64) -> String {
     if value.is_nan() {
-        return "NaN".into();
+        out.extend_from_slice(b"NaN");
+        return;
     }
     if value.is_infinite() {
-        return if value > 0.0 { "+Inf".into() } else { "-Inf".into() };
+        out.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
+        return;
     }
-    if value == 0.0 || (1e-6..1e21).contains(&value.abs()) {
-        return value.to_string();
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(value);
+    match text.split_once('e') {
+        None => out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes()),
+        Some((mantissa, exponent)) => {
+            let exponent = exponent.parse().expect("an exponent is a small integer");
+            push_scientific(out, mantissa, exponent);
+        }
     }
-    let text = format!("{value:e}");
-    let (mantissa, exponent) = text.split_once('e').expect("`{:e}` writes an exponent");
-    let (sign, digits) = match exponent.strip_prefix('-') {
-        Some(digits) => ('-', digits),
-        None => ('+', exponent),
-    };
-    format!("{mantissa}e{sign}{digits:0>2}")
+}
+
+/// `mantissa` (`-1.25`) times ten to the `exponent`, as Go lays it out.
+fn push_scientific(out: &mut Vec<u8>, mantissa: &str, exponent: i32) {
+    let mantissa = mantissa.strip_suffix(".0").unwrap_or(mantissa);
+    if !(-6..21).contains(&exponent) {
+        out.extend_from_slice(mantissa.as_bytes());
+        out.extend_from_slice(if exponent < 0 { b"e-" } else { b"e+" });
+        if exponent.abs() < 10 {
+            out.push(b'0');
+        }
+        push_integer(out, i64::from(exponent.abs()));
+        return;
+    }
+    let digits = mantissa.strip_prefix('-').inspect(|_| out.push(b'-')).unwrap_or(mantissa);
+    let digits = digits.bytes().filter(|byte| *byte != b'.');
+    let count = digits.clone().count() as i32;
+    if exponent < 0 {
+        out.extend_from_slice(b"0.");
+        out.extend(std::iter::repeat_n(b'0', (-exponent - 1) as usize));
+        out.extend(digits);
+    } else {
+        // zmij writes an exponent only where all digits stand before the point.
+        debug_assert!(count <= exponent + 1, "{mantissa}e{exponent}");
+        out.extend(digits);
+        out.extend(std::iter::repeat_n(b'0', (exponent + 1 - count).max(0) as usize));
+    }
 }
 
 /// `{"name":"value",…}`
-pub fn push_labels(out: &mut Vec<u8>, labels: &Labels) {
+pub(crate) fn push_labels(out: &mut Vec<u8>, labels: &Labels) {
     out.push(b'{');
     for (i, (name, value)) in labels.iter().enumerate() {
         if i > 0 {
@@ -132,7 +151,7 @@ pub fn push_labels(out: &mut Vec<u8>, labels: &Labels) {
 }
 
 /// `[…,…]`, each element written by `push`.
-pub fn push_list<T>(
+pub(crate) fn push_list<T>(
     out: &mut Vec<u8>,
     items: impl IntoIterator<Item = T>,
     mut push: impl FnMut(&mut Vec<u8>, T),
@@ -209,17 +228,32 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_form_of_a_float_equals_the_slow_one() {
+    fn of_two_equally_near_forms_the_even_one_is_taken() {
+        // Halfway between …62 and …63.
+        assert_eq!(written(|out| push_bare_float(out, 228103215461710.625)), "228103215461710.62");
+    }
+
+    #[test]
+    fn floats_read_back_and_are_no_longer_than_needed() {
         let mut bits: u64 = 0x9e37_79b9_7f4a_7c15;
-        for _ in 0..200_000 {
+        for _ in 0..100_000 {
             bits ^= bits << 13;
             bits ^= bits >> 7;
             bits ^= bits << 17;
-            // Exponents around 0 are where the forms differ; all others are there too.
-            let near =
-                f64::from_bits(bits & 0x800f_ffff_ffff_ffff | (0x3c0 + (bits >> 40 & 0x7f)) << 52);
+            // Exponents around 0 are where the forms change; all others are there too.
+            let exponent = 0x3c0 + (bits >> 40 & 0x7f);
+            let near = f64::from_bits(bits & 0x800f_ffff_ffff_ffff | exponent << 52);
             for value in [f64::from_bits(bits), near, (bits >> 44) as f64 / 1000.0] {
-                assert_eq!(written(|out| push_bare_float(out, value)), go_float(value));
+                let text = written(|out| push_bare_float(out, value));
+                if !value.is_finite() {
+                    continue;
+                }
+                assert_eq!(text.parse::<f64>().unwrap().to_bits(), value.to_bits(), "{text}");
+                let plain = value == 0.0 || (1e-6..1e21).contains(&value.abs());
+                let length = if plain { format!("{value}") } else { format!("{value:e}") }.len();
+                let exponent_form = if plain { 0 } else { 2 };
+                assert!(text.len() <= length + exponent_form, "{text} {value}");
+                assert_eq!(text.contains('e'), !plain, "{text}");
             }
         }
     }

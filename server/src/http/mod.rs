@@ -2,10 +2,10 @@
 //!
 //! Nothing here knows an endpoint; `api` does. Nothing here waits without a limit.
 
-pub mod body;
-pub mod error;
-pub mod histogram_json;
-pub mod json;
-pub mod params;
-pub mod reply;
-pub mod time;
+pub(crate) mod body;
+pub(crate) mod error;
+pub(crate) mod histogram_json;
+pub(crate) mod json;
+pub(crate) mod params;
+pub(crate) mod reply;
+pub(crate) mod time;

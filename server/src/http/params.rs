@@ -13,34 +13,34 @@ use crate::http::error::ApiError;
 use crate::http::time::{MAX_TIME_MS, MIN_TIME_MS, parse_duration_ms, parse_time_ms};
 
 #[derive(Clone, Debug, Default)]
-pub struct Params {
+pub(crate) struct Params {
     pairs: Vec<(String, String)>,
 }
 
 impl Params {
     /// `body` is the form of a POST, empty where there is none.
-    pub fn new(url_query: &str, body: &[u8]) -> Params {
+    pub(crate) fn new(url_query: &str, body: &[u8]) -> Params {
         let body = form_urlencoded::parse(body);
         let url = form_urlencoded::parse(url_query.as_bytes());
         Params { pairs: body.chain(url).map(|(n, v)| (n.into_owned(), v.into_owned())).collect() }
     }
 
     /// The first value of that name; "" where it is missing, as Go's `FormValue`.
-    pub fn get(&self, name: &str) -> &str {
-        self.all(name).next().unwrap_or("")
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.pairs.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
     }
 
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// A time that must be there.
-    pub fn time_ms(&self, name: &str) -> Result<i64, ApiError> {
+    pub(crate) fn time_ms(&self, name: &str) -> Result<i64, ApiError> {
         parse_time_ms(self.get(name)).map_err(|error| ApiError::parameter(name, error))
     }
 
     /// A time that need not.
-    pub fn time_ms_or(&self, name: &str, default_ms: i64) -> Result<i64, ApiError> {
+    pub(crate) fn time_ms_or(&self, name: &str, default_ms: i64) -> Result<i64, ApiError> {
         match self.get(name) {
             "" => Ok(default_ms),
             text => parse_time_ms(text).map_err(|error| {
@@ -50,18 +50,18 @@ impl Params {
     }
 
     /// `start` and `end`, by default all time.
-    pub fn range(&self) -> Result<TimeRange, ApiError> {
+    pub(crate) fn range(&self) -> Result<TimeRange, ApiError> {
         let start_ms = self.time_ms_or("start", MIN_TIME_MS)?;
         Ok(TimeRange::new(start_ms, self.time_ms_or("end", MAX_TIME_MS)?))
     }
 
     /// A duration that must be there.
-    pub fn duration_ms(&self, name: &str) -> Result<i64, ApiError> {
+    pub(crate) fn duration_ms(&self, name: &str) -> Result<i64, ApiError> {
         parse_duration_ms(self.get(name)).map_err(|error| ApiError::parameter(name, error))
     }
 
     /// `timeout`, where given.
-    pub fn timeout(&self) -> Result<Option<Duration>, ApiError> {
+    pub(crate) fn timeout(&self) -> Result<Option<Duration>, ApiError> {
         match self.get("timeout") {
             "" => Ok(None),
             _ => {
@@ -72,7 +72,7 @@ impl Params {
     }
 
     /// `lookback_delta`, where given.
-    pub fn lookback_ms(&self) -> Result<Option<i64>, ApiError> {
+    pub(crate) fn lookback_ms(&self) -> Result<Option<i64>, ApiError> {
         match self.get("lookback_delta") {
             "" => Ok(None),
             text => parse_duration_ms(text).map(Some).map_err(|error| {
@@ -82,7 +82,7 @@ impl Params {
     }
 
     /// `limit`, where given and not 0: both mean all.
-    pub fn limit(&self) -> Result<Option<usize>, ApiError> {
+    pub(crate) fn limit(&self) -> Result<Option<usize>, ApiError> {
         match self.get("limit") {
             "" => Ok(None),
             text => match text.parse::<i64>() {

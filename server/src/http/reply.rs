@@ -24,11 +24,11 @@ const CHUNK_BYTES: usize = 64 << 10;
 const NOTES_MAX: usize = 10;
 
 /// Appends the next piece of the JSON of `data`; false once there is none.
-pub type Rows = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
+pub(crate) type Rows = Box<dyn FnMut(&mut Vec<u8>) -> bool + Send>;
 
 /// What is said besides the data.
 #[derive(Clone, Debug, Default)]
-pub struct Notes {
+pub(crate) struct Notes {
     pub warnings: Vec<String>,
     pub infos: Vec<String>,
     /// vmalert reads it beside `data` and tells rules that can never fire.
@@ -37,7 +37,7 @@ pub struct Notes {
 
 impl Notes {
     /// Prometheus's warning for a `limit` that cut something off.
-    pub fn truncated(truncated: bool) -> Notes {
+    pub(crate) fn truncated(truncated: bool) -> Notes {
         let mut notes = Notes::default();
         if truncated {
             notes.add_truncated();
@@ -45,13 +45,13 @@ impl Notes {
         notes
     }
 
-    pub fn add_truncated(&mut self) {
+    pub(crate) fn add_truncated(&mut self) {
         self.warnings.push("results truncated due to limit".into());
     }
 }
 
 /// An answer whose data is small and has a type.
-pub fn value<T: Serialize>(data: &T) -> Response {
+pub(crate) fn value<T: Serialize>(data: &T) -> Response {
     let mut text = serde_json::to_vec(data).expect("types of answers have string keys");
     let mut rows: Rows = Box::new(move |out| {
         out.append(&mut text);
@@ -61,7 +61,7 @@ pub fn value<T: Serialize>(data: &T) -> Response {
 }
 
 /// An answer whose data is an array; `next` appends one element or returns false.
-pub fn array(
+pub(crate) fn array(
     notes: Notes,
     mut next: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
 ) -> Response {
@@ -82,7 +82,10 @@ pub fn array(
 }
 
 /// An answer whose data `rows` writes whole.
-pub fn stream(notes: Notes, rows: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static) -> Response {
+pub(crate) fn stream(
+    notes: Notes,
+    rows: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
+) -> Response {
     let mut chunks = Chunks { rows: Some(Box::new(rows)), notes };
     let mut first = Vec::with_capacity(1024);
     first.extend_from_slice(br#"{"status":"success","data":"#);

@@ -8,9 +8,9 @@
 use crate::duration;
 
 /// Go's `time.Unix(math.MinInt64/1000+62135596801, 0)`: Prometheus's "since ever".
-pub const MIN_TIME_MS: i64 = -9_223_309_901_257_974_000;
+pub(crate) const MIN_TIME_MS: i64 = -9_223_309_901_257_974_000;
 /// Prometheus's "for ever".
-pub const MAX_TIME_MS: i64 = 9_223_309_901_257_974_999;
+pub(crate) const MAX_TIME_MS: i64 = 9_223_309_901_257_974_999;
 
 const MIN_TIME_TEXT: &str = "-292273086-05-16T16:47:06Z";
 const MAX_TIME_TEXT: &str = "292277025-08-18T07:12:54.999999999Z";
@@ -18,7 +18,7 @@ const MAX_TIME_TEXT: &str = "292277025-08-18T07:12:54.999999999Z";
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Milliseconds since the epoch that a parameter names.
-pub fn parse_time_ms(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_time_ms(text: &str) -> Result<i64, String> {
     let parsed = match parse_float(text) {
         Some(seconds) => seconds_to_ms(seconds),
         None if text == MIN_TIME_TEXT => Some(MIN_TIME_MS),
@@ -29,7 +29,7 @@ pub fn parse_time_ms(text: &str) -> Result<i64, String> {
 }
 
 /// Milliseconds that a parameter names as float seconds or as a Prometheus duration.
-pub fn parse_duration_ms(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_duration_ms(text: &str) -> Result<i64, String> {
     match parse_float(text) {
         // Go counts nanoseconds in 64 bits.
         Some(seconds) if seconds.abs() > 9_223_372_036.0 => {
@@ -99,7 +99,7 @@ fn parse_rfc3339_ms(text: &str) -> Option<i64> {
 }
 
 /// RFC 3339 in UTC with milliseconds where there are any; for people, not for clients' arithmetic.
-pub fn format_rfc3339(ms: i64) -> String {
+pub(crate) fn format_rfc3339(ms: i64) -> String {
     let (year, month, day) = civil_from_days(ms.div_euclid(DAY_MS));
     let in_day = ms.rem_euclid(DAY_MS);
     let (seconds, fraction) = (in_day / 1000, in_day % 1000);
