@@ -31,7 +31,7 @@ impl<S: Source> Executor<'_, S> {
                 self.scalar_function(function.id, args, grid).map(NodeValue::Scalar)
             }
             LabelReplace | LabelJoin => self.relabelled(function.id, args).map(NodeValue::Rows),
-            Info | StartTimestamp | HistogramQuantiles | DoubleExponentialSmoothing => {
+            Info | StartTimestamp | HistogramQuantiles => {
                 Err(QueryError::Execution(format!("{}() is not supported yet", function.name)))
             }
             _ if args

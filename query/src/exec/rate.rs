@@ -261,7 +261,7 @@ mod tests {
                     name: "",
                     view,
                     grid,
-                    parameter: None,
+                    parameters: &[],
                     span: Default::default(),
                 };
                 let mut row = RowBuffer::default();

@@ -29,8 +29,8 @@ pub(crate) struct WindowCall<'a> {
     pub(crate) view: View,
     /// The evaluation times, which differ from those of `view` by offset and `@`.
     pub(crate) grid: Grid,
-    /// The scalar argument, if the function has one.
-    pub(crate) parameter: Option<&'a Scalar>,
+    /// The scalar arguments.
+    pub(crate) parameters: &'a [Scalar],
     /// Where the first argument stands; annotations point there.
     pub(crate) span: Span,
 }
@@ -250,6 +250,19 @@ fn mixed(
                 if count > 0 {
                     let present = call.id != CountOverTime;
                     row.set(step, if present { 1.0 } else { count as f64 });
+                }
+            }
+            Ok(())
+        }
+        TsOfFirstOverTime | TsOfLastOverTime => {
+            let first = call.id == TsOfFirstOverTime;
+            for step in 0..times.steps {
+                let float_times = &timestamps[scratch.bounds.window(step)];
+                let histogram_times = &scratch.histogram_times[histograms.window(step)];
+                let both = float_times.iter().chain(histogram_times);
+                let time_ms = if first { both.min() } else { both.max() };
+                if let Some(time_ms) = time_ms {
+                    row.set(step, *time_ms as f64 / 1000.0);
                 }
             }
             Ok(())

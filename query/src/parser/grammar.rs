@@ -12,6 +12,8 @@
 //! first completes everything it can complete, and some constructs look one token ahead before
 //! they note where they end, others do not. Comments mark those places.
 
+use icecore_storage::matcher::Matcher;
+
 use crate::functions::{self, Function, FunctionId};
 use crate::go_format;
 use crate::parser::ast::{
@@ -119,19 +121,7 @@ pub(super) struct Parser<'a> {
 
 /// The tree of a query and the errors of its syntax. With errors the tree means nothing.
 pub(super) fn parse(text: &[u8], options: ParserOptions) -> (Expr, Vec<ParseError>) {
-    let mut parser = Parser {
-        text,
-        options,
-        lexer: Lexer::new(text),
-        lookahead: None,
-        last: Token { kind: Kind::Exhausted, span: Span::default() },
-        lexer_failed: false,
-        recovering: 0,
-        last_closing: 0,
-        nodes: Vec::new(),
-        frames: Vec::new(),
-        errors: Vec::new(),
-    };
+    let mut parser = Parser::new(text, options);
     let root = match u32::try_from(text.len()) {
         Ok(_) => parser.query(),
         Err(_) => {
@@ -143,7 +133,55 @@ pub(super) fn parse(text: &[u8], options: ParserOptions) -> (Expr, Vec<ParseErro
     (Expr { nodes: parser.nodes, root }, parser.errors)
 }
 
+/// The matchers of a text that is one instant selector without modifiers, and the errors of its
+/// syntax.
+pub(super) fn parse_selector(text: &[u8]) -> (Vec<Matcher>, Vec<ParseError>) {
+    let mut parser = Parser::new(text, ParserOptions::default());
+    let done = match u32::try_from(text.len()) {
+        Ok(_) => parser.only_selector(),
+        Err(_) => {
+            parser.error(Span::default(), "selector is longer than 4 GiB");
+            Ok(())
+        }
+    };
+    if let Err(Stop::Unexpected) = done {
+        parser.unwind();
+    }
+    let matchers = match parser.nodes.pop().map(|node| node.kind) {
+        Some(NodeKind::VectorSelector(selector)) => selector.matchers,
+        _ => Vec::new(),
+    };
+    (matchers, parser.errors)
+}
+
 impl Parser<'_> {
+    fn new(text: &[u8], options: ParserOptions) -> Parser<'_> {
+        Parser {
+            text,
+            options,
+            lexer: Lexer::new(text),
+            lookahead: None,
+            last: Token { kind: Kind::Exhausted, span: Span::default() },
+            lexer_failed: false,
+            recovering: 0,
+            last_closing: 0,
+            nodes: Vec::new(),
+            frames: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    fn only_selector(&mut self) -> Result<(), Stop> {
+        let name = match self.peek() {
+            Kind::LeftBrace => None,
+            kind if kind.is_metric_name() => Some(self.shift().span),
+            _ => return self.refuse(),
+        };
+        let selector = self.selector(name)?;
+        self.end_of_operand(selector)?;
+        Ok(())
+    }
+
     fn query(&mut self) -> Option<NodeId> {
         if self.peek() == Kind::Eof {
             self.error(Span::default(), "no expression found in input");
@@ -637,5 +675,84 @@ pub(super) fn precedence(op: BinaryOp) -> u8 {
         Add | Sub => 4,
         Mul | Div | Mod | Atan2 => 5,
         Pow => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The spans of all nodes, in the order of the arena, as the text they cover.
+    fn check(text: &str, spans: &[&str]) {
+        let (expr, errors) = parse(text.as_bytes(), ParserOptions::ALL);
+        assert_eq!(errors, [], "{text}");
+        let covered: Vec<&str> = expr
+            .nodes
+            .iter()
+            .map(|node| &text[node.span.start as usize..node.span.end as usize])
+            .collect();
+        assert_eq!(covered, spans);
+    }
+
+    #[test]
+    fn spans_cover_what_prometheus_says() {
+        check("foo + -1", &["foo", "-1", "foo + -1"]);
+        check("-foo ^ 2", &["foo", "2", "foo ^ 2", "-foo ^ 2"]);
+        check("foo{a=\"b\"}[5m] offset 1h", &["foo{a=\"b\"}", "foo{a=\"b\"}[5m] offset 1h"]);
+        check("foo[5m:] @ 5", &["foo", "foo[5m:] @ 5"]);
+        check("foo[5m] anchored", &["foo", "foo[5m]"]);
+        check("rate(foo[5m] ) ", &["foo", "foo[5m]", "rate(foo[5m] )"]);
+        check("sum(foo) by (a)", &["foo", "sum(foo) by (a)"]);
+        check("sum by (a) (foo) ", &["foo", "sum by (a) (foo)"]);
+    }
+
+    #[test]
+    fn looking_ahead_moves_some_ends() {
+        // An aggregation looks for a grouping but finds its way back over spaces.
+        check("(sum(foo) )", &["foo", "sum(foo)", "(sum(foo) )"]);
+        // An offset in parentheses looks for an operator, and takes the parenthesis it meets.
+        check("(foo offset (5) )", &["foo offset (5) )", "(foo offset (5) )"]);
+        check("(foo offset 5 )", &["foo offset 5", "(foo offset 5 )"]);
+    }
+
+    #[test]
+    fn operators_group_as_in_mathematics() {
+        let check = |text: &str, grouped: &str| {
+            let (expr, errors) = parse(text.as_bytes(), ParserOptions::ALL);
+            assert_eq!(errors, []);
+            let mut texts: Vec<String> = Vec::new();
+            for node in &expr.nodes {
+                texts.push(match &node.kind {
+                    NodeKind::Binary(Binary { op, left, right, .. }) => {
+                        let (left, right) = (&texts[left.0 as usize], &texts[right.0 as usize]);
+                        format!("({left}{}{right})", op.text())
+                    }
+                    NodeKind::Unary { operand, .. } => format!("(-{})", texts[operand.0 as usize]),
+                    NodeKind::VectorSelector(selector) => selector.name.clone(),
+                    other => panic!("{other:?} is not part of the test"),
+                });
+            }
+            assert_eq!(texts[expr.root.0 as usize], grouped);
+        };
+        check("a+b*c^d^e", "(a+(b*(c^(d^e))))");
+        check("a-b-c", "((a-b)-c)");
+        check("-a^b*c", "((-(a^b))*c)");
+        check("a or b and c unless d == e </ f", "(aor((bandc)unless((d==e)</f)))");
+        check("a atan2 b % c", "((aatan2b)%c)");
+    }
+
+    #[test]
+    fn selectors_stand_alone() {
+        let check = |text: &str| {
+            let (matchers, errors) = parse_selector(text.as_bytes());
+            let texts: Vec<String> = matchers.iter().map(ToString::to_string).collect();
+            (texts.join(","), errors.first().map_or(String::new(), |error| error.message.clone()))
+        };
+        assert_eq!(check("sum{a=~\"b\"}"), ("a=~\"b\",__name__=\"sum\"".into(), String::new()));
+        assert_eq!(check("{}"), (String::new(), String::new()));
+        assert_eq!(check("foo + bar").1, "unexpected <op:+>");
+        assert_eq!(check("foo[5m]").1, "unexpected \"[\"");
+        assert_eq!(check("").1, "unexpected end of input");
+        assert_eq!(check("foo{").1, "unexpected end of input inside braces");
     }
 }

@@ -105,8 +105,73 @@ pub(crate) fn fit(
     if exceptions.len() == values.len() {
         return None;
     }
+    if let Some(smaller) = exponent_of_most(mantissas, exponent)
+        && fit_at(values, smaller, exceptions_max, mantissas, exceptions)
+    {
+        exponent = smaller;
+    }
     fill_first(mantissas, exceptions);
     Some(exponent)
+}
+
+/// A smaller exponent that all but a few mantissas can do with.
+///
+/// An odd double fits 15 digits by chance now and then. Were it not an exception, all others would
+/// carry its digits as zeros.
+fn exponent_of_most(mantissas: &[i64], exponent: u8) -> Option<u8> {
+    /// Fewer digits are not worth the exceptions.
+    const DIGITS_MIN: u8 = 3;
+    if exponent < DIGITS_MIN {
+        return None;
+    }
+    let outliers_max = mantissas.len() / 32;
+    let mut outliers = 0;
+    let mut smaller = 0;
+    let (mut last, mut needed) = (0, 0);
+    for &mantissa in mantissas {
+        if mantissa != last {
+            last = mantissa;
+            needed = exponent;
+            let mut rest = mantissa;
+            while needed > smaller && rest % 10 == 0 {
+                rest /= 10;
+                needed -= 1;
+            }
+        }
+        if needed + DIGITS_MIN > exponent {
+            outliers += 1;
+            if outliers > outliers_max {
+                return None;
+            }
+        } else {
+            smaller = smaller.max(needed);
+        }
+    }
+    (outliers > 0).then_some(smaller)
+}
+
+/// Fills `mantissas` and `exceptions` at this exponent, unless there would be too many of these.
+fn fit_at(
+    values: &[f64],
+    exponent: u8,
+    exceptions_max: usize,
+    mantissas: &mut Vec<i64>,
+    exceptions: &mut Vec<u32>,
+) -> bool {
+    let fits = |value: &&f64| mantissa(**value, exponent).is_some();
+    if values.len() - values.iter().filter(fits).count() > exceptions_max {
+        return false;
+    }
+    mantissas.clear();
+    exceptions.clear();
+    for (row, &value) in values.iter().enumerate() {
+        let found = mantissa(value, exponent).unwrap_or_else(|| {
+            exceptions.push(row as u32);
+            mantissas.last().copied().unwrap_or(0)
+        });
+        mantissas.push(found);
+    }
+    true
 }
 
 fn fit_one(value: f64, from: u8) -> Option<(u8, i64)> {
