@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use icecore_query::engine::{Answer, QueryError, QueryOptions};
-use icecore_query::parser::pretty::prettify;
-use icecore_query::parser::{self, ParserOptions};
+use icecore_query::parser::{self, ParserOptions, prettify};
 use icecore_query::value::Value;
 use icecore_storage::Snapshot;
 
