@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use icecore_storage::labels::{LabelError, Labels, push_pair};
 use icecore_storage::limits::Limits;
-use xxhash_rust::xxh3::xxh3_64_with_secret;
+use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use crate::protobuf::{LENGTH_DELIMITED, Malformed, Reader, tag};
 
@@ -46,8 +46,8 @@ impl KeyHash {
     }
 
     #[inline]
-    pub(super) fn hash(self, key: &[u8]) -> u64 {
-        xxh3_64_with_secret(key, self.secret)
+    pub(super) fn hash(self, key: &[u8]) -> u128 {
+        xxh3_128_with_secret(key, self.secret)
     }
 }
 
@@ -269,6 +269,6 @@ mod tests {
         let hash = |length: usize| KeyHash::of_this_process().hash(&key[..length]);
         assert_eq!(hash(500), hash(500));
         assert_ne!(hash(500), hash(499));
-        assert_ne!(hash(20), xxhash_rust::xxh3::xxh3_64(&key[..20]));
+        assert_ne!(hash(20), xxhash_rust::xxh3::xxh3_128(&key[..20]));
     }
 }
