@@ -21,7 +21,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use icecore_benches::{ExporterSeries, exporter_series};
+use icecore_benches::exporters::{ExporterSeries, exporter_series};
 use icecore_storage::encoding::{decimal, xor};
 
 /// Runs over all chunks of which the fastest counts.

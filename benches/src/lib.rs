@@ -4,7 +4,7 @@
 //! `icecore-load` ([`load`]) sends them to a running server and reports what they cost it;
 //! `icecore-compare` does so with Icecore, Prometheus and VictoriaMetrics in turn and asks each the
 //! queries of [`queries`]. Costs are CPU seconds of the server's process, which a busy machine
-//! disturbs less than wall time. Codecs are measured on real metrics ([`exporters`]).
+//! disturbs less than wall time. [`exporters`] reads real metrics for the codec's benchmark.
 
 pub mod bodies;
 pub mod command_line;
@@ -13,5 +13,3 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod queries;
-
-pub use exporters::{ExporterSeries, exporter_series};

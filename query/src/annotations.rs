@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 
-use crate::functions::number::{general, general_2, quoted};
 use crate::functions::time::rfc3339;
+use crate::go_format::{float_general, float_general_digits, quote};
 use crate::parser::ast::Span;
+use crate::parser::place;
 
 /// Most annotations of a kind that the API returns.
 pub const ANNOTATIONS_MAX: usize = 10;
@@ -43,9 +44,9 @@ impl ForcedMonotonicity {
     fn text(&self) -> String {
         format!(
             ", from buckets {} to {}, with a max diff of {}, over {} samples from {} to {}",
-            general(self.bucket_min),
-            general(self.bucket_max),
-            general_2(self.difference_max),
+            float_general(self.bucket_min),
+            float_general(self.bucket_max),
+            float_general_digits(self.difference_max, 2),
             self.samples,
             rfc3339(self.start_ms / 1000),
             rfc3339(self.end_ms / 1000),
@@ -112,20 +113,12 @@ impl Entry {
             Kind::Info => "info",
         };
         let forced = self.forced.map(|forced| forced.text()).unwrap_or_default();
-        format!("PromQL {kind}: {}{forced} ({})", self.text, position(query, self.span))
+        format!(
+            "PromQL {kind}: {}{forced} ({})",
+            self.text,
+            place(query.as_bytes(), self.span.start)
+        )
     }
-}
-
-/// `line:column` of a span's start.
-pub(crate) fn position(query: &str, span: Span) -> String {
-    let start = (span.start as usize).min(query.len());
-    let before = &query.as_bytes()[..start];
-    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-    let column = match before.iter().rposition(|byte| *byte == b'\n') {
-        Some(newline) => start - newline,
-        None => start + 1,
-    };
-    format!("{line}:{column}")
 }
 
 /// The first [`ANNOTATIONS_MAX`] of a list, and how many of its `kind` ("warning" or "info") were
@@ -142,21 +135,21 @@ pub fn limited(mut list: Vec<String>, kind: &str) -> Vec<String> {
 /// The texts, one function a text, as in Prometheus's `util/annotations`.
 impl Annotations {
     pub(crate) fn invalid_quantile(&mut self, quantile: f64, span: Span) {
-        let got = general(quantile);
+        let got = float_general(quantile);
         self.warn(format!("quantile value should be between 0 and 1, got {got}"), span);
     }
 
     pub(crate) fn bad_bucket_label(&mut self, metric: &str, label: &str, span: Span) {
         let text = format!(
             "bucket label \"le\" is missing or has a malformed value of {}{}",
-            quoted(label),
+            quote(label.as_bytes()),
             for_metric(metric)
         );
         self.warn(text, span);
     }
 
     pub(crate) fn mixed_floats_and_histograms(&mut self, metric: &str, span: Span) {
-        let name = quoted(metric);
+        let name = quote(metric.as_bytes());
         self.warn(
             format!("encountered a mix of histograms and floats for metric name {name}"),
             span,
@@ -172,7 +165,7 @@ impl Annotations {
     pub(crate) fn possible_non_counter(&mut self, metric: &str, span: Span) {
         let text = format!(
             "metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {}",
-            quoted(metric)
+            quote(metric.as_bytes())
         );
         self.inform(text, span);
     }
@@ -193,7 +186,7 @@ impl Annotations {
     pub(crate) fn incompatible_types(&mut self, left: &str, op: &str, right: &str, span: Span) {
         let text = format!(
             "incompatible sample types encountered for binary operator {}: {left} {op} {right}",
-            quoted(op)
+            quote(op.as_bytes())
         );
         self.inform(text, span);
     }
@@ -205,14 +198,18 @@ impl Annotations {
     pub(crate) fn ignored_in_mixed_range(&mut self, metric: &str, span: Span) {
         let text = format!(
             "ignored histograms in a range containing both floats and histograms for metric name {}",
-            quoted(metric)
+            quote(metric.as_bytes())
         );
         self.inform(text, span);
     }
 }
 
 fn for_metric(metric: &str) -> String {
-    if metric.is_empty() { String::new() } else { format!(" for metric name {}", quoted(metric)) }
+    if metric.is_empty() {
+        String::new()
+    } else {
+        format!(" for metric name {}", quote(metric.as_bytes()))
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! over all its selections at once, so that they see one moment of the data; then it reads series
 //! one by one, from several threads if it likes.
 
+use icecore_storage::Snapshot;
 use icecore_storage::labels::Labels;
 use icecore_storage::matcher::Matcher;
 use icecore_storage::metrics::sample::Samples;
+use icecore_storage::snapshot::{self, Selector};
 use icecore_storage::time::TimeRange;
 
 /// One selector of a query, with what the query is going to do with it. Only `matchers` and
@@ -51,4 +53,36 @@ pub trait Source: Send + Sync {
 
     /// Clears `into` and fills it with the series' samples in ascending time.
     fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError>;
+}
+
+impl Source for Snapshot {
+    type Series = snapshot::SelectedSeries;
+
+    fn select(
+        &self,
+        selections: &[Selection],
+    ) -> Result<Vec<SelectedSeries<Self::Series>>, SourceError> {
+        let selectors: Vec<Selector> = selections
+            .iter()
+            .map(|selection| Selector {
+                matchers: selection.matchers.clone(),
+                range: selection.range,
+            })
+            .collect();
+        let selected = Snapshot::select(self, &selectors)?;
+        let with_labels = |series: Vec<snapshot::SelectedSeries>| {
+            series.into_iter().map(|series| (series.labels().clone(), series)).collect()
+        };
+        Ok(selected.into_iter().map(with_labels).collect())
+    }
+
+    fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError> {
+        Ok(Snapshot::read(self, series, into)?)
+    }
+}
+
+impl From<icecore_storage::Error> for SourceError {
+    fn from(error: icecore_storage::Error) -> SourceError {
+        SourceError { message: error.to_string() }
+    }
 }

@@ -1,1 +1,33 @@
+//! The `icecore` server: storage, ingest and query behind the HTTP API of Prometheus.
+//!
+//! This is the only crate with a clock, a network and async code. `main` reads the command line
+//! and starts a [`server::Server`]; tests start one themselves, on a port of their own. A request
+//! takes this way:
+//!
+//! ```text
+//! connection → routes → http::{params, body} → api::<family> → spawn_blocking → storage, query
+//!                                                  ↓
+//!                                   http::{reply, json} → the client, a chunk at a time
+//! ```
+//!
+//! The rule that holds: everything that a client can make large or slow has a bound, and the
+//! bounds that are no flags stand in [`config`].
 
+mod api;
+mod app;
+pub mod cli;
+mod clock;
+pub mod config;
+mod connection;
+mod counters;
+mod duration;
+mod http;
+mod maintenance;
+mod metrics;
+mod process;
+mod routes;
+pub mod server;
+pub mod telemetry;
+
+pub use config::Config;
+pub use server::Server;

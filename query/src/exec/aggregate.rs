@@ -49,7 +49,9 @@ impl Grouping {
             return;
         }
         label_edit::write_filtered(&meta.labels, key, |name| {
-            if name == METRIC_NAME && (self.without || self.name_dropped) {
+            if name == METRIC_NAME && self.without
+                || self.name_dropped && label_edit::is_metadata(name)
+            {
                 return false;
             }
             self.names.iter().any(|listed| listed == name) != self.without

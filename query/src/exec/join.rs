@@ -17,7 +17,7 @@ use crate::exec::label_edit;
 use crate::exec::operator::{apply, drops_name, holds, is_trim};
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, first_bit, for_each_bit, words};
 use crate::exec::{Session, histograms_unsupported};
-use crate::functions::number::quoted;
+use crate::go_format::quote;
 use crate::parser::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
 use icecore_storage::labels::Labels;
 
@@ -238,7 +238,7 @@ fn duplicate_one_side(
 /// Labels as Go's `Labels.String` writes them: the name among the others.
 fn written(labels: &Labels) -> String {
     let pairs: Vec<String> =
-        labels.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
+        labels.iter().map(|(name, value)| format!("{name}={}", quote(value.as_bytes()))).collect();
     format!("{{{}}}", pairs.join(", "))
 }
 
@@ -333,7 +333,7 @@ impl<'a> Output<'a> {
         let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
         let matching = self.matching;
         let mut labels = label_edit::filtered(many, |name| {
-            if name == METRIC_NAME && drop_now {
+            if drop_now && label_edit::is_metadata(name) {
                 return false;
             }
             let listed = matching.labels.iter().any(|label| label == name);

@@ -5,6 +5,17 @@
 
 use icecore_storage::labels::{Labels, METRIC_NAME, push_pair};
 
+/// Labels that say what a metric is: they go where its name goes.
+pub(crate) fn is_metadata(name: &str) -> bool {
+    name == METRIC_NAME || name == "__type__" || name == "__unit__"
+}
+
+/// The pairs that [`without_name`] takes away.
+pub(crate) fn metadata(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
+    // Pairs are in order of their names, and no metadata comes after this one.
+    labels.iter().take_while(|(name, _)| *name <= "__unit__").filter(|(name, _)| is_metadata(name))
+}
+
 /// The pairs whose name `keep` accepts, as canonical bytes appended to `bytes`.
 pub(crate) fn write_filtered(
     labels: &Labels,
@@ -29,11 +40,12 @@ pub(crate) fn filtered(labels: &Labels, keep: impl FnMut(&str) -> bool) -> Label
     from_bytes(&bytes)
 }
 
+/// Without the metric's name, type and unit.
 pub(crate) fn without_name(labels: &Labels) -> Labels {
-    if labels.metric_name().is_empty() {
+    if metadata(labels).next().is_none() {
         return labels.clone();
     }
-    filtered(labels, |name| name != METRIC_NAME)
+    filtered(labels, |name| !is_metadata(name))
 }
 
 /// Sets one label; an empty value removes it.

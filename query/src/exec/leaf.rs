@@ -216,9 +216,8 @@ pub(crate) fn run<I: Input>(
 }
 
 fn same_names<I: Input>(input: &I) -> bool {
-    let mut names = (0..input.len()).map(|index| input.meta(index).0.metric_name());
-    let first = names.next();
-    names.all(|name| Some(name) == first)
+    let of = |index: usize| label_edit::metadata(input.meta(index).0);
+    (1..input.len()).all(|index| of(index).eq(of(0)))
 }
 
 impl<'a, I: Input> Run<'a, I> {

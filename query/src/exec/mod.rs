@@ -28,11 +28,12 @@ mod window;
 pub(crate) use budget::Budget;
 pub(crate) use rows::Rows;
 
-use crate::annotations::{Annotations, position};
+use crate::annotations::Annotations;
 use crate::engine::QueryError;
 use crate::parser::ast::{
     Aggregate, AggregateOp, Binary, NodeId, NodeKind, Span, UnaryOp, ValueType,
 };
+use crate::parser::place;
 use crate::plan::{Plan, is_accumulated};
 use crate::source::{SelectedSeries, Source};
 use crate::value::MatrixSeries;
@@ -94,7 +95,7 @@ pub(crate) fn histograms_unsupported(session: &Session<'_>, name: &str, span: Sp
     } else {
         format!("operator {name}")
     };
-    let at = position(session.text, span);
+    let at = place(session.text.as_bytes(), span.start);
     QueryError::Execution(format!("native histograms are not supported in {shown} yet ({at})"))
 }
 
@@ -256,16 +257,20 @@ impl<'a, S: Source> Executor<'a, S> {
             .map(|arg| self.plan.strip(*arg))
             .find(|arg| self.plan.node(*arg).value_type == ValueType::RangeVector)
             .expect("the parser checks types");
-        let scalar = args.iter().find(|arg| self.plan.node(**arg).value_type == ValueType::Scalar);
-        let parameter = scalar.map(|arg| self.take_scalar(*arg));
+        let is_scalar = |arg: &&NodeId| self.plan.node(**arg).value_type == ValueType::Scalar;
+        let scalars: Vec<NodeId> = args.iter().filter(is_scalar).copied().collect();
+        let parameters: Vec<Scalar> =
+            scalars.into_iter().map(|arg| self.take_scalar(arg)).collect();
         let call = WindowCall {
             id: function.id,
             name: function.name,
             view: self.plan.view(range),
             grid: self.plan.node(id).grid,
-            parameter: parameter.as_ref(),
+            parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
+            call_span: self.span(id),
         };
+        over_time::check_parameters(&call)?;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];

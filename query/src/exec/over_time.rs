@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 
+use crate::engine::QueryError;
 use crate::exec::Session;
 use crate::exec::rows::{RowBuffer, for_each_bit};
 use crate::exec::window::{Bounds, WindowCall};
 use crate::functions::FunctionId;
 use crate::functions::number::kahan_add;
+use crate::go_format::float_fixed;
 
 /// Memory that is reused from series to series.
 #[derive(Debug, Default)]
@@ -54,6 +56,17 @@ pub(crate) fn compute(
         Changes | Resets => count_differences(call.id, values, bounds, &mut scratch.prefix, row),
         QuantileOverTime => quantiles(call, values, bounds, &mut scratch.sorted, row, session),
         MadOverTime => each(bounds, row, |window| median_deviation(&values[window], scratch)),
+        DoubleExponentialSmoothing => {
+            for step in 0..row.values.len() {
+                let window = bounds.window(step);
+                if window.len() >= 2 {
+                    let (smoothing, trend) =
+                        (call.parameters[0].at(step), call.parameters[1].at(step));
+                    let smooth = double_exponential_smoothing(&values[window], smoothing, trend);
+                    row.set(step, smooth);
+                }
+            }
+        }
         Deriv => {
             for step in 0..row.values.len() {
                 let window = bounds.window(step);
@@ -80,7 +93,42 @@ pub(crate) fn compute(
 }
 
 fn parameter(call: &WindowCall<'_>, step: usize) -> f64 {
-    call.parameter.expect("the parser checks the number of arguments").at(step)
+    call.parameters[0].at(step)
+}
+
+/// Refuses parameters that a function cannot work with.
+pub(crate) fn check_parameters(call: &WindowCall<'_>) -> Result<(), QueryError> {
+    if call.id != FunctionId::DoubleExponentialSmoothing {
+        return Ok(());
+    }
+    for (factor, name, short) in
+        [(&call.parameters[0], "smoothing", "sf"), (&call.parameters[1], "trend", "tf")]
+    {
+        let wrong =
+            (0..call.grid.steps).map(|step| factor.at(step)).find(|f| *f <= 0.0 || *f >= 1.0);
+        if let Some(wrong) = wrong {
+            let wrong = float_fixed(wrong, 6);
+            return Err(QueryError::Execution(format!(
+                "invalid {name} factor. Expected: 0 < {short} < 1, got: {wrong}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Smoothing with a trend; `values` are at least two.
+fn double_exponential_smoothing(values: &[f64], smoothing: f64, trend: f64) -> f64 {
+    let (mut previous, mut current) = (0.0, values[0]);
+    let mut slope = values[1] - values[0];
+    for (index, value) in values.iter().enumerate().skip(1) {
+        if index > 1 {
+            slope = trend * (current - previous) + (1.0 - trend) * slope;
+        }
+        let scaled = smoothing * value;
+        let expected = (1.0 - smoothing) * (current + slope);
+        (previous, current) = (current, scaled + expected);
+    }
+    current
 }
 
 /// Fills the steps whose window is not empty.
@@ -306,8 +354,11 @@ fn slide(
     }
 }
 
-/// The median of the distances from the median.
+/// The median of the distances from the median; NaN if any value is.
 fn median_deviation(values: &[f64], scratch: &mut Scratch) -> f64 {
+    if values.iter().any(|value| value.is_nan()) {
+        return f64::NAN;
+    }
     scratch.sorted.clear();
     scratch.sorted.extend(values.iter().map(|value| sort_key(*value)));
     scratch.sorted.sort_unstable();
@@ -376,7 +427,7 @@ mod tests {
         let mut sorted = Vec::new();
         let mut old = 0..0;
         for start in 0..30 {
-            let new = start..start + 12 + start % 3;
+            let new = start..start + 12 + start / 3;
             slide(&mut sorted, &values, old.clone(), new.clone());
             let mut fresh: Vec<i64> = values[new.clone()].iter().map(|v| sort_key(*v)).collect();
             fresh.sort_unstable();

@@ -7,7 +7,8 @@ use crate::exec::aggregate::{Grouping, Ordinals};
 use crate::exec::over_time::quantile_of;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, set_bit, words};
 use crate::exec::{Scalar, Session, histograms_unsupported, label_edit};
-use crate::functions::number::{general, plain, to_i64};
+use crate::functions::number::to_i64;
+use crate::go_format::{float, float_general};
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 
 /// The group of each row.
@@ -93,10 +94,10 @@ fn counts(
         return Err(error("Parameter value is NaN".into()));
     }
     if let Some(k) = all().find(|k| *k <= i64::MIN as f64) {
-        return Err(error(format!("Scalar value {} underflows int64", general(k))));
+        return Err(error(format!("Scalar value {} underflows int64", float_general(k))));
     }
     if let Some(k) = all().find(|k| *k >= i64::MAX as f64) {
-        return Err(error(format!("Scalar value {} overflows int64", general(k))));
+        return Err(error(format!("Scalar value {} overflows int64", float_general(k))));
     }
     let limited = |k: f64| usize::try_from(to_i64(k).max(0)).unwrap_or(usize::MAX).min(series);
     Ok(Some(all().map(limited).collect()))
@@ -195,7 +196,7 @@ pub(crate) fn count_values(
             let group = match last {
                 Some((bits, group)) if bits == value.to_bits() => group,
                 _ => {
-                    let labels = label_edit::with(&meta.labels, label, &plain(value));
+                    let labels = label_edit::with(&meta.labels, label, &float(value));
                     grouping.write_key(&SeriesMeta { labels, drop_name: false }, &mut key);
                     groups.get(&key)
                 }

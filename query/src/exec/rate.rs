@@ -261,8 +261,9 @@ mod tests {
                     name: "",
                     view,
                     grid,
-                    parameter: None,
+                    parameters: &[],
                     span: Default::default(),
+                    call_span: Default::default(),
                 };
                 let mut row = RowBuffer::default();
                 crate::exec::with_test_session(|session| {

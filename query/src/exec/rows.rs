@@ -258,10 +258,12 @@ impl Rows {
             self.meta.iter_mut().for_each(|meta| meta.drop_name = true);
             return false;
         }
-        let mut names = self.meta.iter().map(|meta| meta.labels.metric_name());
-        let first = names.next().unwrap_or_default();
-        let differ = names.any(|name| name != first);
-        if first.is_empty() && !differ {
+        let Some(first) = self.meta.first() else { return false };
+        let differ = !self
+            .meta
+            .iter()
+            .all(|meta| label_edit::metadata(&meta.labels).eq(label_edit::metadata(&first.labels)));
+        if label_edit::metadata(&first.labels).next().is_none() && !differ {
             return false;
         }
         for meta in &mut self.meta {

@@ -29,10 +29,12 @@ pub(crate) struct WindowCall<'a> {
     pub(crate) view: View,
     /// The evaluation times, which differ from those of `view` by offset and `@`.
     pub(crate) grid: Grid,
-    /// The scalar argument, if the function has one.
-    pub(crate) parameter: Option<&'a Scalar>,
+    /// The scalar arguments.
+    pub(crate) parameters: &'a [Scalar],
     /// Where the first argument stands; annotations point there.
     pub(crate) span: Span,
+    /// Where the call stands; errors point there.
+    pub(crate) call_span: Span,
 }
 
 impl WindowCall<'_> {
@@ -254,6 +256,19 @@ fn mixed(
             }
             Ok(())
         }
+        TsOfFirstOverTime | TsOfLastOverTime => {
+            let first = call.id == TsOfFirstOverTime;
+            for step in 0..times.steps {
+                let float_times = &timestamps[scratch.bounds.window(step)];
+                let histogram_times = &scratch.histogram_times[histograms.window(step)];
+                let both = float_times.iter().chain(histogram_times);
+                let time_ms = if first { both.min() } else { both.max() };
+                if let Some(time_ms) = time_ms {
+                    row.set(step, *time_ms as f64 / 1000.0);
+                }
+            }
+            Ok(())
+        }
         FirstOverTime | LastOverTime | DefaultRollup => {
             let first = call.id == FirstOverTime;
             for step in 0..times.steps {
@@ -293,7 +308,7 @@ fn mixed(
                     _ if all < 2 => clear_bit(&mut row.valid, step),
                     count if count >= 2 => {}
                     0 if histograms.window(step).len() >= 2 && after(newest - 1) == 0 => {
-                        return Err(histograms_unsupported(session, call.name, call.span));
+                        return Err(histograms_unsupported(session, call.name, call.call_span));
                     }
                     _ => {
                         clear_bit(&mut row.valid, step);
@@ -315,7 +330,7 @@ fn mixed(
                     &scratch.histogram_times[window],
                 );
                 if merged.windows(2).any(|pair| pair[0] && pair[1]) {
-                    return Err(histograms_unsupported(session, call.name, call.span));
+                    return Err(histograms_unsupported(session, call.name, call.call_span));
                 }
                 let base = step_changes(call.id, values, scratch.bounds.window(step), &merged);
                 row.set(step, base);
@@ -331,7 +346,7 @@ fn mixed(
                     clear_bit(&mut row.valid, step);
                     session.annotations.mixed_floats_and_histograms(metric, call.span);
                 } else if h >= needed {
-                    return Err(histograms_unsupported(session, call.name, call.span));
+                    return Err(histograms_unsupported(session, call.name, call.call_span));
                 }
             }
             Ok(())

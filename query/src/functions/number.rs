@@ -1,77 +1,5 @@
-//! Numbers as Go writes and converts them.
-//!
-//! Label values, annotations and error texts carry numbers; to match Prometheus to the byte they
-//! follow Go's `strconv` and `fmt`. `min`, `max` and the conversion to integers follow Go too, since
-//! Rust's differ on NaN.
-
-/// `strconv.FormatFloat(value, 'f', -1, 64)`: the shortest digits, never an exponent.
-pub fn plain(value: f64) -> String {
-    match value {
-        _ if value.is_nan() => "NaN".into(),
-        f64::INFINITY => "+Inf".into(),
-        f64::NEG_INFINITY => "-Inf".into(),
-        _ => format!("{value}"),
-    }
-}
-
-/// `%g`: the shortest digits, with an exponent below 1e-4 and from 1e6.
-pub fn general(value: f64) -> String {
-    if !value.is_finite() {
-        return plain(value);
-    }
-    let scientific = format!("{value:e}");
-    let (digits, exponent) = scientific.split_once('e').expect("LowerExp writes an exponent");
-    let exponent: i32 = exponent.parse().expect("LowerExp writes a whole exponent");
-    if value == 0.0 || (-4..6).contains(&exponent) {
-        return plain(value);
-    }
-    with_exponent(digits, exponent)
-}
-
-/// `%.2g`: two significant digits.
-pub fn general_2(value: f64) -> String {
-    if !value.is_finite() || value == 0.0 {
-        return plain(value);
-    }
-    let scientific = format!("{value:.1e}");
-    let (digits, exponent) = scientific.split_once('e').expect("LowerExp writes an exponent");
-    let exponent: i32 = exponent.parse().expect("LowerExp writes a whole exponent");
-    let digits = digits.trim_end_matches('0').trim_end_matches('.');
-    if (-4..2).contains(&exponent) {
-        let rounded: f64 = format!("{digits}e{exponent}").parse().expect("digits of a float");
-        return plain(rounded);
-    }
-    with_exponent(digits, exponent)
-}
-
-/// Go writes the sign and at least two digits of an exponent.
-fn with_exponent(digits: &str, exponent: i32) -> String {
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
-}
-
-/// `%q`: in double quotes, with Go's escapes.
-pub fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0b' => out.push_str("\\v"),
-            '\x0c' => out.push_str("\\f"),
-            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
+//! Arithmetic as Go does it, where Rust's differs: `min` and `max` on NaN, the conversion to
+//! integers, and the compensated sum that Prometheus uses.
 
 /// Go's `math.Max`: infinity wins over NaN, NaN over numbers.
 pub fn max(a: f64, b: f64) -> f64 {
@@ -144,22 +72,6 @@ pub fn kahan_add(increment: f64, sum: f64, compensation: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_written_as_go_writes_them() {
-        assert_eq!(plain(1e21), "1000000000000000000000");
-        assert_eq!(plain(f64::INFINITY), "+Inf");
-        assert_eq!(general(0.00001), "1e-05");
-        assert_eq!(general(0.5), "0.5");
-        assert_eq!(general(-2.0), "-2");
-        assert_eq!(general(100_000.0), "100000");
-        assert_eq!(general(1e6), "1e+06");
-        assert_eq!(general(1_234_567.0), "1.234567e+06");
-        assert_eq!(general_2(123.0), "1.2e+02");
-        assert_eq!(general_2(0.5), "0.5");
-        assert_eq!(general_2(99.6), "1e+02");
-        assert_eq!(general_2(4.0), "4");
-    }
 
     #[test]
     fn conversions_differ_from_rusts_on_nan() {

@@ -523,6 +523,11 @@ mod tests {
         assert!(check(&stale) <= 12, "{}", check(&stale));
         let pages = column(&|row| 4096.0 * (1000 + random(row) % 16) as f64);
         assert!(check(&pages) < 260, "{}", check(&pages));
+        let odd = column(&|row| match row {
+            77 => 0.123_456_789_012_345,
+            _ => (random(row) % 64) as f64 / 100.0,
+        });
+        assert!(check(&odd) < 400, "{}", check(&odd));
         let sum = column(&|row| (0..row).map(|row| (random(row) % 256) as f64 * 0.001).sum());
         assert!(check(&sum) < 2 * 480, "{}", check(&sum));
     }

@@ -76,14 +76,15 @@ pub(crate) fn fit(
     mantissas.clear();
     exceptions.clear();
     let mut exponent = 0u8;
-    let mut last = (f64::NAN.to_bits(), 0i64);
+    // The value before, if it fitted: no bit pattern could stand for "none".
+    let mut last: Option<(u64, i64)> = None;
     for (row, &value) in values.iter().enumerate() {
-        if value.to_bits() == last.0 {
-            mantissas.push(last.1);
+        if let Some((_, found)) = last.filter(|(bits, _)| *bits == value.to_bits()) {
+            mantissas.push(found);
             continue;
         }
         if let Some(found) = mantissa(value, exponent) {
-            last = (value.to_bits(), found);
+            last = Some((value.to_bits(), found));
             mantissas.push(found);
             continue;
         }
@@ -91,7 +92,7 @@ pub(crate) fn fit(
             && rescale(mantissas, larger - exponent)
         {
             exponent = larger;
-            last = (value.to_bits(), found);
+            last = Some((value.to_bits(), found));
             mantissas.push(found);
             continue;
         }
@@ -105,8 +106,73 @@ pub(crate) fn fit(
     if exceptions.len() == values.len() {
         return None;
     }
+    if let Some(smaller) = exponent_of_most(mantissas, exponent)
+        && fit_at(values, smaller, exceptions_max, mantissas, exceptions)
+    {
+        exponent = smaller;
+    }
     fill_first(mantissas, exceptions);
     Some(exponent)
+}
+
+/// A smaller exponent that all but a few mantissas can do with.
+///
+/// An odd double fits 15 digits by chance now and then. Were it not an exception, all others would
+/// carry its digits as zeros.
+fn exponent_of_most(mantissas: &[i64], exponent: u8) -> Option<u8> {
+    /// Fewer digits are not worth the exceptions.
+    const DIGITS_MIN: u8 = 3;
+    if exponent < DIGITS_MIN {
+        return None;
+    }
+    let outliers_max = mantissas.len() / 32;
+    let mut outliers = 0;
+    let mut smaller = 0;
+    let (mut last, mut needed) = (0, 0);
+    for &mantissa in mantissas {
+        if mantissa != last {
+            last = mantissa;
+            needed = exponent;
+            let mut rest = mantissa;
+            while needed > smaller && rest % 10 == 0 {
+                rest /= 10;
+                needed -= 1;
+            }
+        }
+        if needed + DIGITS_MIN > exponent {
+            outliers += 1;
+            if outliers > outliers_max {
+                return None;
+            }
+        } else {
+            smaller = smaller.max(needed);
+        }
+    }
+    (outliers > 0).then_some(smaller)
+}
+
+/// Fills `mantissas` and `exceptions` at this exponent, unless there would be too many of these.
+fn fit_at(
+    values: &[f64],
+    exponent: u8,
+    exceptions_max: usize,
+    mantissas: &mut Vec<i64>,
+    exceptions: &mut Vec<u32>,
+) -> bool {
+    let fits = |value: &&f64| mantissa(**value, exponent).is_some();
+    if values.len() - values.iter().filter(fits).count() > exceptions_max {
+        return false;
+    }
+    mantissas.clear();
+    exceptions.clear();
+    for (row, &value) in values.iter().enumerate() {
+        let found = mantissa(value, exponent).unwrap_or_else(|| {
+            exceptions.push(row as u32);
+            mantissas.last().copied().unwrap_or(0)
+        });
+        mantissas.push(found);
+    }
+    true
 }
 
 fn fit_one(value: f64, from: u8) -> Option<(u8, i64)> {
@@ -168,6 +234,15 @@ pub(crate) fn split_exponent(values: &[f64]) -> Option<u8> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_first_value_that_fits_nothing_is_an_exception_whatever_its_bits() {
+        for odd in [f64::NAN, f64::from_bits(0), -0.0, f64::INFINITY] {
+            let (mut mantissas, mut exceptions) = (Vec::new(), Vec::new());
+            fit(&[odd, 3.0, 5.0], 3, &mut mantissas, &mut exceptions).unwrap();
+            assert_eq!(exceptions.contains(&0), mantissa(odd, 0).is_none(), "{odd}");
+        }
+    }
 
     #[test]
     fn decimals_fit_the_exponent_they_are_written_with() {

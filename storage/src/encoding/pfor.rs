@@ -329,37 +329,31 @@ impl Widths {
 
     /// Width, whether patched, and all bytes of the mini-block; exact if below `limit`.
     fn least(&self, count: usize, extra: usize, limit: usize) -> (u8, bool, usize) {
-        let max = self.bits_max;
-        let mut best =
-            (max as u8, false, header_length(max as u8) + extra + bits::packed_length(count, max));
-        // From the widest down, so that the number of patches is known as it grows.
+        let max = self.bits_max as usize;
+        let unpatched = header_length(max) + extra + bits::packed_length(count, max as u32);
+        let mut best = (max as u8, false, unpatched);
+        // From the widest down. What is wider than the width is patched with a position and a
+        // varint of the bits above, which begins another byte at every seventh.
         let mut patches = 0usize;
         for width in (0..max).rev() {
-            patches += usize::from(self.counts[width as usize + 1]);
-            let packed = header_length(width as u8) + extra + 1 + bits::packed_length(count, width);
-            let bound = best.2.min(limit);
-            if extra + 2 * patches >= bound {
+            patches += usize::from(self.counts[width + 1]);
+            let begun = self.counts[width + 1..=max].iter().step_by(7);
+            patches += begun.map(|count| usize::from(*count)).sum::<usize>();
+            if extra + patches >= best.2.min(limit) {
                 break;
             }
-            if packed + 2 * patches >= bound {
-                continue;
-            }
-            let high: usize = (width + 1..=max)
-                .map(|bits| {
-                    usize::from(self.counts[bits as usize])
-                        * (1 + (bits - width).div_ceil(7) as usize)
-                })
-                .sum();
-            if packed + high < best.2 {
-                best = (width as u8, true, packed + high);
+            let packed = bits::packed_length(count, width as u32);
+            let cost = header_length(width) + extra + packed + 1 + patches;
+            if cost < best.2 {
+                best = (width as u8, true, cost);
             }
         }
         best
     }
 }
 
-fn header_length(width: u8) -> usize {
-    if width <= SHORT_WIDTH_MAX { 1 } else { 3 }
+fn header_length(width: usize) -> usize {
+    if width <= usize::from(SHORT_WIDTH_MAX) { 1 } else { 3 }
 }
 
 fn write_block(block: &Block, previous_base: i64, residuals: &[i64], out: &mut Vec<u8>) {

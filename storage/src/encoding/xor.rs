@@ -71,11 +71,9 @@ impl XorState {
     pub(crate) fn read(&mut self, reader: &mut BitReader<'_>) -> Option<f64> {
         if reader.read_bit()? {
             if reader.read_bit()? {
-                self.leading = reader.read(5)? as u32;
-                let significant = match reader.read(6)? as u32 {
-                    0 => 64,
-                    bits => bits,
-                };
+                let window = reader.read(11)? as u32;
+                self.leading = window >> 6;
+                let significant = if window & 63 == 0 { 64 } else { window & 63 };
                 self.trailing = (64 - self.leading).checked_sub(significant)?;
                 self.has_window = true;
             } else if !self.has_window {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! names      for each name in order: varint length, text; varint values; its series' postings
-//! blocks     of 32 successive values of one name, the last of a name with fewer:
+//! blocks     of 16 successive values of one name, the last of a name with fewer:
 //!              varint   place in the postings section of the block's first list there
 //!              value    varint bytes shared with the value before in the block
 //!                       varint further bytes, these bytes
@@ -26,7 +26,7 @@ use super::Damage;
 use crate::encoding::varint;
 
 /// Values in a block: a search decodes half of them, on average.
-const BLOCK_VALUES: u32 = 32;
+const BLOCK_VALUES: u32 = 16;
 
 /// Postings of up to this many bytes are kept beside their value.
 const INLINE_BYTES: usize = 16;

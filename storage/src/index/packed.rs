@@ -134,7 +134,7 @@ pub(super) fn decode(bytes: &[u8], limit: u32) -> Option<RoaringBitmap> {
 pub(super) fn decode_into(bytes: &[u8], limit: u32, union: &mut Union) -> Option<()> {
     let (tag, body) = bytes.split_first()?;
     match *tag {
-        RUNS => each_run(body, limit, |start, end| union.add_range(start, end)),
+        RUNS => each_run(body, limit, |start, end| union.add_range(start, end - 1)),
         BITMAP => {
             union.add_bitmap(&decode_bitmap(body, limit)?);
             Some(())

@@ -13,6 +13,9 @@ const FEW_LIMIT: usize = 32;
 /// Ids in a range that a union inserts as such.
 const LONG_RANGE: u32 = 16;
 
+/// Uniting two bitmaps copies both: one of fewer ids is quicker taken apart.
+const LARGE_BITMAP: u64 = 4096;
+
 /// Series ids of one pair.
 #[derive(Clone, Debug)]
 pub(super) enum Postings {
@@ -134,16 +137,23 @@ impl Union {
         }
     }
 
-    pub(super) fn add_range(&mut self, start: u32, end: u32) {
-        if end - start < LONG_RANGE {
-            self.ids.extend(start..end);
-        } else {
-            self.bitmap.insert_range(start..end);
+    pub(super) fn add_bitmap(&mut self, bitmap: &RoaringBitmap) {
+        if bitmap.len() > LARGE_BITMAP {
+            self.bitmap |= bitmap;
+            return;
+        }
+        let mut rest = bitmap.iter();
+        while let Some(range) = rest.next_range() {
+            self.add_range(*range.start(), *range.end());
         }
     }
 
-    pub(super) fn add_bitmap(&mut self, bitmap: &RoaringBitmap) {
-        self.bitmap |= bitmap;
+    pub(super) fn add_range(&mut self, first: u32, last: u32) {
+        if last - first < LONG_RANGE {
+            self.ids.extend(first..=last);
+        } else {
+            self.bitmap.insert_range(first..=last);
+        }
     }
 
     pub(super) fn finish(mut self) -> RoaringBitmap {

@@ -11,6 +11,9 @@ use crate::encoding::varint;
 /// moves everything and never doubles the memory.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// Room in a chunk for the row that reaches over; only a giant needs more.
+const SLACK_BYTES: usize = 1 << 10;
+
 /// Holes of fewer bytes are not worth a repacking.
 const WORTHWHILE_BYTES: usize = 4 * CHUNK_BYTES;
 
@@ -39,7 +42,7 @@ impl Rows {
             self.places.resize(index + 1, NOWHERE);
         }
         if self.chunks.last().is_none_or(|chunk| chunk.len() >= CHUNK_BYTES) {
-            self.chunks.push(Vec::new());
+            self.chunks.push(Vec::with_capacity(CHUNK_BYTES + SLACK_BYTES));
         }
         let chunk = self.chunks.last_mut().expect("one was pushed if there was none");
         let offset = chunk.len();

@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, ReadFile};
 use crate::encoding::{decimal, frame, histograms, timestamps, varint};
 use crate::error::{Error, Result};
 use crate::index::Damage;
@@ -351,6 +351,15 @@ impl Block {
 
     /// Reads and checks everything.
     pub(crate) fn verify(&self) -> Result<()> {
+        let file = self.disk.open(&self.path).map_err(|e| io_error("open", &self.path, e))?;
+        for entry in self.toc(file.as_ref())? {
+            let range = entry.offset..entry.offset + entry.length;
+            let bytes = file.range(range).map_err(|e| io_error("read", &self.path, e))?;
+            if crc32fast::hash(&bytes) != entry.crc {
+                return Err(self.corrupt(entry.offset, "a section"));
+            }
+        }
+        self.visit_labels(&self.index.all(), |_, _| ())?;
         let mut samples = Samples::default();
         for id in 0..self.position_of.len() as u32 {
             samples.clear();
@@ -361,15 +370,21 @@ impl Block {
         self.metadata().map(drop)
     }
 
+    fn toc(&self, file: &dyn ReadFile) -> Result<Vec<TocEntry>> {
+        let length = file.length();
+        let read = |range| file.range(range).map_err(|e| io_error("read", &self.path, e));
+        let damaged = || self.corrupt(0, "the table of contents");
+        let start = length.checked_sub(layout::TRAILER_BYTES as u64).ok_or_else(damaged)?;
+        let (range, crc) = layout::toc_range(&read(start..length)?, length).ok_or_else(damaged)?;
+        layout::parse_toc(&read(range)?, crc).ok_or_else(damaged)
+    }
+
     /// The bytes that are a function of the samples alone: data sections, then the index.
     pub(crate) fn canonical_sections(&self) -> Result<Vec<Bytes>> {
         let file = self.disk.open(&self.path).map_err(|e| io_error("open", &self.path, e))?;
-        let length = file.length();
+        let toc = self.toc(file.as_ref())?;
         let read = |range| file.range(range).map_err(|e| io_error("read", &self.path, e));
-        let trailer = read(length - layout::TRAILER_BYTES as u64..length)?;
-        let damaged = || self.corrupt(0, "block");
-        let (range, crc) = layout::toc_range(&trailer, length).ok_or_else(damaged)?;
-        let toc = layout::parse_toc(&read(range)?, crc).ok_or_else(damaged)?;
+        let damaged = || self.corrupt(0, "the table of contents");
         use SectionKind::*;
         [Pages, PageDirectory, Columns, ColumnDirectory, Statistics, Index]
             .into_iter()
@@ -386,7 +401,7 @@ impl Block {
     }
 
     fn corrupt(&self, offset: u64, what: &str) -> Error {
-        Error::Corrupt { path: self.path.clone(), offset, what: format!("{what} is damaged") }
+        Error::Corrupt { path: self.path.clone(), offset, what: format!("damaged: {what}") }
     }
 }
 

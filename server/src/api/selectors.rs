@@ -1,0 +1,53 @@
+//! `match[]`: which series a request for labels is about.
+
+use icecore_query::parser::ast::{Expr, NodeKind};
+use icecore_query::parser::{self, ParseErrors, ParserOptions};
+use icecore_storage::matcher::Matcher;
+
+use crate::http::error::ApiError;
+
+/// Matchers of each selector; a series is meant if it fulfils all matchers of any.
+pub(crate) fn parse_all<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    options: ParserOptions,
+) -> Result<Vec<Vec<Matcher>>, ApiError> {
+    let mut all = Vec::new();
+    for text in texts {
+        let expr = parser::parse(text, options).map_err(|errors| selector_error(&errors))?;
+        all.push(single_selector(expr)?);
+    }
+    Ok(all)
+}
+
+/// A selector that fits series without any label would mean all there are. As a query it is a
+/// parse error; as a selector Prometheus has other words for it.
+fn selector_error(errors: &ParseErrors) -> ApiError {
+    let all_empty = "vector selector must contain at least one non-empty matcher";
+    match errors.errors.first() {
+        Some(error) if error.message == all_empty => {
+            ApiError::bad_data("match[] must contain at least one non-empty matcher")
+        }
+        _ => ApiError::bad_data(errors.to_string()),
+    }
+}
+
+fn single_selector(expr: Expr) -> Result<Vec<Matcher>, ApiError> {
+    let plain = |expr: &Expr| match &expr.node(expr.root).kind {
+        NodeKind::VectorSelector(selector) => {
+            let modifiers = &selector.modifiers;
+            let bare = modifiers.offset.is_none() && modifiers.at.is_none();
+            bare.then(|| selector.matchers.clone())
+        }
+        _ => None,
+    };
+    plain(&expr).ok_or_else(|| ApiError::bad_data("match[] must be a vector selector and no more"))
+}
+
+/// Matchers of every selector within a query.
+pub(crate) fn within(expr: &Expr) -> Vec<Vec<Matcher>> {
+    let selectors = expr.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::VectorSelector(selector) => Some(selector.matchers.clone()),
+        _ => None,
+    });
+    selectors.collect()
+}

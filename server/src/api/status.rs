@@ -1,0 +1,163 @@
+//! `/api/v1/status/…`, and the lists of rules and alerts, which are empty: Icecore evaluates none.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::app::App;
+use crate::clock;
+use crate::duration;
+use crate::http::error::ApiError;
+use crate::http::params::Params;
+use crate::http::reply;
+use crate::http::time::format_rfc3339;
+
+/// The version of Prometheus whose HTTP API and PromQL this server follows. Clients take
+/// `version` for just that and switch features by it: Grafana sends `match[]` to label endpoints
+/// from 2.24 on. Our own version is in `revision`, and in the metric `icecore_build_info`.
+const PROMETHEUS_API_VERSION: &str = "3.14.0";
+
+const OWN_VERSION: &str = concat!("icecore-", env!("CARGO_PKG_VERSION"));
+
+/// Prometheus's default and greatest `limit` of `/status/tsdb`.
+const TSDB_LIMIT: usize = 10;
+const TSDB_LIMIT_MAX: usize = 10_000;
+
+/// There is no `features` and no `application` here: with either, Grafana takes the server for
+/// Mimir and offers to edit rules.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BuildInfo {
+    version: &'static str,
+    revision: &'static str,
+    branch: &'static str,
+    build_user: &'static str,
+    build_date: &'static str,
+    go_version: &'static str,
+}
+
+pub(crate) fn build_info() -> Response {
+    reply::value(&BuildInfo {
+        version: PROMETHEUS_API_VERSION,
+        revision: OWN_VERSION,
+        branch: "icecore",
+        build_user: "",
+        build_date: "",
+        go_version: "",
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RuntimeInfo {
+    start_time: String,
+    #[serde(rename = "CWD")]
+    working_folder: String,
+    server_time: String,
+    reload_config_success: bool,
+    last_config_time: String,
+    corruption_count: u64,
+    storage_retention: String,
+}
+
+/// The fields that mean something here; Go's scheduler and collector have none.
+pub(crate) fn runtime_info(app: &App) -> Response {
+    let started = format_rfc3339(app.started_ms);
+    let stats = app.db_if_open().map(|db| db.stats()).unwrap_or_default();
+    let working_folder = std::env::current_dir().unwrap_or_default();
+    reply::value(&RuntimeInfo {
+        start_time: started.clone(),
+        working_folder: working_folder.display().to_string(),
+        server_time: format_rfc3339(clock::now_ms()),
+        reload_config_success: true,
+        last_config_time: started,
+        corruption_count: stats.quarantined_files + stats.lost_records,
+        storage_retention: duration::format_ms(app.config.storage.retention_ms),
+    })
+}
+
+pub(crate) fn flags(app: &App) -> Response {
+    let flags: std::collections::BTreeMap<&str, &str> =
+        app.config.flags.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    reply::value(&flags)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tsdb {
+    head_stats: HeadStats,
+    series_count_by_metric_name: Vec<Count>,
+    label_value_count_by_label_name: Vec<Count>,
+    memory_in_bytes_by_label_name: Vec<Count>,
+    series_count_by_label_value_pair: Vec<Count>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadStats {
+    num_series: u64,
+    num_label_pairs: u64,
+    chunk_count: u64,
+    min_time: i64,
+    max_time: i64,
+}
+
+#[derive(Serialize)]
+struct Count {
+    name: String,
+    value: u64,
+}
+
+pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
+    let limit = match params.get("limit") {
+        "" => TSDB_LIMIT,
+        text => match text.parse::<usize>() {
+            Ok(0) | Err(_) => return Err(ApiError::bad_data("limit must be a positive number")),
+            Ok(limit) if limit > TSDB_LIMIT_MAX => {
+                let error = format!("limit must not exceed {TSDB_LIMIT_MAX}");
+                return Err(ApiError::bad_data(error));
+            }
+            Ok(limit) => limit,
+        },
+    };
+    let stats = app.db()?.stats();
+    let cardinality = app.look_up(move |snapshot| Ok(snapshot.cardinality(limit))).await?;
+    let counts = |counts: Vec<(String, u64)>| {
+        counts.into_iter().map(|(name, value)| Count { name, value }).collect()
+    };
+    // An empty head reaches from the end of time to its beginning, as Prometheus's does.
+    let (min_time, max_time) = stats.head_range_ms.unwrap_or((i64::MAX, i64::MIN));
+    Ok(reply::value(&Tsdb {
+        head_stats: HeadStats {
+            num_series: stats.head_series,
+            num_label_pairs: stats.head_label_pairs,
+            chunk_count: stats.head_chunks,
+            min_time,
+            max_time,
+        },
+        series_count_by_metric_name: counts(cardinality.series_by_metric),
+        label_value_count_by_label_name: counts(cardinality.values_by_label),
+        memory_in_bytes_by_label_name: counts(cardinality.bytes_by_label),
+        series_count_by_label_value_pair: counts(cardinality.series_by_pair),
+    }))
+}
+
+#[derive(Serialize)]
+struct Rules {
+    groups: [(); 0],
+}
+
+/// Grafana asks at the start of a session, to expand the names of recording rules.
+pub(crate) fn rules() -> Response {
+    reply::value(&Rules { groups: [] })
+}
+
+#[derive(Serialize)]
+struct Alerts {
+    alerts: [(); 0],
+}
+
+pub(crate) fn alerts() -> Response {
+    reply::value(&Alerts { alerts: [] })
+}

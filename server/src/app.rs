@@ -1,0 +1,148 @@
+//! The application: what every handler shares.
+//!
+//! [`App`] holds the database once it is open, the engine, the counters, and the gates that bound
+//! how much runs at once. Storage and the engine block; [`blocking`] is the one edge at which
+//! async code hands over to them.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use icecore_query::engine::Engine;
+use icecore_storage::metrics::batch::Batch;
+use icecore_storage::{Db, Snapshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::clock;
+use crate::config::{Config, LOOKUPS_MAX, WRITE_BODIES_BYTES_MAX, WRITES_MAX};
+use crate::counters::Counters;
+use crate::http::error::{ApiError, ErrorKind};
+
+#[derive(Debug)]
+pub(crate) struct App {
+    pub config: Config,
+    /// Where the server really listens.
+    pub address: SocketAddr,
+    pub started_ms: i64,
+    pub engine: Engine,
+    pub counters: Counters,
+    pub gates: Gates,
+    /// Decoded batches between two uses.
+    pub batches: BatchPool,
+    db: OnceLock<Arc<Db>>,
+    stopping: AtomicBool,
+}
+
+/// What may run at once. All are fair: first come, first served.
+#[derive(Debug)]
+pub(crate) struct Gates {
+    pub queries: Arc<Semaphore>,
+    pub lookups: Arc<Semaphore>,
+    pub writes: Arc<Semaphore>,
+    /// One permit for each KiB of a write's body.
+    pub write_bodies: Arc<Semaphore>,
+}
+
+impl App {
+    pub(crate) fn new(config: Config, address: SocketAddr) -> App {
+        App {
+            address,
+            started_ms: clock::now_ms(),
+            engine: Engine::new(config.engine.clone()),
+            counters: Counters::default(),
+            gates: Gates {
+                queries: Arc::new(Semaphore::new(config.query_concurrency)),
+                lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+                writes: Arc::new(Semaphore::new(WRITES_MAX)),
+                write_bodies: Arc::new(Semaphore::new(WRITE_BODIES_BYTES_MAX / 1024)),
+            },
+            batches: BatchPool::default(),
+            db: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            config,
+        }
+    }
+
+    /// From now on requests are served.
+    pub(crate) fn set_db(&self, db: Arc<Db>) {
+        assert!(self.db.set(db).is_ok(), "a server opens its database once");
+    }
+
+    /// From now on the server is not ready any more; what runs may end.
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// The database, once it is open and until the server stops.
+    pub(crate) fn db(&self) -> Result<&Arc<Db>, ApiError> {
+        let stopping = self.stopping.load(Ordering::Relaxed);
+        match self.db.get() {
+            Some(db) if !stopping => Ok(db),
+            _ => Err(ApiError::new(ErrorKind::NotReady { stopping }, "the server is not ready")),
+        }
+    }
+
+    /// The database in whatever state, for counters.
+    pub(crate) fn db_if_open(&self) -> Option<&Arc<Db>> {
+        self.db.get()
+    }
+
+    /// Looks something up in a snapshot, off the async threads.
+    pub(crate) async fn look_up<T: Send + 'static>(
+        self: &Arc<App>,
+        work: impl FnOnce(&Snapshot) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let db = Arc::clone(self.db()?);
+        let permit = enter(&self.gates.lookups).await;
+        blocking(move || {
+            let _permit = permit;
+            work(&db.snapshot())
+        })
+        .await?
+    }
+}
+
+/// Waits for a place at a gate.
+pub(crate) async fn enter(gate: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(gate).acquire_owned().await.expect("gates are never closed")
+}
+
+/// Runs blocking work on a thread of its own. Work that panics is an internal error of this
+/// request and of no other.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "a request's work broke off");
+        ApiError::new(ErrorKind::Internal, "internal error: see the server's log")
+    })
+}
+
+/// Batches that keep their columns' memory from one write to the next.
+#[derive(Debug, Default)]
+pub(crate) struct BatchPool {
+    idle: std::sync::Mutex<Vec<Batch>>,
+}
+
+impl BatchPool {
+    /// As many as are kept; a write takes a few milliseconds, so this serves many senders.
+    const IDLE_MAX: usize = 8;
+    /// A batch with a larger body is dropped: one large request must not hold memory for ever.
+    const BODY_BYTES_MAX: usize = 4 << 20;
+
+    pub(crate) fn take(&self) -> Option<Batch> {
+        self.lock().pop()
+    }
+
+    /// Keeps a batch as it is: the decoder that gets it next overwrites it.
+    pub(crate) fn put(&self, batch: Batch) {
+        let mut idle = self.lock();
+        if idle.len() < BatchPool::IDLE_MAX && batch.body.capacity() <= BatchPool::BODY_BYTES_MAX {
+            idle.push(batch);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Batch>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

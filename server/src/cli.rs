@@ -1,0 +1,276 @@
+//! The command line: flags named as Prometheus names its own, checked before anything starts.
+//!
+//! `icecore` alone means `icecore serve`. Every refused value is named with its flag (clap does
+//! that) and with what would have been right.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use icecore_query::engine::EngineOptions;
+use icecore_query::parser::ParserOptions;
+use icecore_storage::db::{self, SyncMode};
+
+use crate::config::{Config, LISTEN_ADDRESS};
+use crate::duration;
+
+/// A time-series database for operations data that speaks Prometheus.
+#[derive(Debug, Parser)]
+#[command(name = "icecore", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the database (the default).
+    Serve(ServeArgs),
+}
+
+impl Cli {
+    /// The flags of the one command there is, whichever way it was asked for.
+    pub fn into_serve(self) -> ServeArgs {
+        match self.command {
+            Some(Command::Serve(args)) => args,
+            None => self.serve,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen, as host:port. Nobody is asked for a password: keep it on this machine or
+    /// behind a proxy that asks.
+    #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS, value_parser = parse_address)]
+    listen_address: String,
+
+    /// The data directory; created where missing.
+    #[arg(long = "storage.path", value_name = "PATH", default_value = "./icecore-data")]
+    storage_path: PathBuf,
+
+    /// How long samples are kept.
+    #[arg(long = "storage.retention", value_name = "DURATION", default_value = "30d", value_parser = parse_retention)]
+    retention_ms: i64,
+
+    /// When a write is acknowledged: `always` after fdatasync of the log, `interval:<duration>`
+    /// before it, with a sync this often.
+    #[arg(long = "storage.wal-sync", value_name = "MODE", default_value = "always", value_parser = parse_sync)]
+    wal_sync: SyncMode,
+
+    /// How long a query may take, waiting included.
+    #[arg(long = "query.timeout", value_name = "DURATION", default_value = "2m", value_parser = parse_positive)]
+    query_timeout_ms: i64,
+
+    /// Samples that one query may hold at once.
+    #[arg(long = "query.max-samples", value_name = "COUNT", default_value_t = 50_000_000, value_parser = parse_count)]
+    query_samples_max: usize,
+
+    /// Queries that run at once.
+    #[arg(long = "query.max-concurrency", value_name = "COUNT", default_value_t = 20, value_parser = parse_count)]
+    query_concurrency: usize,
+
+    /// How far back an instant selector looks for a sample.
+    #[arg(long = "query.lookback-delta", value_name = "DURATION", default_value = "5m", value_parser = parse_positive)]
+    lookback_ms: i64,
+
+    /// Prometheus features that are off by default, separated by commas.
+    #[arg(long = "enable-feature", value_name = "NAME", value_delimiter = ',')]
+    features: Vec<Feature>,
+
+    /// The least grave messages to log.
+    #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+
+    /// The form of log lines on stderr.
+    #[arg(long = "log.format", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Feature {
+    #[value(name = "promql-experimental-functions")]
+    ExperimentalFunctions,
+    #[value(name = "promql-extended-range-selectors")]
+    ExtendedRangeSelectors,
+    #[value(name = "promql-binop-fill-modifiers")]
+    BinopFillModifiers,
+    #[value(name = "promql-delayed-name-removal")]
+    DelayedNameRemoval,
+}
+
+impl ServeArgs {
+    pub fn into_config(self) -> Config {
+        let flags = self.flags();
+        let has = |feature| self.features.contains(&feature);
+        Config {
+            listen_address: self.listen_address,
+            storage_path: self.storage_path,
+            storage: db::Options {
+                sync: self.wal_sync,
+                retention_ms: self.retention_ms,
+                ..db::Options::default()
+            },
+            engine: EngineOptions {
+                lookback_ms: self.lookback_ms,
+                max_samples: self.query_samples_max,
+                timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
+                delayed_name_removal: has(Feature::DelayedNameRemoval),
+                ..EngineOptions::default()
+            },
+            parser: ParserOptions {
+                experimental_functions: has(Feature::ExperimentalFunctions),
+                extended_range_selectors: has(Feature::ExtendedRangeSelectors),
+                binop_fill_modifiers: has(Feature::BinopFillModifiers),
+            },
+            query_concurrency: self.query_concurrency,
+            flags,
+        }
+    }
+
+    fn flags(&self) -> Vec<(&'static str, String)> {
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().map_or_else(String::new, |value| value.get_name().to_owned())
+        };
+        let features: Vec<String> =
+            self.features.iter().map(|feature| name(&|| feature.to_possible_value())).collect();
+        let sync = match self.wal_sync {
+            SyncMode::Always => "always".to_owned(),
+            SyncMode::Interval(every) => {
+                let ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX);
+                format!("interval:{}", duration::format_ms(ms))
+            }
+        };
+        vec![
+            ("enable-feature", features.join(",")),
+            ("log.format", name(&|| self.log_format.to_possible_value())),
+            ("log.level", name(&|| self.log_level.to_possible_value())),
+            ("query.lookback-delta", duration::format_ms(self.lookback_ms)),
+            ("query.max-concurrency", self.query_concurrency.to_string()),
+            ("query.max-samples", self.query_samples_max.to_string()),
+            ("query.timeout", duration::format_ms(self.query_timeout_ms)),
+            ("storage.path", self.storage_path.display().to_string()),
+            ("storage.retention", duration::format_ms(self.retention_ms)),
+            ("storage.wal-sync", sync),
+            ("web.listen-address", self.listen_address.clone()),
+        ]
+    }
+}
+
+/// `host:port`, where Prometheus's `:port` means every address of the machine.
+fn parse_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("want host:port, for example 127.0.0.1:9494")?;
+    port.parse::<u16>().map_err(|_| format!("{port:?} is not a port, 0 to 65535"))?;
+    Ok(if host.is_empty() { format!("0.0.0.0:{port}") } else { text.to_owned() })
+}
+
+fn parse_positive(text: &str) -> Result<i64, String> {
+    match duration::parse_ms(text)? {
+        0 => Err("must be more than 0".into()),
+        ms => Ok(ms),
+    }
+}
+
+fn parse_retention(text: &str) -> Result<i64, String> {
+    let least_ms = icecore_storage::time::WINDOW_MS;
+    match duration::parse_ms(text)? {
+        ms if ms < least_ms => Err("samples are dropped in blocks of 2h; want at least 2h".into()),
+        ms => Ok(ms),
+    }
+}
+
+fn parse_sync(text: &str) -> Result<SyncMode, String> {
+    match text.strip_prefix("interval:") {
+        None if text == "always" => Ok(SyncMode::Always),
+        None => Err("want `always` or `interval:<duration>`, for example interval:1s".into()),
+        Some(every) => {
+            let ms = parse_positive(every)?;
+            Ok(SyncMode::Interval(Duration::from_millis(ms.unsigned_abs())))
+        }
+    }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err("want a whole number of at least 1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        Cli::try_parse_from(std::iter::once(&"icecore").chain(args))
+            .map(|cli| cli.into_serve().into_config())
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn serve_is_the_default_and_the_defaults_are_the_documented_ones() {
+        for args in [&[][..], &["serve"]] {
+            let config = parse(args).unwrap();
+            assert_eq!(config.listen_address, "127.0.0.1:9494");
+            assert_eq!(config.storage_path, PathBuf::from("./icecore-data"));
+            assert_eq!(config.storage.retention_ms, 30 * 24 * 60 * 60 * 1000);
+            assert_eq!(config.storage.sync, SyncMode::Always);
+            assert_eq!(config.engine.timeout, Duration::from_secs(120));
+            assert_eq!(config.query_concurrency, 20);
+        }
+    }
+
+    #[test]
+    fn flags_reach_the_configuration() {
+        let config = parse(&[
+            "serve",
+            "--web.listen-address=:80",
+            "--storage.wal-sync=interval:1s",
+            "--storage.retention=90d",
+            "--enable-feature=promql-experimental-functions,promql-delayed-name-removal",
+        ])
+        .unwrap();
+        assert_eq!(config.listen_address, "0.0.0.0:80");
+        assert_eq!(config.storage.sync, SyncMode::Interval(Duration::from_secs(1)));
+        assert!(config.parser.experimental_functions && config.engine.delayed_name_removal);
+        assert!(config.flags.contains(&("storage.wal-sync", "interval:1s".into())));
+        assert!(config.flags.contains(&("storage.retention", "90d".into())));
+    }
+
+    #[test]
+    fn a_refused_value_is_named_with_its_flag() {
+        for (flag, value, says) in [
+            ("--storage.retention", "30", "not a valid duration"),
+            ("--storage.retention", "1h", "at least 2h"),
+            ("--storage.wal-sync", "never", "want `always`"),
+            ("--query.max-samples", "-1", "at least 1"),
+            ("--query.timeout", "0s", "more than 0"),
+            ("--web.listen-address", "9494", "host:port"),
+            ("--enable-feature", "exemplars", "promql-binop-fill-modifiers"),
+            ("--log.level", "loud", "debug, info, warn, error"),
+        ] {
+            let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
+            for part in [flag, value, says] {
+                assert!(error.contains(part), "{part:?} is not in {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What a server is told before it starts.
+//!
+//! [`Config`] is plain data: the command line makes one, tests make their own, and nothing else
+//! decides a setting. The bounds that no flag changes are constants here, each with its reason.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use icecore_query::engine::EngineOptions;
+use icecore_query::parser::ParserOptions;
+use icecore_storage::db;
+
+/// Where the server listens unless told otherwise: this machine alone, as nothing asks who calls.
+pub const LISTEN_ADDRESS: &str = "127.0.0.1:9494";
+
+/// Prometheus's `--web.max-connections`.
+pub const CONNECTIONS_MAX: usize = 512;
+
+/// A client must send its request's head within this time, and a part of its body each time.
+/// An idle connection is closed after it, too.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A body must be complete within this time.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A client that takes nothing of its answer for so long is gone.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long requests in flight may take to end once the server stops.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a form: queries with regexes of thousands of names come here.
+pub const FORM_BYTES_MAX: usize = 2 << 20;
+
+/// Bytes of write bodies held at once, as they arrive. Decoded they are some four times as large.
+pub const WRITE_BODIES_BYTES_MAX: usize = 64 << 20;
+
+/// Writes that are decoded and appended at once. More than there are cores, since most of them
+/// wait for one fdatasync together.
+pub const WRITES_MAX: usize = 32;
+
+/// Requests for series, labels, exemplars and metadata at once; they have their own gate so that
+/// autocompletion does not wait behind dashboards.
+pub const LOOKUPS_MAX: usize = 20;
+
+/// How often the server's own metrics are stored.
+pub const SELF_METRICS_INTERVAL_MS: i64 = 15_000;
+
+/// Settings of one server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `host:port`; port 0 takes a free one.
+    pub listen_address: String,
+    /// The data directory.
+    pub storage_path: PathBuf,
+    pub storage: db::Options,
+    pub engine: EngineOptions,
+    pub parser: ParserOptions,
+    /// Queries that run at once; others wait.
+    pub query_concurrency: usize,
+    /// Flags and their values, for `/api/v1/status/flags`.
+    pub flags: Vec<(&'static str, String)>,
+}
+
+impl Config {
+    /// The defaults on a data directory.
+    pub fn new(storage_path: impl Into<PathBuf>) -> Config {
+        Config {
+            listen_address: LISTEN_ADDRESS.into(),
+            storage_path: storage_path.into(),
+            storage: db::Options::default(),
+            engine: EngineOptions::default(),
+            parser: ParserOptions::default(),
+            query_concurrency: 20,
+            flags: Vec::new(),
+        }
+    }
+}

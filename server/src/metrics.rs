@@ -1,0 +1,405 @@
+//! The server's own metrics: families of rows, gathered on demand.
+//!
+//! They are shown as text at `/metrics` (Prometheus text format 0.0.4) and stored every 15 s with
+//! `job="icecore"`, so that the first query of a new database has something to find. Label values
+//! come from tables in this program alone, never from a request.
+
+use std::fmt::Write;
+
+use icecore_storage::db::Stats;
+use icecore_storage::labels::{Labels, LabelsBuilder, METRIC_NAME};
+use icecore_storage::metrics::batch::{Metadata, MetricKind};
+
+use crate::app::App;
+use crate::counters::{CODES, DURATION_BOUNDS, Durations, METHODS, OTHER_ROUTE, WriteResult};
+use crate::http::json;
+use crate::process::ProcessStats;
+use crate::routes::ROUTES;
+
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Metrics of one name and kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Family {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: MetricKind,
+    pub rows: Vec<Row>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// After the family's name: `_bucket` and the like.
+    pub suffix: &'static str,
+    pub labels: Vec<(&'static str, String)>,
+    pub value: f64,
+}
+
+impl Family {
+    /// The series of a row, with the labels that a scrape would add.
+    pub(crate) fn series(&self, row: &Row, target: &[(&str, &str)]) -> Labels {
+        let mut labels = LabelsBuilder::default();
+        labels.set(METRIC_NAME, &format!("{}{}", self.name, row.suffix));
+        row.labels.iter().for_each(|(name, value)| labels.set(name, value));
+        target.iter().for_each(|(name, value)| labels.set(name, value));
+        labels.build().expect("set() keeps label names unique and they are not empty")
+    }
+
+    pub(crate) fn metadata(&self) -> Metadata {
+        Metadata {
+            family: self.name.into(),
+            kind: self.kind,
+            help: self.help.into(),
+            unit: String::new(),
+        }
+    }
+}
+
+/// All families, each with at least one row.
+pub(crate) fn gather(app: &App) -> Vec<Family> {
+    let mut families = Gathered::default();
+    families.gauge("icecore_build_info", "The version that runs; always 1.", 1.0);
+    families.label("version", env!("CARGO_PKG_VERSION"));
+    process(&mut families, app, &ProcessStats::read());
+    if let Some(db) = app.db_if_open() {
+        storage(&mut families, &db.stats());
+    }
+    http(&mut families, app);
+    writes(&mut families, app);
+    queries(&mut families, app);
+    families.0.retain(|family| !family.rows.is_empty());
+    families.0
+}
+
+/// The text exposition of families.
+pub(crate) fn expose(families: &[Family]) -> String {
+    let mut text = String::with_capacity(families.len() * 256);
+    for family in families {
+        let (name, kind) = (family.name, family.kind.name());
+        writeln!(text, "# HELP {name} {}\n# TYPE {name} {kind}", family.help)
+            .expect("a String takes any text");
+        for row in &family.rows {
+            text.push_str(name);
+            text.push_str(row.suffix);
+            for (i, (name, value)) in row.labels.iter().enumerate() {
+                text.push(if i == 0 { '{' } else { ',' });
+                let escaped = value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+                write!(text, "{name}=\"{escaped}\"").expect("a String takes any text");
+            }
+            text.push_str(if row.labels.is_empty() { " " } else { "} " });
+            let mut value = Vec::new();
+            json::push_bare_float(&mut value, row.value);
+            text.push_str(std::str::from_utf8(&value).expect("numbers are ASCII"));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[derive(Default)]
+struct Gathered(Vec<Family>);
+
+impl Gathered {
+    fn family(&mut self, name: &'static str, help: &'static str, kind: MetricKind) {
+        self.0.push(Family { name, help, kind, rows: Vec::new() });
+    }
+
+    /// A row of the last family.
+    fn row(&mut self, suffix: &'static str, labels: Vec<(&'static str, String)>, value: f64) {
+        let family = self.0.last_mut().expect("a family comes before its rows");
+        family.rows.push(Row { suffix, labels, value });
+    }
+
+    /// A label of the last row.
+    fn label(&mut self, name: &'static str, value: &str) {
+        let family = self.0.last_mut().expect("a family comes before its rows");
+        let row = family.rows.last_mut().expect("a row comes before its labels");
+        row.labels.push((name, value.to_owned()));
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) {
+        self.family(name, help, MetricKind::Gauge);
+        self.row("", vec![], value);
+    }
+
+    fn counter(&mut self, name: &'static str, help: &'static str, value: u64) {
+        self.family(name, help, MetricKind::Counter);
+        self.row("", vec![], value as f64);
+    }
+
+    /// Rows of a histogram, in the last family.
+    fn durations(&mut self, labels: &[(&'static str, String)], durations: &Durations) {
+        let counts = durations.cumulative();
+        let all = counts[DURATION_BOUNDS.len()] as f64;
+        for (i, count) in counts.into_iter().enumerate() {
+            let bound = DURATION_BOUNDS.get(i).map_or("+Inf".into(), |bound| bound.to_string());
+            let mut labels = labels.to_vec();
+            labels.push(("le", bound));
+            self.row("_bucket", labels, count as f64);
+        }
+        self.row("_sum", labels.to_vec(), durations.sum_seconds());
+        self.row("_count", labels.to_vec(), all);
+    }
+}
+
+fn process(out: &mut Gathered, app: &App, stats: &ProcessStats) {
+    let started = app.started_ms as f64 / 1000.0;
+    out.gauge("process_start_time_seconds", "When the process started, in Unix seconds.", started);
+    if let Some(seconds) = stats.cpu_seconds {
+        out.family(
+            "process_cpu_seconds_total",
+            "User and system time the process has used.",
+            MetricKind::Counter,
+        );
+        out.row("", vec![], seconds);
+    }
+    for (name, help, value) in [
+        (
+            "process_resident_memory_bytes",
+            "Memory that is resident, mapped files included.",
+            stats.resident_bytes,
+        ),
+        (
+            "process_resident_anonymous_bytes",
+            "Memory that is resident, without mapped files.",
+            stats.resident_anonymous_bytes,
+        ),
+        ("process_virtual_memory_bytes", "Size of the address space.", stats.virtual_bytes),
+        ("process_open_fds", "Open file descriptors.", stats.open_files),
+        ("process_max_fds", "How many may be open.", stats.open_files_max),
+        ("process_threads", "Threads of the process.", stats.threads),
+    ] {
+        if let Some(value) = value {
+            out.gauge(name, help, value as f64);
+        }
+    }
+}
+
+fn storage(out: &mut Gathered, stats: &Stats) {
+    let Stats {
+        samples_appended,
+        samples_refused,
+        series_created,
+        head_series,
+        head_label_pairs,
+        head_chunks,
+        head_bytes,
+        head_range_ms,
+        blocks,
+        block_bytes,
+        block_samples,
+        wal_bytes,
+        wal_segments,
+        wal_records,
+        wal_syncs,
+        wal_restated_bytes,
+        wal_written_bytes,
+        checkpoints,
+        quarantined_files,
+        lost_records,
+        read_only,
+    } = stats;
+    for (name, help, value) in [
+        ("icecore_storage_samples_appended_total", "Samples stored.", *samples_appended),
+        ("icecore_storage_samples_refused_total", "Samples refused by storage.", *samples_refused),
+        ("icecore_storage_series_created_total", "Series created in the head.", *series_created),
+        ("icecore_wal_records_total", "Records written to the log.", *wal_records),
+        ("icecore_wal_syncs_total", "Times the log was synced to disk.", *wal_syncs),
+        ("icecore_wal_written_bytes_total", "Bytes written to the log.", *wal_written_bytes),
+        (
+            "icecore_wal_restated_bytes_total",
+            "Of these, bytes that restate series in a new segment.",
+            *wal_restated_bytes,
+        ),
+        ("icecore_checkpoints_total", "Checkpoints of the head.", *checkpoints),
+    ] {
+        out.counter(name, help, value);
+    }
+    for (name, help, value) in [
+        ("icecore_head_series", "Series in the head.", *head_series),
+        ("icecore_head_label_pairs", "Distinct label pairs in the head.", *head_label_pairs),
+        ("icecore_head_chunks", "Chunks in the head.", *head_chunks),
+        ("icecore_head_bytes", "Approximate memory of the head.", *head_bytes),
+        ("icecore_blocks", "Sealed blocks.", *blocks),
+        ("icecore_block_bytes", "Bytes of sealed blocks on disk.", *block_bytes),
+        ("icecore_block_samples", "Samples in sealed blocks.", *block_samples),
+        ("icecore_wal_bytes", "Bytes of the log on disk.", *wal_bytes),
+        ("icecore_wal_segments", "Segments of the log.", *wal_segments),
+        (
+            "icecore_quarantined_files",
+            "Damaged files that were set aside and wait for an operator.",
+            *quarantined_files,
+        ),
+        (
+            "icecore_wal_lost_records",
+            "Records that the last start found damaged or missing.",
+            *lost_records,
+        ),
+        (
+            "icecore_read_only",
+            "Whether writes are refused at present; the log says why.",
+            u64::from(read_only.is_some()),
+        ),
+    ] {
+        out.gauge(name, help, value as f64);
+    }
+    if let Some((oldest_ms, newest_ms)) = head_range_ms {
+        for (name, help, ms) in [
+            ("icecore_head_min_time_seconds", "Oldest sample in the head.", oldest_ms),
+            ("icecore_head_max_time_seconds", "Newest sample in the head.", newest_ms),
+        ] {
+            out.gauge(name, help, *ms as f64 / 1000.0);
+        }
+    }
+}
+
+fn http(out: &mut Gathered, app: &App) {
+    let route = |index: usize| ROUTES.get(index).map_or("other", |route| route.template).to_owned();
+    let counters = &app.counters;
+    out.family(
+        "icecore_http_requests_total",
+        "Requests by route, method and class of status.",
+        MetricKind::Counter,
+    );
+    for (index, counters) in counters.http.routes.iter().enumerate() {
+        for (method, codes) in METHODS.iter().zip(&counters.requests) {
+            for (code, count) in CODES.iter().zip(codes).filter(|(_, count)| count.get() > 0) {
+                let labels = vec![
+                    ("handler", route(index)),
+                    ("method", (*method).to_owned()),
+                    ("code", (*code).to_owned()),
+                ];
+                out.row("", labels, count.get() as f64);
+            }
+        }
+    }
+    out.family(
+        "icecore_http_request_duration_seconds",
+        "Time to the first byte of the answer, by route.",
+        MetricKind::Histogram,
+    );
+    for (index, counters) in counters.http.routes.iter().enumerate().take(OTHER_ROUTE) {
+        if counters.durations.cumulative()[DURATION_BOUNDS.len()] > 0 {
+            out.durations(&[("handler", route(index))], &counters.durations);
+        }
+    }
+    out.counter(
+        "icecore_http_connections_accepted_total",
+        "Connections accepted.",
+        counters.connections_accepted.get(),
+    );
+    out.counter(
+        "icecore_http_connections_failed_total",
+        "Connections that broke off or exceeded a limit.",
+        counters.connections_failed.get(),
+    );
+    out.counter(
+        "icecore_maintenance_errors_total",
+        "Steps of upkeep that failed; the log says why.",
+        counters.maintenance_errors.get(),
+    );
+}
+
+fn writes(out: &mut Gathered, app: &App) {
+    let counters = &app.counters.write;
+    out.family("icecore_write_requests_total", "Write requests by result.", MetricKind::Counter);
+    for (result, name) in WriteResult::ALL {
+        let labels = vec![("result", name.to_owned())];
+        out.row("", labels, counters.requests(result) as f64);
+    }
+    out.family("icecore_write_rows_total", "Rows stored, by type.", MetricKind::Counter);
+    for (name, counter) in [
+        ("sample", &counters.samples),
+        ("histogram", &counters.histograms),
+        ("exemplar", &counters.exemplars),
+    ] {
+        out.row("", vec![("type", name.to_owned())], counter.get() as f64);
+    }
+    out.family(
+        "icecore_write_rows_refused_total",
+        "Rows refused for good, by whether the answer says so.",
+        MetricKind::Counter,
+    );
+    for (answer, counter) in [("400", &counters.refused_told), ("204", &counters.refused_silently)]
+    {
+        out.row("", vec![("answer", answer.to_owned())], counter.get() as f64);
+    }
+    out.counter(
+        "icecore_write_body_bytes_total",
+        "Bytes of write bodies as they arrived.",
+        counters.body_bytes.get(),
+    );
+}
+
+fn queries(out: &mut Gathered, app: &App) {
+    let counters = &app.counters.query;
+    out.family(
+        "icecore_query_duration_seconds",
+        "Time that queries took to evaluate, waiting included.",
+        MetricKind::Histogram,
+    );
+    for (kind, durations) in
+        [("instant", &counters.instant_durations), ("range", &counters.range_durations)]
+    {
+        out.durations(&[("type", kind.to_owned())], durations);
+    }
+    for (name, help, counter) in [
+        ("icecore_query_failed_total", "Queries that ended in an error.", &counters.failed),
+        ("icecore_query_samples_total", "Samples that queries looked at.", &counters.samples),
+        ("icecore_query_series_total", "Series that queries selected.", &counters.series),
+    ] {
+        out.counter(name, help, counter.get());
+    }
+    let running = app.config.query_concurrency - app.gates.queries.available_permits();
+    out.gauge("icecore_queries_running", "Queries that run at present.", running as f64);
+    out.gauge(
+        "icecore_queries_running_max",
+        "How many may run at once.",
+        app.config.query_concurrency as f64,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::Method;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_text_is_well_formed() {
+        let app = App::new(Config::new("unused"), ([127, 0, 0, 1], 9494).into());
+        app.counters.http.observe(0, &Method::GET, 200, Duration::from_millis(3));
+        let text = expose(&gather(&app));
+        let mut family = "";
+        for line in text.lines() {
+            if let Some(comment) = line.strip_prefix("# TYPE ") {
+                family = comment.split(' ').next().unwrap();
+            } else if !line.starts_with('#') {
+                assert!(line.starts_with(family), "{line} follows the TYPE of {family}");
+                let value = line.rsplit_once(' ').unwrap().1;
+                assert!(value == "+Inf" || value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        let template = ROUTES[0].template;
+        let expected = format!(
+            "icecore_http_requests_total{{handler=\"{template}\",method=\"GET\",code=\"2xx\"}} 1\n"
+        );
+        assert!(text.contains(&expected), "{text}");
+        assert!(text.contains("icecore_http_request_duration_seconds_bucket{handler="));
+    }
+
+    #[test]
+    fn rows_become_series() {
+        let family = Family {
+            name: "up",
+            help: "",
+            kind: MetricKind::Gauge,
+            rows: vec![Row { suffix: "", labels: vec![("b", "2".into())], value: 1.0 }],
+        };
+        let labels = family.series(&family.rows[0], &[("job", "icecore")]);
+        assert_eq!(labels.to_string(), r#"up{b="2", job="icecore"}"#);
+    }
+}

@@ -1,0 +1,9 @@
+//! The storage engine as a whole, on the simulated disk: what was acknowledged is there, whatever
+//! the order of arrival, and whatever the disk does.
+
+mod corruption;
+mod crash;
+mod determinism;
+mod faults;
+mod model;
+mod oracle;
