@@ -6,7 +6,7 @@ use icecore_ingest::remote_write::{batch, decode};
 use icecore_ingest::{DecodeError, Encoding};
 use icecore_storage::labels::Labels;
 use icecore_storage::limits::Limits;
-use icecore_storage::metrics::batch::{Batch, MetricKind};
+use icecore_storage::metrics::batch::{Batch, BatchSeries, MetricKind};
 use icecore_storage::metrics::histogram::Counts;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -497,7 +497,7 @@ fn memory(batch: &Batch) -> usize {
         Counts::Float { positive, negative, .. } => 8 * (positive.capacity() + negative.capacity()),
     });
     let exemplars = batch.exemplars.iter().map(|row| row.exemplar.labels.as_bytes().len() + 16);
-    batch.series.capacity() * 24
+    batch.series.capacity() * size_of::<BatchSeries>()
         + batch.timestamps.capacity() * 16
         + batch.histograms.capacity()
             * size_of_val(&batch.histograms[..1.min(batch.histograms.len())])

@@ -48,7 +48,7 @@ pub(crate) fn evaluate(
     name: &str,
     rows: &Rows,
     grid: Grid,
-    (first_span, vector_span): (Span, Span),
+    (call_span, first_span, vector_span): (Span, Span, Span),
     session: &mut Session<'_>,
 ) -> Result<Rows, QueryError> {
     if let Question::Quantile(quantile) = question {
@@ -60,7 +60,7 @@ pub(crate) fn evaluate(
     }
     let histograms = classics(rows, vector_span, session);
     if rows.has_histograms() {
-        return Err(histograms_unsupported(session, name, vector_span));
+        return Err(histograms_unsupported(session, name, call_span));
     }
     let mut result = Rows::new(rows.steps);
     let mut row = RowBuffer::default();

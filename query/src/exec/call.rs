@@ -105,7 +105,8 @@ impl<S: Source> Executor<'_, S> {
                 self.sort(id, function.id, args, grid)
             }
             HistogramQuantile | HistogramFraction => {
-                let spans = (self.argument_span(args[0]), self.argument_span(args[args.len() - 1]));
+                let first_span = self.argument_span(args[0]);
+                let spans = (self.span(id), first_span, self.argument_span(args[args.len() - 1]));
                 let first = self.take_scalar(args[0]);
                 let second = (args.len() == 3).then(|| self.take_scalar(args[1]));
                 let rows = self.take_rows(args[args.len() - 1]);
@@ -121,8 +122,7 @@ impl<S: Source> Executor<'_, S> {
                 // Only histograms count here; floats give nothing.
                 match self.take_rows(args[0]).has_histograms() {
                     true => {
-                        let span = self.argument_span(args[0]);
-                        Err(histograms_unsupported(&self.session, function.name, span))
+                        Err(histograms_unsupported(&self.session, function.name, self.span(id)))
                     }
                     false => Ok(Rows::new(grid.steps)),
                 }

@@ -268,6 +268,7 @@ impl<'a, S: Source> Executor<'a, S> {
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
+            call_span: self.span(id),
         };
         over_time::check_parameters(&call)?;
         match self.plan.kind(range) {

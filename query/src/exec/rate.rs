@@ -263,6 +263,7 @@ mod tests {
                     grid,
                     parameters: &[],
                     span: Default::default(),
+                    call_span: Default::default(),
                 };
                 let mut row = RowBuffer::default();
                 crate::exec::with_test_session(|session| {

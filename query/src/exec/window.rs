@@ -33,6 +33,8 @@ pub(crate) struct WindowCall<'a> {
     pub(crate) parameters: &'a [Scalar],
     /// Where the first argument stands; annotations point there.
     pub(crate) span: Span,
+    /// Where the call stands; errors point there.
+    pub(crate) call_span: Span,
 }
 
 impl WindowCall<'_> {
@@ -306,7 +308,7 @@ fn mixed(
                     _ if all < 2 => clear_bit(&mut row.valid, step),
                     count if count >= 2 => {}
                     0 if histograms.window(step).len() >= 2 && after(newest - 1) == 0 => {
-                        return Err(histograms_unsupported(session, call.name, call.span));
+                        return Err(histograms_unsupported(session, call.name, call.call_span));
                     }
                     _ => {
                         clear_bit(&mut row.valid, step);
@@ -328,7 +330,7 @@ fn mixed(
                     &scratch.histogram_times[window],
                 );
                 if merged.windows(2).any(|pair| pair[0] && pair[1]) {
-                    return Err(histograms_unsupported(session, call.name, call.span));
+                    return Err(histograms_unsupported(session, call.name, call.call_span));
                 }
                 let base = step_changes(call.id, values, scratch.bounds.window(step), &merged);
                 row.set(step, base);
@@ -344,7 +346,7 @@ fn mixed(
                     clear_bit(&mut row.valid, step);
                     session.annotations.mixed_floats_and_histograms(metric, call.span);
                 } else if h >= needed {
-                    return Err(histograms_unsupported(session, call.name, call.span));
+                    return Err(histograms_unsupported(session, call.name, call.call_span));
                 }
             }
             Ok(())

@@ -15,6 +15,7 @@ mod matching;
 mod pretty;
 mod print;
 mod selectors;
+mod stream;
 mod token;
 
 use std::fmt;

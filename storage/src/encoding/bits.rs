@@ -203,7 +203,8 @@ impl<'a> BitReader<'a> {
     /// The next `count` bits, 0 to 64, as a number.
     #[inline]
     pub fn read(&mut self, count: u32) -> Option<u64> {
-        if count > 32 {
+        if count > 56 {
+            // More than a refill promises.
             let high = self.read(count - 32)?;
             return Some(high << 32 | self.read(32)?);
         }

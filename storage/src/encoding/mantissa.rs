@@ -76,14 +76,15 @@ pub(crate) fn fit(
     mantissas.clear();
     exceptions.clear();
     let mut exponent = 0u8;
-    let mut last = (f64::NAN.to_bits(), 0i64);
+    // The value before, if it fitted: no bit pattern could stand for "none".
+    let mut last: Option<(u64, i64)> = None;
     for (row, &value) in values.iter().enumerate() {
-        if value.to_bits() == last.0 {
-            mantissas.push(last.1);
+        if let Some((_, found)) = last.filter(|(bits, _)| *bits == value.to_bits()) {
+            mantissas.push(found);
             continue;
         }
         if let Some(found) = mantissa(value, exponent) {
-            last = (value.to_bits(), found);
+            last = Some((value.to_bits(), found));
             mantissas.push(found);
             continue;
         }
@@ -91,7 +92,7 @@ pub(crate) fn fit(
             && rescale(mantissas, larger - exponent)
         {
             exponent = larger;
-            last = (value.to_bits(), found);
+            last = Some((value.to_bits(), found));
             mantissas.push(found);
             continue;
         }
@@ -233,6 +234,15 @@ pub(crate) fn split_exponent(values: &[f64]) -> Option<u8> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_first_value_that_fits_nothing_is_an_exception_whatever_its_bits() {
+        for odd in [f64::NAN, f64::from_bits(0), -0.0, f64::INFINITY] {
+            let (mut mantissas, mut exceptions) = (Vec::new(), Vec::new());
+            fit(&[odd, 3.0, 5.0], 3, &mut mantissas, &mut exceptions).unwrap();
+            assert_eq!(exceptions.contains(&0), mantissa(odd, 0).is_none(), "{odd}");
+        }
+    }
 
     #[test]
     fn decimals_fit_the_exponent_they_are_written_with() {

@@ -27,4 +27,6 @@ pub mod pfor;
 pub mod timestamps;
 pub mod varint;
 pub mod xor;
+mod xor_cut;
 pub mod xor_histogram;
+mod xor_layout;

@@ -15,47 +15,16 @@
 
 use crate::encoding::bits::{BitReader, BitWriter};
 use crate::encoding::xor::{ChunkEncoding, XorState};
-use crate::metrics::histogram::{
-    BUCKETS_MAX, CUSTOM_BUCKETS_SCHEMA, Counts, Histogram, ResetHint, Span,
+use crate::encoding::xor_cut::{ResetHeader, SAMPLES_MAX, continuation, first_header, is_float};
+use crate::encoding::xor_layout::{
+    read_layout, read_varbit, read_varbit_signed, stale, write_layout, write_varbit,
+    write_varbit_signed,
 };
+use crate::metrics::histogram::{BUCKETS_MAX, Counts, Histogram, Span};
 use crate::metrics::sample::is_stale_nan;
 
-/// Samples in a chunk, as many as Prometheus aims at.
-const SAMPLES_MAX: usize = 120;
 /// Two bytes for the count of samples, one for flags.
 const HEADER_BYTES: usize = 3;
-
-/// What the flags say about the first histogram of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum ResetHeader {
-    Unknown = 0,
-    NotReset = 0b0100_0000,
-    Reset = 0b1000_0000,
-    Gauge = 0b1100_0000,
-}
-
-impl ResetHeader {
-    fn from_flags(flags: u8) -> ResetHeader {
-        match flags >> 6 {
-            0b00 => ResetHeader::Unknown,
-            0b01 => ResetHeader::NotReset,
-            0b10 => ResetHeader::Reset,
-            _ => ResetHeader::Gauge,
-        }
-    }
-
-    /// What a reader may say of a histogram. "Not reset" is not said of a chunk's first one, since
-    /// the chunk before may be gone.
-    fn hint(self, is_first: bool) -> ResetHint {
-        match self {
-            ResetHeader::Gauge => ResetHint::Gauge,
-            _ if !is_first => ResetHint::NotReset,
-            ResetHeader::Reset => ResetHint::Reset,
-            ResetHeader::Unknown | ResetHeader::NotReset => ResetHint::Unknown,
-        }
-    }
-}
 
 /// A chunk ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,115 +55,6 @@ pub fn histogram_chunks(samples: &[(i64, &Histogram)]) -> Vec<HistogramChunk> {
     chunks
 }
 
-fn first_header(first: &Histogram) -> ResetHeader {
-    match first.reset_hint {
-        ResetHint::Gauge => ResetHeader::Gauge,
-        ResetHint::Reset => ResetHeader::Reset,
-        ResetHint::Unknown | ResetHint::NotReset => ResetHeader::Unknown,
-    }
-}
-
-/// The header of the new chunk that `next` must start, or `None` if it continues the one of `last`.
-fn continuation(
-    last: &Histogram,
-    next: &Histogram,
-    is_gauge_chunk: bool,
-    chunk_samples: usize,
-) -> Option<ResetHeader> {
-    if is_float(last) != is_float(next) {
-        return Some(first_header(next));
-    }
-    let is_full = chunk_samples >= SAMPLES_MAX;
-    if is_stale_nan(next.sum) {
-        return is_full.then(|| first_header(next));
-    }
-    let is_gauge = next.reset_hint == ResetHint::Gauge;
-    if is_gauge != is_gauge_chunk || is_stale_nan(last.sum) {
-        return Some(first_header(next));
-    }
-    if is_gauge {
-        return (is_full || !same_layout(last, next)).then_some(ResetHeader::Gauge);
-    }
-    match detect_reset(last, next) {
-        ResetHeader::NotReset if !is_full && same_layout(last, next) => None,
-        header => Some(header),
-    }
-}
-
-fn is_float(histogram: &Histogram) -> bool {
-    matches!(histogram.counts, Counts::Float { .. })
-}
-
-fn same_layout(a: &Histogram, b: &Histogram) -> bool {
-    let same_bits = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits();
-    a.schema == b.schema
-        && a.zero_threshold.to_bits() == b.zero_threshold.to_bits()
-        && a.positive_spans == b.positive_spans
-        && a.negative_spans == b.negative_spans
-        && a.custom_values.len() == b.custom_values.len()
-        && a.custom_values.iter().zip(&b.custom_values).all(same_bits)
-}
-
-/// Whether a counter went down between two counter histograms; unknown where buckets cannot be
-/// compared.
-fn detect_reset(last: &Histogram, next: &Histogram) -> ResetHeader {
-    if next.reset_hint == ResetHint::Reset {
-        return ResetHeader::Reset;
-    }
-    match (&last.counts, &next.counts) {
-        (
-            Counts::Integer { count: a, zero_count: az, positive: ap, negative: an },
-            Counts::Integer { count: b, zero_count: bz, positive: bp, negative: bn },
-        ) => detect_reset_of(last, next, [(*a, *b), (*az, *bz)], [(ap, bp), (an, bn)]),
-        (
-            Counts::Float { count: a, zero_count: az, positive: ap, negative: an },
-            Counts::Float { count: b, zero_count: bz, positive: bp, negative: bn },
-        ) => detect_reset_of(last, next, [(*a, *b), (*az, *bz)], [(ap, bp), (an, bn)]),
-        _ => ResetHeader::Unknown,
-    }
-}
-
-fn detect_reset_of<T: Copy + Default + PartialOrd>(
-    last: &Histogram,
-    next: &Histogram,
-    [count, zero_count]: [(T, T); 2],
-    [positive, negative]: [(&Vec<T>, &Vec<T>); 2],
-) -> ResetHeader {
-    if count.1 < count.0 {
-        return ResetHeader::Reset;
-    }
-    if last.schema != next.schema || last.zero_threshold != next.zero_threshold {
-        return ResetHeader::Unknown;
-    }
-    let is_reset = last.custom_values != next.custom_values
-        || zero_count.1 < zero_count.0
-        || buckets_drop((&last.positive_spans, positive.0), (&next.positive_spans, positive.1))
-        || buckets_drop((&last.negative_spans, negative.0), (&next.negative_spans, negative.1));
-    if is_reset { ResetHeader::Reset } else { ResetHeader::NotReset }
-}
-
-/// Whether a bucket holds less than before; one that is no longer listed holds nothing.
-fn buckets_drop<T: Copy + Default + PartialOrd>(
-    (old_spans, old): (&[Span], &[T]),
-    (new_spans, new): (&[Span], &[T]),
-) -> bool {
-    let mut new = bucket_indices(new_spans).zip(new).peekable();
-    bucket_indices(old_spans).zip(old).any(|(index, &old)| {
-        while new.next_if(|(new_index, _)| *new_index < index).is_some() {}
-        let now = new.next_if(|(new_index, _)| *new_index == index);
-        now.map_or(T::default(), |(_, now)| *now) < old
-    })
-}
-
-fn bucket_indices(spans: &[Span]) -> impl Iterator<Item = i64> + '_ {
-    let mut next = 0i64;
-    spans.iter().flat_map(move |span| {
-        let start = next + i64::from(span.offset);
-        next = start + i64::from(span.length);
-        start..next
-    })
-}
-
 fn write_chunk(samples: &[(i64, &Histogram)], header: ResetHeader) -> HistogramChunk {
     assert!(samples.len() <= SAMPLES_MAX, "chunks are cut before they are full");
     let (first_time, first) = samples[0];
@@ -214,25 +74,6 @@ fn write_chunk(samples: &[(i64, &Histogram)], header: ResetHeader) -> HistogramC
     }
     writer.finish();
     HistogramChunk { encoding, first_time, last_time: samples[samples.len() - 1].0, bytes }
-}
-
-/// All that a chunk keeps of a stale marker.
-fn stale(is_float: bool, sum: f64) -> Histogram {
-    let counts = if is_float {
-        Counts::Float { count: 0.0, zero_count: 0.0, positive: Vec::new(), negative: Vec::new() }
-    } else {
-        Counts::Integer { count: 0, zero_count: 0, positive: Vec::new(), negative: Vec::new() }
-    };
-    Histogram {
-        schema: 0,
-        zero_threshold: 0.0,
-        sum,
-        reset_hint: ResetHint::Unknown,
-        positive_spans: Vec::new(),
-        negative_spans: Vec::new(),
-        counts,
-        custom_values: Vec::new(),
-    }
 }
 
 /// A number as the last value and the last difference of it, from which the next is told.
@@ -490,159 +331,10 @@ fn read_floats(
     Some(())
 }
 
-fn write_layout(writer: &mut BitWriter<'_>, layout: &Histogram) {
-    write_zero_threshold(writer, layout.zero_threshold);
-    write_varbit_signed(writer, i64::from(layout.schema));
-    for spans in [&layout.positive_spans, &layout.negative_spans] {
-        write_varbit(writer, spans.len() as u64);
-        for span in spans {
-            write_varbit(writer, u64::from(span.length));
-            write_varbit_signed(writer, i64::from(span.offset));
-        }
-    }
-    if layout.schema == CUSTOM_BUCKETS_SCHEMA {
-        write_varbit(writer, layout.custom_values.len() as u64);
-        layout.custom_values.iter().for_each(|&bound| write_bound(writer, bound));
-    }
-}
-
-/// The layout, as a histogram without counts.
-fn read_layout(reader: &mut BitReader<'_>) -> Option<Histogram> {
-    let mut layout = stale(false, 0.0);
-    layout.zero_threshold = read_zero_threshold(reader)?;
-    layout.schema = i32::try_from(read_varbit_signed(reader)?).ok()?;
-    for spans in [&mut layout.positive_spans, &mut layout.negative_spans] {
-        for _ in 0..read_varbit(reader)? {
-            let length = u32::try_from(read_varbit(reader)?).ok()?;
-            let offset = i32::try_from(read_varbit_signed(reader)?).ok()?;
-            spans.push(Span { offset, length });
-        }
-    }
-    if layout.schema == CUSTOM_BUCKETS_SCHEMA {
-        for _ in 0..read_varbit(reader)? {
-            layout.custom_values.push(read_bound(reader)?);
-        }
-    }
-    Some(layout)
-}
-
-/// Says that 8 bytes of the threshold follow.
-const THRESHOLD_FOLLOWS: u64 = 255;
-/// A power of two is its exponent plus this, 1 to 254.
-const THRESHOLD_BIAS: i64 = 244;
-
-fn write_zero_threshold(writer: &mut BitWriter<'_>, threshold: f64) {
-    let bits = threshold.to_bits();
-    let exponent = (bits >> 52) as i64 - 1023;
-    let is_power_of_two = bits & ((1 << 52) - 1) == 0 && (-243..=10).contains(&exponent);
-    if bits == 0 {
-        writer.write(0, 8);
-    } else if is_power_of_two {
-        writer.write((exponent + THRESHOLD_BIAS) as u64, 8);
-    } else {
-        writer.write(THRESHOLD_FOLLOWS, 8);
-        writer.write(bits, 64);
-    }
-}
-
-fn read_zero_threshold(reader: &mut BitReader<'_>) -> Option<f64> {
-    Some(match reader.read(8)? {
-        0 => 0.0,
-        THRESHOLD_FOLLOWS => f64::from_bits(reader.read(64)?),
-        byte => f64::from_bits(((byte as i64 - THRESHOLD_BIAS + 1023) as u64) << 52),
-    })
-}
-
-/// Bounds in thousandths up to this are varbits, of 4 bytes at most.
-const BOUND_THOUSANDTHS_MAX: f64 = 33_554_430.0;
-
-fn write_bound(writer: &mut BitWriter<'_>, bound: f64) {
-    let thousandths = (bound * 1000.0).round();
-    let is_short = bound.is_sign_positive()
-        && bound * 1000.0 <= BOUND_THOUSANDTHS_MAX
-        && (thousandths / 1000.0).to_bits() == bound.to_bits();
-    if is_short {
-        // One more, so that it is no 0.
-        write_varbit(writer, thousandths as u64 + 1);
-    } else {
-        writer.write_bit(false);
-        writer.write(bound.to_bits(), 64);
-    }
-}
-
-fn read_bound(reader: &mut BitReader<'_>) -> Option<f64> {
-    Some(match read_varbit(reader)? {
-        0 => f64::from_bits(reader.read(64)?),
-        thousandths => (thousandths - 1) as f64 / 1000.0,
-    })
-}
-
-/// Widths of varbits: 0 is a single 0 bit; the width at place `k` comes after `k + 1` ones and a
-/// zero, and 64 bits after eight ones.
-const VARBIT_WIDTHS: [u32; 7] = [3, 6, 9, 12, 18, 25, 56];
-
-fn write_varbit(writer: &mut BitWriter<'_>, number: u64) {
-    let place = VARBIT_WIDTHS.iter().position(|&width| number >> width == 0);
-    write_varbit_at(writer, number, place);
-}
-
-fn write_varbit_signed(writer: &mut BitWriter<'_>, number: i64) {
-    // The range leans to the positive: -(2^(width-1) - 1) to 2^(width-1).
-    let fits = |&width: &u32| {
-        let half = 1i64 << (width - 1);
-        number > -half && number <= half
-    };
-    write_varbit_at(writer, number as u64, VARBIT_WIDTHS.iter().position(fits));
-}
-
-fn write_varbit_at(writer: &mut BitWriter<'_>, number: u64, place: Option<usize>) {
-    match place {
-        _ if number == 0 => writer.write(0, 1),
-        Some(place) => {
-            let prefix_bits = place as u32 + 2;
-            writer.write((1 << prefix_bits) - 2, prefix_bits);
-            writer.write(number, VARBIT_WIDTHS[place]);
-        }
-        None => {
-            writer.write(0xff, 8);
-            writer.write(number, 64);
-        }
-    }
-}
-
-/// Ones before the first zero, at most eight.
-fn read_varbit_prefix(reader: &mut BitReader<'_>) -> Option<usize> {
-    let mut ones = 0;
-    while ones < 8 && reader.read_bit()? {
-        ones += 1;
-    }
-    Some(ones)
-}
-
-fn read_varbit(reader: &mut BitReader<'_>) -> Option<u64> {
-    match read_varbit_prefix(reader)? {
-        0 => Some(0),
-        8 => reader.read(64),
-        ones => reader.read(VARBIT_WIDTHS[ones - 1]),
-    }
-}
-
-fn read_varbit_signed(reader: &mut BitReader<'_>) -> Option<i64> {
-    match read_varbit_prefix(reader)? {
-        0 => Some(0),
-        8 => Some(reader.read(64)? as i64),
-        ones => {
-            let width = VARBIT_WIDTHS[ones - 1];
-            let number = reader.read(width)? as i64;
-            // The half itself stands for the positive number.
-            Some(if number > 1 << (width - 1) { number - (1 << width) } else { number })
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::histogram::{CUSTOM_BUCKETS_SCHEMA, ResetHint};
     use crate::metrics::sample::stale_nan;
     use proptest::prelude::*;
 
@@ -705,6 +397,45 @@ mod tests {
             };
             expected.reset_hint = back.reset_hint;
             assert_eq!(back.canonical_bytes(), expected.canonical_bytes());
+        }
+    }
+
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two digits");
+        (0..hex.len()).step_by(2).map(byte).collect()
+    }
+
+    /// Chunks of Prometheus 2.42, sent to it by remote write: integers, floats; six samples each,
+    /// the last a stale marker.
+    const PROMETHEUS_CHUNKS: [(ChunkEncoding, &str); 2] = [
+        (
+            ChunkEncoding::Histogram,
+            "000600749ca35949fc00034400160d3dc5e8a020b2c343adfd94e17897db8f83a98f20df8de356dd8f49\
+             97547dc79ca3b7afb3d91101a303730ae9ff85de75769f804b2e1f22ac5a3696ac3c2a7c545f774f9441\
+             5de7e04d94e7dcfcf67e7f2a7db780c54e6fc060b7dfdfdfc04a18bcfb955516183029d0",
+        ),
+        (
+            ChunkEncoding::FloatHistogram,
+            "0006007494a35949fc00034400160d3c80a78000000000000000000000000000807bbcf67fd343f28028\
+             00000000000080a28000000000008028000000000001f07531a0cd23c457ffa77ae8d6f7fc9b21fa4bd5\
+             3b84fd4176d45f29c2b7f4677a38c8d4a24c036ff380394e23fbe826c003e38dba315c100195bccec66e\
+             871b3edaee395780308699d78398ab4c2f412362c7857816cf78befbf2c39f6772563c",
+        ),
+    ];
+
+    #[test]
+    fn chunks_of_prometheus_come_back_to_the_bit() {
+        for (encoding, hex) in PROMETHEUS_CHUNKS {
+            let bytes = bytes_of(hex);
+            let mut samples = Vec::new();
+            read_histogram_chunk(encoding, &bytes, &mut samples).unwrap();
+            assert_eq!(samples.len(), 6);
+            assert_eq!(samples.iter().filter(|(_, h)| is_stale_nan(h.sum)).count(), 1);
+            assert!(samples.iter().all(|(_, histogram)| histogram.validate().is_ok()));
+            let samples: Vec<_> = samples.iter().map(|(time, h)| (*time, h)).collect();
+            let again = histogram_chunks(&samples);
+            assert_eq!(again.len(), 1);
+            assert_eq!((again[0].encoding, &again[0].bytes), (encoding, &bytes));
         }
     }
 
@@ -845,16 +576,5 @@ mod tests {
             }
         }
 
-        #[test]
-        fn varbits_round_trip(number: u64, shift in 0u32..64) {
-            let mut bytes = Vec::new();
-            let mut writer = BitWriter::new(&mut bytes);
-            write_varbit(&mut writer, number >> shift);
-            write_varbit_signed(&mut writer, number as i64 >> shift);
-            writer.finish();
-            let mut reader = BitReader::new(&bytes);
-            prop_assert_eq!(read_varbit(&mut reader), Some(number >> shift));
-            prop_assert_eq!(read_varbit_signed(&mut reader), Some(number as i64 >> shift));
-        }
     }
 }

@@ -860,6 +860,31 @@ mod tests {
         assert!((0..5).all(|_| bytes_of(&series) == bytes));
     }
 
+    /// Change this together with the version and `docs/format.md`.
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let series = [&[("a", "x")][..], &[("a", "xy"), ("b", "z")], &[("a", "x")]];
+        let series = series.map(|pairs| Labels::from_pairs(pairs.iter().copied()).unwrap());
+        let bytes = bytes_of(&series);
+        let (header, rest) = bytes.split_at(40);
+        assert_eq!(&header[..8], b"icelabel");
+        let numbers = header[8..].chunks(4).map(|n| u32::from_le_bytes(n.try_into().unwrap()));
+        assert!(numbers.eq([1, 3, 3, 2, 13, 29, 0, 13]));
+        let mut rest = &rest[4..];
+        let mut piece = |length: usize| {
+            let (piece, behind) = rest.split_at(length + 4);
+            rest = behind;
+            checked(piece).unwrap()
+        };
+        assert_eq!(piece(13), [1, b'a', 2, 3, 0, 1, 1, 1, b'b', 1, 2, 0, 2]);
+        assert_eq!(piece(8), [18, 0, 0, 0, 29, 0, 0, 0]);
+        assert_eq!(piece(14), [0, 0, 1, b'x', 3, 0, 0, 0, 1, 1, b'y', 2, 0, 2]);
+        assert_eq!(piece(7), [0, 0, 1, b'z', 2, 0, 2]);
+        assert_eq!(piece(4), [13, 0, 0, 0]);
+        assert_eq!(piece(9), [2, 0, 1, 1, 0b010, 0, 1, 0, 0b010]);
+        assert!(rest.is_empty());
+    }
+
     #[test]
     fn an_index_of_nothing_is_an_index() {
         let index = SealedIndex::open(bytes_of(&[]).into()).unwrap();

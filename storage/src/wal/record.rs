@@ -18,7 +18,7 @@ const RAW_BYTES_MAX: usize = 1 << 30;
 
 /// One request's accepted rows.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct BatchRecord {
+pub struct BatchRecord {
     /// 0 or the source's offset plus 1.
     pub(crate) source_offset: Option<u64>,
     pub(crate) definitions: Vec<(u32, Labels)>,
@@ -33,8 +33,8 @@ pub(crate) struct BatchRecord {
 
 /// A payload and how many of its bytes, before compression, state labels.
 #[derive(Debug)]
-pub(crate) struct Encoded {
-    pub(crate) payload: Vec<u8>,
+pub struct Encoded {
+    pub payload: Vec<u8>,
     /// Share of the payload that states labels, estimated from the uncompressed sizes.
     pub(crate) definition_bytes: u64,
 }
@@ -63,7 +63,7 @@ impl BatchRecord {
         self.histograms.retain(|(_, timestamp, _)| keep(*timestamp));
     }
 
-    pub(crate) fn encode(&self) -> Encoded {
+    pub fn encode(&self) -> Encoded {
         let mut raw = Vec::with_capacity(32 + self.values.len() * 12);
         self.write_definitions(&mut raw);
         let definitions = compress(&raw);
@@ -85,7 +85,7 @@ impl BatchRecord {
         Encoded { payload, definition_bytes }
     }
 
-    pub(crate) fn decode(payload: &[u8]) -> Option<BatchRecord> {
+    pub fn decode(payload: &[u8]) -> Option<BatchRecord> {
         let mut rest = payload;
         let source_offset = varint::read(&mut rest)?.checked_sub(1);
         let definitions = decompress(&mut rest)?;

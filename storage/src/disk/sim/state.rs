@@ -16,7 +16,6 @@ pub(super) const ROOT: NodeId = 0;
 
 pub(super) type NodeId = u64;
 
-#[derive(Clone)]
 pub(super) struct State {
     pub(super) random: Random,
     pub(super) files: BTreeMap<NodeId, File>,
@@ -224,11 +223,17 @@ impl State {
     /// The state for a new process: no handles, no locks, no faults, an empty log.
     pub(super) fn restarted(&self) -> State {
         let mut state = State {
+            random: self.random.clone(),
+            files: self.files.clone(),
+            live: self.live.clone(),
+            durable: self.durable.clone(),
+            changes: self.changes.clone(),
+            next_id: self.next_id,
             locked: BTreeSet::new(),
+            capacity_bytes: self.capacity_bytes,
             failures: BTreeMap::new(),
             crash_at: None,
             log: Vec::new(),
-            ..self.clone()
         };
         for file in state.files.values_mut() {
             file.handles = 0;

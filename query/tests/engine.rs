@@ -1,0 +1,324 @@
+//! The engine as a server uses it: default settings, values, errors, annotations, budgets.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions, selectors};
+use icecore_query::parser::{self, ParserOptions};
+use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::value::{MatrixSeries, Point, Value};
+use icecore_storage::labels::Labels;
+use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
+use icecore_storage::metrics::sample::{Samples, stale_nan};
+
+/// Series in memory; an odd token says which have equal timestamps.
+#[derive(Default)]
+struct Memory {
+    series: Vec<(Labels, Samples)>,
+}
+
+impl Source for Memory {
+    type Series = usize;
+
+    fn select(&self, selections: &[Selection]) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
+        let of = |selection: &Selection| {
+            let matches = |labels: &Labels| {
+                selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))
+            };
+            let found = self.series.iter().enumerate().filter(|(_, (labels, _))| matches(labels));
+            found.map(|(index, (labels, _))| (labels.clone(), index)).collect()
+        };
+        Ok(selections.iter().map(of).collect())
+    }
+
+    fn read(&self, series: &usize, into: &mut Samples) -> Result<(), SourceError> {
+        into.clone_from(&self.series[*series].1);
+        Ok(())
+    }
+}
+
+fn labels(text: &str) -> Labels {
+    let pairs =
+        text.split(',').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap());
+    Labels::from_pairs(pairs).unwrap()
+}
+
+impl Memory {
+    /// Adds a series with a sample every 10 s from 0.
+    fn with(mut self, name: &str, values: &[f64]) -> Memory {
+        let mut samples = Samples::default();
+        values.iter().enumerate().for_each(|(i, v)| samples.push(i as i64 * 10_000, *v));
+        self.series.push((labels(name), samples));
+        self
+    }
+
+    fn with_histogram(mut self, name: &str) -> Memory {
+        let mut samples = Samples::default();
+        for at in 0..3 {
+            samples.push_histogram(at * 10_000, histogram(at as f64));
+        }
+        self.series.push((labels(name), samples));
+        self
+    }
+}
+
+fn histogram(count: f64) -> Histogram {
+    Histogram {
+        schema: 0,
+        zero_threshold: 0.0,
+        sum: count,
+        reset_hint: ResetHint::Unknown,
+        positive_spans: vec![],
+        negative_spans: vec![],
+        counts: Counts::Float { count, zero_count: 0.0, positive: vec![], negative: vec![] },
+        custom_values: vec![],
+    }
+}
+
+fn run(memory: &Memory, query: &str, times: (i64, i64, i64)) -> Result<Answer, QueryError> {
+    run_with(&Engine::default(), &QueryOptions::default(), memory, query, times)
+}
+
+fn run_with(
+    engine: &Engine,
+    options: &QueryOptions,
+    memory: &Memory,
+    query: &str,
+    (start_ms, end_ms, step_ms): (i64, i64, i64),
+) -> Result<Answer, QueryError> {
+    let expr = parser::parse(query, ParserOptions::ALL).unwrap();
+    match step_ms {
+        0 => engine.instant(memory, query, &expr, start_ms, options),
+        _ => engine.range(memory, query, &expr, start_ms, end_ms, step_ms, options),
+    }
+}
+
+/// The rows of a range query as text.
+fn matrix(answer: Answer) -> Vec<String> {
+    let Value::Matrix(matrix) = answer.value else { panic!("not a matrix: {:?}", answer.value) };
+    let row = |series: MatrixSeries| {
+        let points: Vec<String> =
+            series.floats.iter().map(|(t, v)| format!("{v}@{}", t / 1000)).collect();
+        format!("{} {}", series.labels, points.join(" "))
+    };
+    matrix.into_iter().map(row).collect()
+}
+
+fn check(memory: &Memory, query: &str, times: (i64, i64, i64), expected: &[&str]) {
+    let answer = run(memory, query, times).unwrap_or_else(|error| panic!("{query}: {error}"));
+    assert_eq!(matrix(answer), expected, "{query}");
+}
+
+fn error(memory: &Memory, query: &str, times: (i64, i64, i64)) -> String {
+    match run(memory, query, times) {
+        Ok(answer) => panic!("{query} is {:?}", answer.value),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn names_are_dropped_at_once_by_default() {
+    let memory = Memory::default().with("__name__=a_total,l=1", &[0.0, 10.0, 20.0]);
+    let times = (20_000, 20_000, 10_000);
+    check(&memory, "rate(a_total[20s])", times, &[r#"{l="1"} 1@20"#]);
+    check(&memory, "last_over_time(a_total[20s])", times, &[r#"a_total{l="1"} 20@20"#]);
+    check(&memory, "-a_total", times, &[r#"{l="1"} -20@20"#]);
+    check(&memory, "a_total > 1", times, &[r#"a_total{l="1"} 20@20"#]);
+    check(&memory, "a_total > bool 1", times, &[r#"{l="1"} 1@20"#]);
+    check(&memory, "sum by (__name__) (rate(a_total[20s]))", times, &["{} 1@20"]);
+    check(&memory, "sum by (__name__) (a_total)", times, &["a_total 20@20"]);
+}
+
+#[test]
+fn series_that_become_equal_are_an_error_even_inside_an_aggregation() {
+    let memory = Memory::default()
+        .with("__name__=a_total", &[0.0, 1.0, 2.0])
+        .with("__name__=b_total", &[0.0, 1.0, 2.0]);
+    let query = r#"sum(rate({__name__=~".+"}[20s]))"#;
+    let same = "vector cannot contain metrics with the same labelset";
+    assert_eq!(error(&memory, query, (20_000, 0, 0)), same);
+    assert_eq!(error(&memory, r#"abs({__name__=~".+"})"#, (20_000, 0, 0)), same);
+    let engine =
+        Engine::new(EngineOptions { delayed_name_removal: true, ..EngineOptions::default() });
+    let answer = run_with(&engine, &QueryOptions::default(), &memory, query, (20_000, 0, 0));
+    assert!(answer.is_ok());
+}
+
+#[test]
+fn what_does_not_depend_on_the_step_is_repeated() {
+    let memory = Memory::default().with("__name__=x", &[1.0, 2.0, 3.0]);
+    let times = (0, 20_000, 10_000);
+    check(&memory, "x @ 10", times, &["x 2@0 2@10 2@20"]);
+    check(&memory, "sum(x @ end())", times, &["{} 3@0 3@10 3@20"]);
+    check(&memory, "x + x @ 10", times, &["{} 3@0 4@10 5@20"]);
+    check(&memory, "timestamp(x @ 10)", times, &["{} 10@0 10@10 10@20"]);
+    check(&memory, "sum_over_time(x[30s] @ 20)", times, &["{} 6@0 6@10 6@20"]);
+    check(&memory, "vector(time()) + vector(1)", times, &["{} 1@0 11@10 21@20"]);
+}
+
+#[test]
+fn subqueries_have_a_grid_of_their_own() {
+    let memory = Memory::default().with("__name__=x", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    check(&memory, "sum_over_time(x[30s:20s])", (55_000, 55_000, 1000), &["{} 4@55"]);
+    check(&memory, "count_over_time(x[30s:10s] offset 10s)", (60_000, 60_000, 1000), &["{} 3@60"]);
+    check(&memory, "max_over_time(x[20s:10s] @ 30)", (0, 10_000, 10_000), &["{} 3@0 3@10"]);
+    let Value::Matrix(range) = run(&memory, "x[30s:20s]", (55_000, 0, 0)).unwrap().value else {
+        panic!("a subquery is a range vector")
+    };
+    assert_eq!(range[0].floats, [(40_000, 4.0)]);
+}
+
+#[test]
+fn a_range_vector_leaves_out_stale_markers_and_its_left_end() {
+    let memory = Memory::default().with("__name__=x", &[0.0, stale_nan(), 2.0, 3.0]);
+    let Value::Matrix(range) = run(&memory, "x[30s]", (30_000, 0, 0)).unwrap().value else {
+        panic!("a range selector is a range vector")
+    };
+    assert_eq!(range[0].floats, [(20_000, 2.0), (30_000, 3.0)]);
+}
+
+#[test]
+fn conflicts_are_reported_of_the_earliest_step() {
+    let gone = f64::from_bits(stale_nan().to_bits());
+    let memory = Memory::default()
+        .with("__name__=many,l=1", &[1.0, 1.0, 1.0])
+        .with("__name__=one,k=a", &[1.0, gone, 1.0])
+        .with("__name__=one,k=b", &[gone, 1.0, 1.0])
+        .with("__name__=one,k=c", &[gone, 1.0, gone]);
+    check(&memory, "many * on() group_left() one", (0, 0, 10_000), &[r#"{l="1"} 1@0"#]);
+    let text = error(&memory, "many * on() group_left() one", (0, 20_000, 10_000));
+    let wanted = r#"found duplicate series for the match group {} on the right hand-side of the operation: [{__name__="one", k="b"}, {__name__="one", k="c"}];many-to-many matching not allowed: matching labels must be unique on one side"#;
+    assert_eq!(text, wanted);
+    let text = error(&memory, "one * on() many", (20_000, 0, 0));
+    assert_eq!(
+        text,
+        "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
+    );
+    let text = error(&memory, "one * on() group_left(k) many", (20_000, 0, 0));
+    assert_eq!(text, "multiple matches for labels: grouping labels must ensure unique matches");
+}
+
+#[test]
+fn native_histograms_pass_through_and_are_refused_where_they_would_be_computed_on() {
+    let memory = Memory::default().with_histogram("__name__=h");
+    let Value::Vector(vector) = run(&memory, "h offset 10s", (20_000, 0, 0)).unwrap().value else {
+        panic!("a selector is a vector")
+    };
+    assert_eq!(vector[0].point, Point::Histogram(Arc::new(histogram(1.0))));
+    for (query, text) in [
+        ("rate(h[30s])", "native histograms are not supported in rate() yet (1:1)"),
+        ("1 + sum(h)", "native histograms are not supported in sum yet (1:9)"),
+        ("h * 2", "native histograms are not supported in operator * yet (1:1)"),
+        (
+            "histogram_quantile(0.5, h)",
+            "native histograms are not supported in histogram_quantile() yet (1:1)",
+        ),
+    ] {
+        assert_eq!(error(&memory, query, (20_000, 0, 0)), text);
+    }
+    check(&memory, "count_over_time(h[30s])", (20_000, 20_000, 1000), &["{} 3@20"]);
+    let answer = run(&memory, "max(h)", (20_000, 0, 0)).unwrap();
+    assert_eq!(answer.infos, ["PromQL info: ignored histogram in max aggregation (1:5)"]);
+    assert_eq!(answer.value, Value::Vector(vec![]));
+}
+
+#[test]
+fn annotations_are_said_once() {
+    let memory = Memory::default()
+        .with("__name__=a,l=1", &[0.0, 1.0, 2.0])
+        .with("__name__=a,l=2", &[0.0, 1.0, 2.0]);
+    let answer = run(&memory, "rate(a[20s])\n + rate(a[20s])", (20_000, 30_000, 10_000)).unwrap();
+    let text = "PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: \"a\" (1:6)";
+    assert_eq!(answer.infos, [text]);
+    let answer = run(&memory, "1 +\nquantile(2, a)", (20_000, 0, 0)).unwrap();
+    let text = "PromQL warning: quantile value should be between 0 and 1, got 2 (2:10)";
+    assert_eq!(answer.warnings, [text]);
+}
+
+#[test]
+fn a_query_has_a_budget_and_a_deadline() {
+    let memory = Memory::default().with("__name__=x", &[1.0; 60]);
+    let engine = Engine::new(EngineOptions { max_samples: 30, ..EngineOptions::default() });
+    let options = QueryOptions::default();
+    let all = (0, 590_000, 10_000);
+    let text = "query processing would load too many samples into memory in query execution";
+    for query in ["x", "sum(x)", "sum_over_time(x[10m])"] {
+        let error = run_with(&engine, &options, &memory, query, all).unwrap_err();
+        assert_eq!(error, QueryError::Execution(text.into()), "{query}");
+    }
+    assert!(run_with(&engine, &options, &memory, "x", (0, 190_000, 10_000)).is_ok());
+
+    let late = QueryOptions { deadline: Some(Instant::now()), ..QueryOptions::default() };
+    let error = run_with(&Engine::default(), &late, &memory, "x", all).unwrap_err();
+    let text = "query timed out in expression evaluation";
+    assert_eq!(error, QueryError::Timeout(text.into()));
+    let cancelled = Arc::new(AtomicBool::new(true));
+    let gone = QueryOptions { cancelled, ..QueryOptions::default() };
+    let error = run_with(&Engine::default(), &gone, &memory, "x", all).unwrap_err();
+    let text = "query was canceled in expression evaluation";
+    assert_eq!(error, QueryError::Canceled(text.into()));
+}
+
+#[test]
+fn samples_are_counted_as_prometheus_counts_them() {
+    let memory = Memory::default().with("__name__=x", &[1.0; 10]);
+    let stats = run(&memory, "x", (0, 90_000, 10_000)).unwrap().stats;
+    assert_eq!((stats.total_queryable_samples, stats.series_fetched), (10, 1));
+    assert_eq!(stats.peak_samples, 10);
+    let stats = run(&memory, "sum_over_time(x[20s])", (90_000, 0, 0)).unwrap().stats;
+    assert_eq!(stats.total_queryable_samples, 2);
+}
+
+#[test]
+fn expressions_of_ten_thousand_terms_are_evaluated() {
+    let memory = Memory::default().with("__name__=x", &[1.0]);
+    let scalars = vec!["1"; 10_000].join(" + ");
+    let answer = run(&memory, &scalars, (0, 0, 0)).unwrap();
+    assert_eq!(answer.value, Value::Scalar { timestamp: 0, value: 10_000.0 });
+    let vectors = vec!["x"; 2_000].join(" + ");
+    let Value::Vector(vector) = run(&memory, &vectors, (0, 0, 0)).unwrap().value else {
+        panic!("a sum of vectors is a vector")
+    };
+    assert_eq!(vector[0].point, Point::Float(2_000.0));
+    let negated = format!("{}1", "-".repeat(1_000));
+    assert!(run(&memory, &negated, (0, 0, 0)).is_ok());
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let mut memory = Memory::default();
+    for index in 0..1000 {
+        let values: Vec<f64> = (0..50).map(|i| f64::from(i * index) * 0.1 + 1e9).collect();
+        memory = memory.with(&format!("__name__=x_total,i={index},g={}", index % 7), &values);
+    }
+    for query in
+        ["sum by (g) (rate(x_total[1m]))", "avg(x_total)", "stddev by (g) (x_total)", "x_total"]
+    {
+        let values = [1, 2, 5].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let answer = pool.install(|| run(&memory, query, (0, 490_000, 10_000)).unwrap());
+            matrix(answer)
+        });
+        assert_eq!(values[0], values[1], "{query}");
+        assert_eq!(values[0], values[2], "{query}");
+    }
+}
+
+#[test]
+fn range_queries_take_scalars_and_instant_vectors_only() {
+    let memory = Memory::default();
+    let wanted = r#"invalid expression type "range vector" for range query, must be Scalar or instant Vector"#;
+    assert_eq!(error(&memory, "x[5m]", (0, 10, 10)), wanted);
+    assert!(error(&memory, "\"text\"", (0, 10, 10)).contains("\"string\""));
+    check(&memory, "1 + 1", (0, 10_000, 10_000), &["{} 2@0 2@10"]);
+}
+
+#[test]
+fn selectors_are_listed_in_the_order_of_the_text() {
+    let expr = parser::parse("a{x=\"1\"} + rate(b[5m])", ParserOptions::ALL).unwrap();
+    let listed: Vec<Vec<String>> =
+        selectors(&expr).iter().map(|m| m.iter().map(|m| m.to_string()).collect()).collect();
+    assert_eq!(listed.len(), 2);
+    assert!(listed[0].contains(&"x=\"1\"".to_owned()) && listed[1] == ["__name__=\"b\""]);
+}
