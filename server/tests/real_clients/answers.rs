@@ -32,6 +32,15 @@ pub(crate) fn compare(query: &str, left: &Value, right: &Value) -> Result<(), St
     if is_ordered && result_type == "vector" { same_order(left, right) } else { Ok(()) }
 }
 
+/// Why the errors (whole answers) differ.
+pub(crate) fn compare_errors(left: &Value, right: &Value) -> Result<(), String> {
+    let differs = |field: &&&str| left[**field] != right[**field];
+    match ["status", "errorType", "error"].iter().find(differs) {
+        None => Ok(()),
+        Some(field) => Err(format!("{field} differs")),
+    }
+}
+
 pub(crate) fn is_empty(data: &Value) -> bool {
     data["result"].as_array().is_some_and(Vec::is_empty)
 }
@@ -85,7 +94,8 @@ fn value(point: &Value) -> f64 {
 
 fn same_value(left: f64, right: f64) -> bool {
     let bound = RELATIVE_TOLERANCE * left.abs().max(right.abs());
-    left == right || (left.is_nan() && right.is_nan()) || (left - right).abs() <= bound
+    let is_close = bound.is_finite() && (left - right).abs() <= bound;
+    left == right || (left.is_nan() && right.is_nan()) || is_close
 }
 
 #[cfg(test)]
