@@ -50,8 +50,10 @@ const STALE_MS: i64 = 6_000;
 const WARM_UP_MS: i64 = 22_000;
 const STEP_MS: i64 = 3_700;
 
-/// Scrapes fall on whole seconds for one target address in a few hundred; others are tried.
-const ATTEMPTS: usize = 4;
+/// Prometheus chooses by a target's address when in a second to scrape it. Where that is close to
+/// the whole second, another address is tried.
+const ATTEMPTS: usize = 8;
+const WHOLE_SECOND_DISTANCE_MS: i64 = 25;
 
 #[test]
 fn prometheus_and_vmagent_write_and_queries_are_answered_as_prometheus_does() {
@@ -151,6 +153,10 @@ impl Fleet {
             all_jobs.iter().all(|job| self.newest_ms(job).is_some()).then_some(())
         });
         let first_ms = now_ms();
+        sleep_until(first_ms + 2_000);
+        if self.scrapes("node", now_ms()).into_iter().any(is_near_whole_second) {
+            return None;
+        }
         sleep_until(first_ms + KILL_AFTER_MS);
         self.kill_icecore();
         sleep_until(first_ms + SCRAPE_MS);
@@ -163,8 +169,11 @@ impl Fleet {
             let caught_up = |job| self.newest_ms(job).is_some_and(|newest| newest > end_ms);
             all_jobs.iter().all(|job| caught_up(job)).then_some(())
         });
-        let scrapes = self.scrapes(end_ms);
-        let phase = free_phase(&scrapes)?;
+        // All subqueries are of the exporter's metrics.
+        if self.scrapes("node", end_ms).iter().any(|time_ms| time_ms % 1000 == 0) {
+            return None;
+        }
+        let phase = free_phase(&self.scrapes("node|prometheus", end_ms))?;
         let on_phase = |time_ms: i64| time_ms / 100 * 100 + phase;
         let start_ms = on_phase(first_ms + WARM_UP_MS);
         let steps = (end_ms - start_ms) / STEP_MS;
@@ -193,13 +202,12 @@ impl Fleet {
         Some((newest * 1000.0).round() as i64)
     }
 
-    /// When Prometheus scraped, up to a time.
-    fn scrapes(&self, end_ms: i64) -> BTreeSet<i64> {
+    /// When Prometheus scraped some jobs, up to a time.
+    fn scrapes(&self, jobs: &str, end_ms: i64) -> BTreeSet<i64> {
+        let query = format!("up{{job=~\"{jobs}\"}}[5m]");
         let at = seconds(end_ms);
-        let parameters = [("query", r#"up{job=~"node|prometheus"}[5m]"#), ("time", &at)];
-        let data = self.ask_prometheus("query", &parameters).data();
+        let data = self.ask_prometheus("query", &[("query", &query), ("time", &at)]).data();
         let series = data["result"].as_array().unwrap();
-        assert_eq!(series.len(), JOBS.len(), "{data}");
         let points = series.iter().flat_map(|series| series["values"].as_array().unwrap());
         points.map(|point| (point[0].as_f64().unwrap() * 1000.0).round() as i64).collect()
     }
@@ -234,20 +242,19 @@ impl Fleet {
         }
     }
 
+    /// Prometheus's own job is left out: it gains series as it is asked.
     fn check_series(&self) {
-        for job in JOBS {
-            let matcher = format!("{{job=\"{job}\"}}");
-            let parameters = [("match[]", matcher.as_str())];
-            let [theirs, ours] = self.ask_both("series", &parameters).map(|answer| {
-                let data = answer.data();
-                let series = data.as_array().unwrap().iter().map(Value::to_string);
-                series.collect::<BTreeSet<String>>()
-            });
-            let differing: Vec<&String> = theirs.symmetric_difference(&ours).collect();
-            assert!(differing.is_empty(), "series differ: {differing:?}");
-            let [theirs, ours] = self.ask_both("labels", &parameters);
-            assert_eq!(theirs.data(), ours.data());
-        }
+        let matcher = format!("{{job=\"{}\"}}", JOBS[0]);
+        let parameters = [("match[]", matcher.as_str())];
+        let [theirs, ours] = self.ask_both("series", &parameters).map(|answer| {
+            let data = answer.data();
+            let series = data.as_array().unwrap().iter().map(Value::to_string);
+            series.collect::<BTreeSet<String>>()
+        });
+        let differing: Vec<&String> = theirs.symmetric_difference(&ours).collect();
+        assert!(differing.is_empty(), "series differ: {differing:?}");
+        let [theirs, ours] = self.ask_both("labels", &parameters);
+        assert_eq!(theirs.data(), ours.data());
     }
 
     /// All of `queries.txt`: instant ones before and after the exporter stopped.
@@ -344,11 +351,13 @@ impl Fleet {
     }
 }
 
-/// A remainder modulo 100 ms that no scrape has, if no scrape is on a whole second either.
+fn is_near_whole_second(time_ms: i64) -> bool {
+    let distance = WHOLE_SECOND_DISTANCE_MS;
+    (time_ms + distance) % 1000 <= 2 * distance
+}
+
+/// A remainder modulo 100 ms that no scrape has.
 fn free_phase(scrapes: &BTreeSet<i64>) -> Option<i64> {
-    if scrapes.iter().any(|time_ms| time_ms % 1000 == 0) {
-        return None;
-    }
     let taken: BTreeSet<i64> = scrapes.iter().map(|time_ms| time_ms % 100).collect();
     (1..100).find(|phase| !taken.contains(phase))
 }
