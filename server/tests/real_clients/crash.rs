@@ -58,7 +58,7 @@ fn acknowledged_samples_are_there_exactly_once_after_kills() {
         }
         all.extend(writers.into_iter().map(|writer| writer.join().unwrap()));
         for written in &mut all {
-            let again = next(&mut random) % 2 == 0;
+            let again = next(&mut random).is_multiple_of(2);
             written.next = written.next.saturating_add(i64::from(!again));
         }
     }

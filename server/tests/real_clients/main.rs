@@ -9,6 +9,12 @@
 //! Every program is a child of the test and ends with it. Where one is missing the test says
 //! `SKIPPED:` and passes, except under `CI`, where it fails.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed; it says what it measured"
+)]
+
 #[path = "../support/client.rs"]
 mod client;
 #[path = "../support/write_request.rs"]
