@@ -1,5 +1,7 @@
 //! The HTTP API over a real port: what clients send, byte for byte what they get.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod support;
 
 use std::io::{Read, Write};
