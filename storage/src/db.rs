@@ -335,7 +335,8 @@ impl Db {
 }
 
 fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
-    let path = Path::new(LOCK_FILE);
+    let (root, path) = (Path::new(""), Path::new(LOCK_FILE));
+    disk.create_dir_all(root).map_err(|e| io_error("create folder", root, e))?;
     disk.lock(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::WouldBlock => Error::Locked { path: path.to_owned() },
         _ => io_error("lock", path, e),
