@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use icecore_query::parser::ast::{Expr, NodeId, NodeKind};
 use icecore_query::parser::{ParserOptions, parse, parse_bytes, prettify};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -23,7 +24,7 @@ fn cases() -> Vec<Value> {
 
 fn query_bytes(case: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for c in case["query"].as_str().unwrap().chars() {
+    for c in case["query"].as_str().expect("a query").chars() {
         match u32::from(c) {
             code @ 0xE080..=0xE0FF => bytes.push((code - 0xE000) as u8),
             _ => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -36,6 +37,7 @@ fn query_bytes(case: &Value) -> Vec<u8> {
 fn check_printing(text: &[u8]) -> Result<(), String> {
     let shown = String::from_utf8_lossy(text);
     let expr = parse_bytes(text, ParserOptions::ALL).map_err(|e| format!("{shown}: {e}"))?;
+    check_order(&expr);
     let printed = expr.to_string();
     for again in [printed.clone(), prettify(&expr)] {
         let expr = parse(&again, ParserOptions::ALL)
@@ -45,6 +47,33 @@ fn check_printing(text: &[u8]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Children stand before their parents, and every node but the root has exactly one parent.
+fn check_order(expr: &Expr) {
+    let mut parents = vec![0; expr.nodes.len()];
+    for (at, node) in expr.nodes.iter().enumerate() {
+        let children: Vec<NodeId> = match &node.kind {
+            NodeKind::Number { .. } | NodeKind::String { .. } | NodeKind::VectorSelector(_) => {
+                vec![]
+            }
+            NodeKind::MatrixSelector { selector: child, .. }
+            | NodeKind::Unary { operand: child, .. }
+            | NodeKind::Paren { inner: child } => vec![*child],
+            NodeKind::Subquery(subquery) => vec![subquery.expr],
+            NodeKind::Binary(binary) => vec![binary.left, binary.right],
+            NodeKind::Aggregate(aggregate) => {
+                aggregate.param.into_iter().chain([aggregate.expr]).collect()
+            }
+            NodeKind::Call { args, .. } => args.clone(),
+        };
+        for child in children {
+            assert!((child.0 as usize) < at);
+            parents[child.0 as usize] += 1;
+        }
+    }
+    assert_eq!(expr.root.0 as usize, expr.nodes.len() - 1);
+    assert!(parents[..expr.nodes.len() - 1].iter().all(|&count| count == 1));
 }
 
 #[test]

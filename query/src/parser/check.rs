@@ -13,8 +13,8 @@ use crate::parser::ast::{
     AggregateOp, Binary, BinaryOp, Cardinality, Expr, Matching, NodeId, NodeKind, Span, ValueType,
     VectorSelector,
 };
-use crate::parser::grammar::MAX_ERRORS;
 use crate::parser::selectors::METRIC_NAME;
+use crate::parser::stream::MAX_ERRORS;
 
 /// What is left to do, the next at the end.
 enum Task {

@@ -7,7 +7,8 @@
 //! evaluates, copies or drops one may recurse.
 
 use crate::parser::ast::{BinaryOp, ComputedDuration, DurationExpr, Span, UnaryOp};
-use crate::parser::grammar::{NumberLiteral, Parser, Stop, precedence, unary_op};
+use crate::parser::grammar::{NumberLiteral, Parser, precedence, unary_op};
+use crate::parser::stream::Stop;
 use crate::parser::token::{Kind, Special, Token};
 
 /// How deep a duration expression may be; `1s+1s+1s` counts as two.
@@ -36,7 +37,7 @@ impl Parser<'_> {
         if let Form::Literal(literal) = &duration.form
             && literal.value <= 0.0
         {
-            self.error(literal.span, "duration must be greater than 0");
+            self.stream.error(literal.span, "duration must be greater than 0");
         }
         Ok(duration.resolve())
     }
@@ -54,17 +55,17 @@ impl Parser<'_> {
 
     fn offset_term(&mut self) -> Result<Duration, Stop> {
         let op = loop {
-            match self.peek() {
+            match self.stream.peek() {
                 Kind::Number | Kind::Duration | Kind::Special(_) => return self.duration_term(0),
                 Kind::LeftParen => {
                     let left = self.duration_term(0)?;
                     return self.duration_operators(left, 0, 0);
                 }
-                Kind::Operator(BinaryOp::Add | BinaryOp::Sub) => break self.shift(),
-                _ => self.refuse()?,
+                Kind::Operator(BinaryOp::Add | BinaryOp::Sub) => break self.stream.shift(),
+                _ => self.stream.refuse()?,
             }
         };
-        match self.peek() {
+        match self.stream.peek() {
             Kind::Operator(BinaryOp::Add | BinaryOp::Sub) => {
                 let operand = self.duration_expression(precedence(BinaryOp::Pow), 1)?;
                 let left = self.signed_duration(op, operand);
@@ -91,11 +92,11 @@ impl Parser<'_> {
         nesting: usize,
     ) -> Result<Duration, Stop> {
         use BinaryOp::{Add, Div, Mod, Mul, Pow, Sub};
-        while let Kind::Operator(op @ (Add | Sub | Mul | Div | Mod | Pow)) = self.peek() {
+        while let Kind::Operator(op @ (Add | Sub | Mul | Div | Mod | Pow)) = self.stream.peek() {
             if precedence(op) < least {
                 break;
             }
-            let token = self.shift();
+            let token = self.stream.shift();
             let right_least = precedence(op) + u8::from(op != Pow);
             let right = self.duration_expression(right_least, nesting + 1)?;
             left = self.binary_duration(op, token, left, right)?;
@@ -106,13 +107,13 @@ impl Parser<'_> {
     fn duration_term(&mut self, nesting: usize) -> Result<Duration, Stop> {
         self.bound_duration(nesting)?;
         loop {
-            match self.peek() {
+            match self.stream.peek() {
                 Kind::Number | Kind::Duration => {
                     let literal = self.number_literal();
                     return Ok(self.literal_in_range(literal, literal.span));
                 }
                 Kind::Operator(BinaryOp::Add | BinaryOp::Sub) => {
-                    let op = self.shift();
+                    let op = self.stream.shift();
                     let least = precedence(BinaryOp::Pow);
                     let operand = self.duration_expression(least, nesting + 1)?;
                     return Ok(self.signed_duration(op, operand));
@@ -123,32 +124,32 @@ impl Parser<'_> {
                     return self.extremum(which, nesting);
                 }
                 Kind::LeftParen => {
-                    self.shift();
+                    self.stream.shift();
                     let inner = self.duration_expression(0, nesting + 1)?;
-                    self.expect(Kind::RightParen)?;
+                    self.stream.expect(Kind::RightParen)?;
                     return Ok(inner.parenthesized());
                 }
-                _ => self.refuse()?,
+                _ => self.stream.refuse()?,
             }
         }
     }
 
     /// `step()` or `range()`.
     fn nullary(&mut self, duration: ComputedDuration) -> Result<Duration, Stop> {
-        self.shift();
-        self.expect(Kind::LeftParen)?;
-        self.expect(Kind::RightParen)?;
+        self.stream.shift();
+        self.stream.expect(Kind::LeftParen)?;
+        self.stream.expect(Kind::RightParen)?;
         Ok(Duration { form: Form::Computed(duration), depth: 1 })
     }
 
     /// `min_of(a, b)` or `max_of(a, b)`.
     fn extremum(&mut self, which: Special, nesting: usize) -> Result<Duration, Stop> {
-        self.shift();
-        self.expect(Kind::LeftParen)?;
+        self.stream.shift();
+        self.stream.expect(Kind::LeftParen)?;
         let left = self.duration_expression(0, nesting + 1)?;
-        self.expect(Kind::Comma)?;
+        self.stream.expect(Kind::Comma)?;
         let right = self.duration_expression(0, nesting + 1)?;
-        self.expect(Kind::RightParen)?;
+        self.stream.expect(Kind::RightParen)?;
         let depth = left.depth.max(right.depth) + 1;
         let (left, right) = (left.part(), right.part());
         let duration = match which {
@@ -187,7 +188,7 @@ impl Parser<'_> {
         let zero = matches!(&right.form, Form::Literal(literal) if literal.value == 0.0);
         if zero && matches!(op, BinaryOp::Div | BinaryOp::Mod) {
             let what = if op == BinaryOp::Div { "division" } else { "modulo" };
-            self.error(token.span, format!("{what} by zero"));
+            self.stream.error(token.span, format!("{what} by zero"));
             return Ok(Duration::nothing());
         }
         let depth = left.depth.max(right.depth) + 1;
@@ -199,7 +200,7 @@ impl Parser<'_> {
     /// A literal, or nothing and an error at `blamed`.
     fn literal_in_range(&mut self, literal: NumberLiteral, blamed: Span) -> Duration {
         if literal.value > MAX_SECONDS || literal.value < -MAX_SECONDS {
-            self.error(blamed, "duration out of range");
+            self.stream.error(blamed, "duration out of range");
             return Duration::nothing();
         }
         Duration { form: Form::Literal(literal), depth: 1 }
@@ -210,8 +211,8 @@ impl Parser<'_> {
             return Ok(());
         }
         let message = format!("duration nests deeper than {MAX_DURATION_DEPTH} levels");
-        let start = self.last_closing();
-        self.error(Span { start, end: start }, message);
+        let start = self.stream.last_closing();
+        self.stream.error(Span { start, end: start }, message);
         Err(Stop::Abort)
     }
 }

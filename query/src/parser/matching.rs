@@ -3,7 +3,8 @@
 
 use crate::go_format;
 use crate::parser::ast::{BinaryOp, Cardinality, Matching, Span, UnaryOp};
-use crate::parser::grammar::{Parser, Stop, unary_op};
+use crate::parser::grammar::{Parser, unary_op};
+use crate::parser::stream::Stop;
 use crate::parser::token::{Keyword, Kind};
 
 #[derive(Debug, Default)]
@@ -16,17 +17,19 @@ pub(super) struct BinaryModifiers {
 impl Parser<'_> {
     pub(super) fn binary_modifiers(&mut self) -> Result<BinaryModifiers, Stop> {
         let mut modifiers = BinaryModifiers::default();
-        if self.peek() == Kind::Keyword(Keyword::Bool) {
-            self.shift();
+        if self.stream.peek() == Kind::Keyword(Keyword::Bool) {
+            self.stream.shift();
             modifiers.return_bool = true;
         }
         let matching = &mut modifiers.matching;
-        if let Kind::Keyword(keyword @ (Keyword::On | Keyword::Ignoring)) = self.peek() {
-            self.shift();
+        if let Kind::Keyword(keyword @ (Keyword::On | Keyword::Ignoring)) = self.stream.peek() {
+            self.stream.shift();
             matching.on = keyword == Keyword::On;
             matching.labels = self.grouping_labels()?;
-            if let Kind::Keyword(side @ (Keyword::GroupLeft | Keyword::GroupRight)) = self.peek() {
-                self.shift();
+            if let Kind::Keyword(side @ (Keyword::GroupLeft | Keyword::GroupRight)) =
+                self.stream.peek()
+            {
+                self.stream.shift();
                 matching.cardinality = match side {
                     Keyword::GroupLeft => Cardinality::ManyToOne,
                     _ => Cardinality::OneToMany,
@@ -39,20 +42,20 @@ impl Parser<'_> {
     }
 
     fn fill_modifiers(&mut self, matching: &mut Matching) -> Result<(), Stop> {
-        match self.peek() {
+        match self.stream.peek() {
             Kind::Keyword(Keyword::Fill) => {
                 let value = Some(self.fill_value()?);
                 (matching.fill_left, matching.fill_right) = (value, value);
             }
             Kind::Keyword(Keyword::FillLeft) => {
                 matching.fill_left = Some(self.fill_value()?);
-                if self.peek() == Kind::Keyword(Keyword::FillRight) {
+                if self.stream.peek() == Kind::Keyword(Keyword::FillRight) {
                     matching.fill_right = Some(self.fill_value()?);
                 }
             }
             Kind::Keyword(Keyword::FillRight) => {
                 matching.fill_right = Some(self.fill_value()?);
-                if self.peek() == Kind::Keyword(Keyword::FillLeft) {
+                if self.stream.peek() == Kind::Keyword(Keyword::FillLeft) {
                     matching.fill_left = Some(self.fill_value()?);
                 }
             }
@@ -62,31 +65,31 @@ impl Parser<'_> {
     }
 
     fn fill_value(&mut self) -> Result<f64, Stop> {
-        self.shift();
-        self.expect(Kind::LeftParen)?;
+        self.stream.shift();
+        self.stream.expect(Kind::LeftParen)?;
         let mut sign = UnaryOp::Plus;
         loop {
-            match self.peek() {
+            match self.stream.peek() {
                 Kind::Number | Kind::Duration => break,
                 kind @ Kind::Operator(BinaryOp::Add | BinaryOp::Sub) => {
                     sign = unary_op(kind);
-                    self.shift();
-                    while !matches!(self.peek(), Kind::Number | Kind::Duration) {
-                        self.refuse()?;
+                    self.stream.shift();
+                    while !matches!(self.stream.peek(), Kind::Number | Kind::Duration) {
+                        self.stream.refuse()?;
                     }
                 }
-                _ => self.refuse()?,
+                _ => self.stream.refuse()?,
             }
         }
         let value = self.number_literal().value;
-        self.expect(Kind::RightParen)?;
+        self.stream.expect(Kind::RightParen)?;
         Ok(if sign == UnaryOp::Minus { -value } else { value })
     }
 
     /// `(a, b)` after `group_left` or `group_right`, where it may be left out.
     fn optional_grouping_labels(&mut self) -> Result<Vec<String>, Stop> {
         let fill = [Keyword::Fill, Keyword::FillLeft, Keyword::FillRight].map(Kind::Keyword);
-        let kind = self.peek();
+        let kind = self.stream.peek();
         if kind == Kind::LeftParen {
             return self.grouping_labels();
         }
@@ -98,19 +101,19 @@ impl Parser<'_> {
 
     /// `(a, b)` after `by`, `without`, `on` and the like.
     pub(super) fn grouping_labels(&mut self) -> Result<Vec<String>, Stop> {
-        while self.peek() != Kind::LeftParen {
-            if self.refused()? {
-                self.unexpected("grouping opts", "\"(\"");
+        while self.stream.peek() != Kind::LeftParen {
+            if self.stream.refused()? {
+                self.stream.unexpected("grouping opts", "\"(\"");
                 return Ok(Vec::new());
             }
         }
-        self.shift();
+        self.stream.shift();
         let mut labels = Vec::new();
         let mut separated = true;
         loop {
-            let kind = self.peek();
+            let kind = self.stream.peek();
             if kind == Kind::RightParen {
-                self.shift();
+                self.stream.shift();
                 return Ok(labels);
             }
             if separated {
@@ -119,10 +122,10 @@ impl Parser<'_> {
                     separated = false;
                 }
             } else if kind == Kind::Comma {
-                self.shift();
+                self.stream.shift();
                 separated = true;
-            } else if self.refused()? {
-                self.unexpected("grouping opts", "\",\" or \")\"");
+            } else if self.stream.refused()? {
+                self.stream.unexpected("grouping opts", "\",\" or \")\"");
             }
         }
     }
@@ -130,39 +133,30 @@ impl Parser<'_> {
     /// One label; `None` where a token was dropped instead.
     fn grouping_label(&mut self, kind: Kind) -> Result<Option<String>, Stop> {
         if kind.is_label_name() {
-            let span = self.shift().span;
-            return Ok(Some(String::from_utf8_lossy(self.bytes(span)).into_owned()));
+            let span = self.stream.shift().span;
+            return Ok(Some(String::from_utf8_lossy(self.stream.bytes(span)).into_owned()));
         }
         if kind == Kind::String {
-            let span = self.shift().span;
+            let span = self.stream.shift().span;
             return Ok(Some(self.quoted_label(span)));
         }
-        if self.refused()? {
-            self.unexpected("grouping opts", "label");
+        if self.stream.refused()? {
+            self.stream.unexpected("grouping opts", "label");
             return Ok(Some(String::new()));
         }
         Ok(None)
     }
 
     fn quoted_label(&mut self, span: Span) -> String {
-        let bytes = go_format::unquote(self.bytes(span)).unwrap_or_default();
+        let bytes = go_format::unquote(self.stream.bytes(span)).unwrap_or_default();
         match String::from_utf8(bytes) {
             Ok(label) if !label.is_empty() => label,
             other => {
                 let bytes = other.map_or_else(|e| e.into_bytes(), String::into_bytes);
                 let quoted = go_format::quote(&bytes);
-                self.error(span, format!("invalid label name for grouping: {quoted}"));
+                self.stream.error(span, format!("invalid label name for grouping: {quoted}"));
                 String::new()
             }
-        }
-    }
-
-    /// [`Parser::refuse`] for constructs with an error rule of their own: whether to report.
-    pub(super) fn refused(&mut self) -> Result<bool, Stop> {
-        match self.refuse() {
-            Ok(()) => Ok(false),
-            Err(Stop::Unexpected) => Ok(true),
-            Err(stop @ Stop::Abort) => Err(stop),
         }
     }
 }

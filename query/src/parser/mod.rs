@@ -15,11 +15,13 @@ mod matching;
 mod pretty;
 mod print;
 mod selectors;
+mod stream;
 mod token;
 
 use std::fmt;
 
 use ast::{Expr, Span};
+use icecore_storage::matcher::Matcher;
 
 pub use pretty::prettify;
 
@@ -102,5 +104,15 @@ pub fn parse_bytes(text: &[u8], options: ParserOptions) -> Result<Expr, ParseErr
     match errors.is_empty() {
         true => Ok(expr),
         false => Err(ParseErrors::new(text, errors)),
+    }
+}
+
+/// The matchers of one instant selector, as `match[]` of the API has them. They may select
+/// everything.
+pub fn parse_selector(text: &str) -> Result<Vec<Matcher>, ParseErrors> {
+    let (matchers, errors) = grammar::parse_selector(text.as_bytes());
+    match errors.is_empty() {
+        true => Ok(matchers),
+        false => Err(ParseErrors::new(text.as_bytes(), errors)),
     }
 }

@@ -116,3 +116,37 @@ fn split(expr: &Expr, printed: &Printed, id: NodeId, level: usize, tasks: &mut V
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parser::{ParserOptions, parse};
+
+    #[test]
+    fn long_queries_split_into_their_parts() {
+        let metric = "http_requests_duration_seconds_bucket";
+        let text = format!(
+            "-histogram_quantile(0.9, sum({metric}{{job=\"a\"}}) by (le, job)) > bool on(job) \
+             (topk(3, rate({metric}{{job=\"a\"}}[5m])) / {metric}{{job=\"a\"}}[1h:])"
+        );
+        let text = text.replace("/ http", "/ sum_over_time(http").replace("[1h:])", "[1h:]))");
+        let expr = parse(&text, ParserOptions::default()).unwrap();
+        let wanted = [
+            "  -histogram_quantile(0.9, sum by (le, job) (METRIC{job=\"a\"}))",
+            "> bool on (job)",
+            "  (",
+            "      topk(3, rate(METRIC{job=\"a\"}[5m]))",
+            "    /",
+            "      sum_over_time(METRIC{job=\"a\"}[1h:])",
+            "  )",
+        ];
+        assert_eq!(prettify(&expr), wanted.join("\n").replace("METRIC", metric));
+    }
+
+    #[test]
+    fn deep_chains_do_not_grow_with_the_square() {
+        let text = format!("a{}", "+a".repeat(5_000));
+        let expr = parse(&text, ParserOptions::default()).unwrap();
+        assert!(prettify(&expr).len() < 2 * 5_000 * 2 * (MAX_INDENTED_LEVELS + 10));
+    }
+}

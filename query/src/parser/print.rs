@@ -286,3 +286,55 @@ fn duration(expr: &DurationExpr) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::parser::{ParserOptions, parse};
+
+    fn check(text: &str, printed: &str) {
+        let expr = parse(text, ParserOptions::ALL).unwrap();
+        assert_eq!(expr.to_string(), printed);
+    }
+
+    #[test]
+    fn selectors_print_sorted_and_quoted() {
+        check("foo{b!=\"c\",a=~'d\"'}", "foo{a=~\"d\\\"\",b!=\"c\"}");
+        check("{'my metric', 'la bel'=`\\d`}", "{\"la bel\"=\"\\\\d\",__name__=\"my metric\"}");
+        check("foo @ 1603774568 offset -90s", "foo @ 1603774568.000 offset -1m30s");
+        check("foo[60] offset 1d @ start()", "foo[1m] @ start() offset 1d");
+        check("foo smoothed @ 5 offset 1h", "foo @ 5.000 smoothed offset 1h");
+        check("foo[5m] @ end() anchored", "foo[5m] anchored @ end()");
+        check("info(foo, {a=\"b\"})", "info(foo, {a=\"b\"})");
+    }
+
+    #[test]
+    fn durations_print_as_written() {
+        check("foo[5m + 2*step()^(1)]", "foo[5m + 2 * step() ^ (1)]");
+        check("foo[  -  step  (  )  ]", "foo[-step()]");
+        check("foo[((5m))]", "foo[(5m)]");
+        check(
+            "foo[10m:MAX_OF(5s,range())] offset -(5)",
+            "foo[10m:max_of(5s, range())] offset -(5)",
+        );
+        check("foo offset +(5)", "foo offset (5)");
+        check("foo offset 5s-8", "foo offset 5s - 8");
+        check("1h30m + -5m", "1h30m + -5m");
+    }
+
+    #[test]
+    fn operations_print_with_their_modifiers() {
+        check("sum(foo) by ()", "sum(foo)");
+        check("sum(foo) without ()", "sum without () (foo)");
+        check("topk by(a,'b c')(5,foo)", "topk by (a, \"b c\") (5, foo)");
+        check("a-on(b)group_left c", "a - on (b) group_left () c");
+        check("a - ignoring() c", "a - c");
+        check("a and on() c", "a and on () c");
+        check("a > bool fill(0) b", "a > bool fill (0) b");
+        check("a*on(x)group_right(y)fill_right(-1e6)fill_left(2)b", {
+            "a * on (x) group_right (y) fill_left (2) fill_right (-1e+06) b"
+        });
+        check("-(-1) + +foo", "-(-1) + +foo");
+        check("0x1F * 1e-7", "31 * 0.0000001");
+        check("\"\\xff\u{200b}\"", "\"\\xff\\u200b\"");
+    }
+}

@@ -11,7 +11,8 @@ use crate::parser::ast::{
     At, BinaryOp, DurationExpr, Modifiers, NodeId, NodeKind, RangeExtension, Span, Subquery,
     UnaryOp, VectorSelector,
 };
-use crate::parser::grammar::{Parser, Stop, unary_op};
+use crate::parser::grammar::{Parser, unary_op};
+use crate::parser::stream::Stop;
 use crate::parser::token::{Keyword, Kind, Special};
 
 /// The label that holds the name of a metric.
@@ -24,7 +25,7 @@ impl Parser<'_> {
     pub(super) fn selector(&mut self, name: Option<Span>) -> Result<NodeId, Stop> {
         let mut span = name.unwrap_or_default();
         let mut matchers = Vec::new();
-        if self.peek() == Kind::LeftBrace {
+        if self.stream.peek() == Kind::LeftBrace {
             let braces;
             (matchers, braces) = self.label_matchers()?;
             let start = name.map_or(braces.start, |name| name.start);
@@ -40,13 +41,13 @@ impl Parser<'_> {
     }
 
     fn label_matchers(&mut self) -> Result<(Vec<Matcher>, Span), Stop> {
-        let start = self.shift().span.start;
+        let start = self.stream.shift().span.start;
         let mut matchers = Vec::new();
         let mut separated = true;
         loop {
-            let kind = self.peek();
+            let kind = self.stream.peek();
             if kind == Kind::RightBrace {
-                let end = self.shift().span.end;
+                let end = self.stream.shift().span.end;
                 return Ok((matchers, Span { start, end }));
             }
             if separated {
@@ -54,27 +55,27 @@ impl Parser<'_> {
                     Kind::Identifier => matchers.extend(self.label_matcher()?),
                     Kind::String => matchers.extend(self.quoted_matcher()?),
                     _ => {
-                        if !self.refused()? {
+                        if !self.stream.refused()? {
                             continue;
                         }
-                        self.unexpected("label matching", "identifier or \"}\"");
+                        self.stream.unexpected("label matching", "identifier or \"}\"");
                     }
                 }
                 separated = false;
             } else if kind == Kind::Comma {
-                self.shift();
+                self.stream.shift();
                 separated = true;
-            } else if self.refused()? {
-                self.unexpected("label matching", "\",\" or \"}\"");
+            } else if self.stream.refused()? {
+                self.stream.unexpected("label matching", "\",\" or \"}\"");
             }
         }
     }
 
     fn label_matcher(&mut self) -> Result<Option<Matcher>, Stop> {
-        let name = self.shift().span;
-        while match_op(self.peek()).is_none() {
-            if self.refused()? {
-                self.unexpected("label matching", "label matching operator");
+        let name = self.stream.shift().span;
+        while match_op(self.stream.peek()).is_none() {
+            if self.stream.refused()? {
+                self.stream.unexpected("label matching", "label matching operator");
                 return Ok(None);
             }
         }
@@ -84,9 +85,9 @@ impl Parser<'_> {
 
     /// A matcher with a quoted label, or a quoted metric name.
     fn quoted_matcher(&mut self) -> Result<Option<Matcher>, Stop> {
-        let span = self.shift().span;
+        let span = self.stream.shift().span;
         let name = self.unquoted(span);
-        match match_op(self.peek()) {
+        match match_op(self.stream.peek()) {
             Some(_) => self.matcher_value(span, name),
             None => Ok(Some(Matcher::equal(METRIC_NAME, name))),
         }
@@ -94,64 +95,64 @@ impl Parser<'_> {
 
     /// The operator and the value of a matcher for the label `name`, written at `label`.
     fn matcher_value(&mut self, label: Span, name: String) -> Result<Option<Matcher>, Stop> {
-        let op = match_op(self.shift().kind);
-        while self.peek() != Kind::String {
-            if self.refused()? {
-                self.unexpected("label matching", "string");
+        let op = match_op(self.stream.shift().kind);
+        while self.stream.peek() != Kind::String {
+            if self.stream.refused()? {
+                self.stream.unexpected("label matching", "string");
                 return Ok(None);
             }
         }
-        let value = self.shift().span;
+        let value = self.stream.shift().span;
         let text = self.unquoted(value);
         let span = Span { start: label.start, end: value.end };
         match Matcher::new(name, op.unwrap_or(MatchOp::Equal), text) {
             Ok(matcher) => Ok(Some(matcher)),
             Err(e) => {
-                self.error(span, e.to_string());
+                self.stream.error(span, e.to_string());
                 Ok(None)
             }
         }
     }
 
     fn text_of(&self, span: Span) -> String {
-        String::from_utf8_lossy(self.bytes(span)).into_owned()
+        String::from_utf8_lossy(self.stream.bytes(span)).into_owned()
     }
 
     /// The value of a string literal. Stored labels are UTF-8, so other bytes match nothing.
     fn unquoted(&self, span: Span) -> String {
-        let bytes = go_format::unquote(self.bytes(span)).unwrap_or_default();
+        let bytes = go_format::unquote(self.stream.bytes(span)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// `[range]`, `[range:]` or `[range:step]` after `operand`.
     pub(super) fn brackets(&mut self, operand: NodeId) -> Result<NodeId, Stop> {
-        let open = self.shift().span;
+        let open = self.stream.shift().span;
         let range = match self.positive_duration() {
             Ok(range) => range,
             Err(Stop::Unexpected) => {
                 let expected = "number, duration, step(), or range()";
-                self.unexpected("subquery or range selector", expected);
+                self.stream.unexpected("subquery or range selector", expected);
                 return Ok(operand);
             }
             Err(stop @ Stop::Abort) => return Err(stop),
         };
         loop {
-            match self.peek() {
+            match self.stream.peek() {
                 Kind::RightBracket => {
-                    let close = self.shift().span;
+                    let close = self.stream.shift().span;
                     let brackets = Span { start: open.start, end: close.end };
                     return Ok(self.range_selector(operand, range, brackets));
                 }
                 Kind::Colon => break,
                 _ => {
-                    if self.refused()? {
-                        self.unexpected("subquery or range", "\":\" or \"]\"");
+                    if self.stream.refused()? {
+                        self.stream.unexpected("subquery or range", "\":\" or \"]\"");
                         return Ok(operand);
                     }
                 }
             }
         }
-        self.shift();
+        self.stream.shift();
         self.subquery(operand, range)
     }
 
@@ -167,33 +168,33 @@ impl Parser<'_> {
             _ => Some(RANGE_WITHOUT_SELECTOR),
         };
         if let Some(message) = fault {
-            self.error(brackets, message);
+            self.stream.error(brackets, message);
         }
-        let span = Span { start: self.span(operand).start, end: self.last_closing() };
+        let span = Span { start: self.span(operand).start, end: self.stream.last_closing() };
         self.push(NodeKind::MatrixSelector { selector: operand, range }, span)
     }
 
     /// What follows the colon of a subquery.
     fn subquery(&mut self, operand: NodeId, range: DurationExpr) -> Result<NodeId, Stop> {
         let mut step = None;
-        if self.peek() != Kind::RightBracket {
+        if self.stream.peek() != Kind::RightBracket {
             match self.positive_duration() {
                 Ok(duration) => step = Some(duration),
                 Err(Stop::Unexpected) => {
                     let expected = "number, duration, step(), range(), or \"]\"";
-                    self.unexpected("subquery selector", expected);
+                    self.stream.unexpected("subquery selector", expected);
                     return Ok(operand);
                 }
                 Err(stop @ Stop::Abort) => return Err(stop),
             }
         }
-        while self.peek() != Kind::RightBracket {
-            if self.refused()? {
-                self.unexpected("subquery selector", "\"]\"");
+        while self.stream.peek() != Kind::RightBracket {
+            if self.stream.refused()? {
+                self.stream.unexpected("subquery selector", "\"]\"");
                 return Ok(operand);
             }
         }
-        let end = self.shift().span.end;
+        let end = self.stream.shift().span.end;
         let span = Span { start: self.span(operand).start, end };
         let modifiers = Modifiers::default();
         let subquery = Subquery { expr: operand, range, step, modifiers };
@@ -201,11 +202,11 @@ impl Parser<'_> {
     }
 
     pub(super) fn offset_modifier(&mut self, operand: NodeId) -> Result<NodeId, Stop> {
-        self.shift();
+        self.stream.shift();
         let offset = match self.offset_duration() {
             Ok(offset) => offset,
             Err(Stop::Unexpected) => {
-                self.unexpected("offset", "number, duration, step(), or range()");
+                self.stream.unexpected("offset", "number, duration, step(), or range()");
                 return Ok(operand);
             }
             Err(stop @ Stop::Abort) => return Err(stop),
@@ -214,23 +215,23 @@ impl Parser<'_> {
         match self.modifiers_mut(operand) {
             Ok(modifiers) => {
                 if modifiers.offset.is_some() {
-                    self.error(span, "offset may not be set multiple times");
+                    self.stream.error(span, "offset may not be set multiple times");
                 } else {
                     modifiers.offset = offset;
                 }
                 self.grow(operand);
             }
-            Err(fault) => self.error(span, fault.message("offset modifier")),
+            Err(fault) => self.stream.error(span, fault.message("offset modifier")),
         }
         Ok(operand)
     }
 
     pub(super) fn at_modifier(&mut self, operand: NodeId) -> Result<NodeId, Stop> {
-        self.shift();
+        self.stream.shift();
         let at = match self.timestamp(operand) {
             Ok(at) => at,
             Err(Stop::Unexpected) => {
-                self.unexpected("@", "timestamp");
+                self.stream.unexpected("@", "timestamp");
                 return Ok(operand);
             }
             Err(stop @ Stop::Abort) => return Err(stop),
@@ -238,13 +239,13 @@ impl Parser<'_> {
         let span = self.span(operand);
         match self.modifiers_mut(operand) {
             Ok(modifiers) if modifiers.at.is_some() => {
-                self.error(span, "@ <timestamp> may not be set multiple times");
+                self.stream.error(span, "@ <timestamp> may not be set multiple times");
             }
             Ok(modifiers) => {
                 modifiers.at = Some(at);
                 self.grow(operand);
             }
-            Err(fault) => self.error(span, fault.message("@ modifier")),
+            Err(fault) => self.stream.error(span, fault.message("@ modifier")),
         }
         Ok(operand)
     }
@@ -253,22 +254,22 @@ impl Parser<'_> {
     fn timestamp(&mut self, operand: NodeId) -> Result<At, Stop> {
         let mut sign = UnaryOp::Plus;
         loop {
-            match self.peek() {
+            match self.stream.peek() {
                 Kind::Special(which @ (Special::Start | Special::End)) => {
-                    self.shift();
-                    self.expect(Kind::LeftParen)?;
-                    self.expect(Kind::RightParen)?;
+                    self.stream.shift();
+                    self.stream.expect(Kind::LeftParen)?;
+                    self.stream.expect(Kind::RightParen)?;
                     return Ok(if which == Special::Start { At::Start } else { At::End });
                 }
                 Kind::Number | Kind::Duration => break,
                 kind @ Kind::Operator(BinaryOp::Add | BinaryOp::Sub) => {
                     sign = unary_op(kind);
-                    self.shift();
-                    while !matches!(self.peek(), Kind::Number | Kind::Duration) {
-                        self.refuse()?;
+                    self.stream.shift();
+                    while !matches!(self.stream.peek(), Kind::Number | Kind::Duration) {
+                        self.stream.refuse()?;
                     }
                 }
-                _ => self.refuse()?,
+                _ => self.stream.refuse()?,
             }
         }
         let value = self.number_literal().value;
@@ -277,35 +278,37 @@ impl Parser<'_> {
         if !(seconds > -bound && seconds < bound) {
             let shown = go_format::float_fixed(seconds, 6);
             let span = self.span(operand);
-            self.error(span, format!("timestamp out of bounds for @ modifier: {shown}"));
+            self.stream.error(span, format!("timestamp out of bounds for @ modifier: {shown}"));
         }
         Ok(At::TimestampMs(go_int64((seconds * 1000.0).round())))
     }
 
     /// `anchored` or `smoothed`, which comes next.
     pub(super) fn extension_modifier(&mut self, operand: NodeId) {
-        let keyword = self.shift().kind;
+        let keyword = self.stream.shift().kind;
         let (extension, word) = match keyword {
             Kind::Keyword(Keyword::Anchored) => (RangeExtension::Anchored, "anchored"),
             _ => (RangeExtension::Smoothed, "smoothed"),
         };
         let span = self.span(operand);
         if !self.options.extended_range_selectors {
-            return self.error(span, format!("{word} modifier is experimental and not enabled"));
+            return self
+                .stream
+                .error(span, format!("{word} modifier is experimental and not enabled"));
         }
         match self.node_mut(operand).kind {
             NodeKind::Subquery(_) => {
                 let message = format!("{word} modifier is not supported for subqueries");
-                return self.error(span, message);
+                return self.stream.error(span, message);
             }
             NodeKind::VectorSelector(_) | NodeKind::MatrixSelector { .. } => {}
-            _ => return self.error(span, format!("{word} modifier not implemented")),
+            _ => return self.stream.error(span, format!("{word} modifier not implemented")),
         }
         // A range over something else was an error before.
         let Ok(modifiers) = self.modifiers_mut(operand) else { return };
         let before = modifiers.extension.replace(extension);
         if before.is_some_and(|before| before != extension) {
-            self.error(span, "anchored and smoothed modifiers cannot be used together");
+            self.stream.error(span, "anchored and smoothed modifiers cannot be used together");
         }
     }
 
@@ -326,7 +329,7 @@ impl Parser<'_> {
 
     /// Lets the span of a modified operand reach to the last token that may close it.
     fn grow(&mut self, operand: NodeId) {
-        let end = self.last_closing();
+        let end = self.stream.last_closing();
         self.node_mut(operand).span.end = end;
     }
 }
