@@ -39,9 +39,11 @@ impl Source for Memory {
 }
 
 fn labels(text: &str) -> Labels {
-    let pairs =
-        text.split(',').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap());
-    Labels::from_pairs(pairs).unwrap()
+    let pairs = text
+        .split(',')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').expect("name=value"));
+    Labels::from_pairs(pairs).expect("names that differ")
 }
 
 impl Memory {
@@ -87,7 +89,7 @@ fn run_with(
     query: &str,
     (start_ms, end_ms, step_ms): (i64, i64, i64),
 ) -> Result<Answer, QueryError> {
-    let expr = parser::parse(query, ParserOptions::ALL).unwrap();
+    let expr = parser::parse(query, ParserOptions::ALL).expect("a query that parses");
     match step_ms {
         0 => engine.instant(memory, query, &expr, start_ms, options),
         _ => engine.range(memory, query, &expr, start_ms, end_ms, step_ms, options),
