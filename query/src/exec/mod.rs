@@ -365,10 +365,10 @@ impl<'a, S: Source> Executor<'a, S> {
         let parameter = aggregate.param.expect("the parser checks for a parameter");
         match aggregate.op {
             AggregateOp::CountValues => {
-                let label = self.take_text(parameter);
-                let label = std::str::from_utf8(&label).ok().filter(|label| !label.is_empty());
+                let written = self.take_text(parameter);
+                let label = std::str::from_utf8(&written).ok().filter(|label| !label.is_empty());
                 let label = label.ok_or_else(|| {
-                    QueryError::Execution("invalid label name in count_values".into())
+                    QueryError::Execution(format!("invalid label name {}", quote(&written)))
                 })?;
                 ranked::count_values(aggregate, &rows, label, span, &mut self.session)
             }
