@@ -30,6 +30,7 @@ pub(crate) use rows::Rows;
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
+use crate::go_format::quote;
 use crate::parser::ast::{
     Aggregate, AggregateOp, Binary, NodeId, NodeKind, Span, UnaryOp, ValueType,
 };
