@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use icecore_benches::exporters::{ExporterSeries, exporter_series};
-use icecore_storage::encoding::{decimal, xor};
+use icecore_storage::encoding::{decimal, timestamps, xor};
 
 /// Runs over all chunks of which the fastest counts.
 const RUNS: usize = 9;
@@ -49,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         print_sizes(&chunks)?;
         print_times(&chunks)?;
     }
+    print_timestamps()?;
     println!("\nother chunk lengths, every value: bytes a value, ours and XOR");
     for length in [32, 64, 120, 960, 1920] {
         let chunks = Chunks::cut(&series, 1, length);
@@ -252,6 +253,41 @@ fn print_times(chunks: &Chunks) -> anyhow::Result<()> {
             Err(error) => format!("no instruction counts ({error:#})"),
         };
         println!("  {name:<12} {:6.2} ns  {instructions}  a value", nanoseconds as f64 / total);
+    }
+    Ok(())
+}
+
+/// Columns of a scrape group: 15 s apart, 480 of them.
+fn print_timestamps() -> anyhow::Result<()> {
+    println!("\ntimestamps, columns of 480, 15 s apart");
+    let late = |row: i64| (row.wrapping_mul(0x5851_f42d_4c95_7f2d) >> 33).rem_euclid(7) - 3;
+    let column = |jitter: &dyn Fn(i64) -> i64| -> Vec<i64> {
+        (0..480).map(|row| 1_700_000_000_123 + row * 15_000 + jitter(row)).collect()
+    };
+    let columns = [
+        ("regular", column(&|_| 0)),
+        ("1 % late by 1 ms", column(&|row| i64::from(row % 100 == 50))),
+        ("jitter of 3 ms", column(&late)),
+    ];
+    for (title, column) in columns {
+        let mut bytes = Vec::new();
+        timestamps::encode(&column, &mut bytes);
+        let mut back = Vec::new();
+        let run = |back: &mut Vec<i64>| {
+            let start = Instant::now();
+            for _ in 0..200 {
+                back.clear();
+                black_box(timestamps::decode(black_box(&bytes), column.len(), back));
+            }
+            start.elapsed().as_nanos() as f64 / (200 * column.len()) as f64
+        };
+        let nanoseconds = (0..RUNS).map(|_| run(&mut back)).fold(f64::INFINITY, f64::min);
+        ensure!(back == column, "timestamps do not round-trip");
+        println!(
+            "  {title:<17} {:>4} bytes, {:.3} B and {nanoseconds:.2} ns to decode a timestamp",
+            bytes.len(),
+            bytes.len() as f64 / column.len() as f64
+        );
     }
     Ok(())
 }

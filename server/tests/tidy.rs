@@ -29,13 +29,11 @@ const BANNED: [(&str, &[&str]); 3] = [
 ];
 
 /// Files in which `unsafe` may be, each for what no safe code can do.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 2] = [
+    // Maps files.
     "storage/src/disk/os.rs",
-    "storage/src/disk/mapping.rs",
+    // Catches the signal of a mapped page that cannot be read.
     "storage/src/disk/sigbus.rs",
-    "storage/src/encoding/bits.rs",
-    "storage/src/encoding/pfor.rs",
-    "storage/src/prefetch.rs",
 ];
 
 /// The clock is read here and nowhere else.
@@ -94,7 +92,8 @@ fn the_manifest_reader_sees_dependencies() {
 #[test]
 fn every_file_says_what_it_is() {
     for (path, text) in sources() {
-        assert!(text.starts_with("//! "), "{path} does not begin with `//!`");
+        let says = text.starts_with("//! ") || text.trim().is_empty();
+        assert!(says, "{path} does not begin with `//!`");
     }
 }
 

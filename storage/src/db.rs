@@ -166,6 +166,8 @@ struct Upkeep {
     manifest: Manifest,
     last_checkpoint_ms: i64,
     last_late_seal_ms: i64,
+    /// Of the log, under [`SyncMode::Interval`].
+    last_sync_ms: i64,
     /// Bytes the log had taken in at the last checkpoint.
     checkpoint_wal_bytes: u64,
     /// Files that go to quarantine once their content is in a checkpoint.
@@ -227,6 +229,7 @@ impl Db {
                     manifest,
                     last_checkpoint_ms: now_ms,
                     last_late_seal_ms: now_ms,
+                    last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
                     damaged_segments: recovered.damaged_segments,
                 }),
@@ -444,8 +447,11 @@ impl Inner {
             return Ok(Progress::Idle);
         }
         let mut upkeep = self.upkeep.lock();
-        if let SyncMode::Interval(_) = self.options.sync {
+        if let SyncMode::Interval(interval) = self.options.sync
+            && now_ms.saturating_sub(upkeep.last_sync_ms) >= interval.as_millis() as i64
+        {
             self.wal.sync()?;
+            upkeep.last_sync_ms = now_ms;
         }
         let step = plan(&self.situation(&upkeep, now_ms));
         match step {

@@ -307,6 +307,11 @@ fn sweep(disk: &dyn Disk, manifest: &mut Manifest, report: &mut RecoveryReport) 
             discard(disk, &Path::new(CHECKPOINTS_DIR).join(name), is_retired, report)?;
         }
     }
+    // The manifest forgets what it retired only once the files are gone for good.
+    for dir in [BLOCKS_DIR, CHECKPOINTS_DIR] {
+        let dir = Path::new(dir);
+        disk.sync_dir(dir).map_err(|e| io_error("sync folder", dir, e))?;
+    }
     // A number the disk has seen is never given out again.
     let highest = live.into_iter().chain(retired).max().unwrap_or(0);
     manifest.next_number = manifest.next_number.max(highest + 1);

@@ -269,11 +269,7 @@ fn without_zeros<'a>(residuals: &[i64], buffer: &'a mut [i64; BLOCK]) -> &'a [i6
 
 /// The least form and width, and the bytes.
 fn plan_dense(residuals: &[i64], previous_base: i64) -> (Block, usize) {
-    let (mut min, mut max) = (i64::MAX, i64::MIN);
-    for &residual in residuals {
-        min = min.min(residual);
-        max = max.max(residual);
-    }
+    let min = residuals.iter().copied().min().unwrap_or(0);
     let mut best: Option<(Block, usize)> = None;
     let mut consider = |form: Form, base: i64, extra: usize, map: &dyn Fn(&mut Widths)| {
         let mut widths = Widths::default();
@@ -289,6 +285,7 @@ fn plan_dense(residuals: &[i64], previous_base: i64) -> (Block, usize) {
             widths.count(residuals, |residual| residual.wrapping_sub(previous_base) as u64);
         });
     }
+    // Equal to the base before, it would be the same at no cost.
     if min != previous_base {
         let extra = varint::length(varint::zigzag(min.wrapping_sub(previous_base)));
         consider(Form::NewBase, min, extra, &|widths| {
@@ -300,11 +297,12 @@ fn plan_dense(residuals: &[i64], previous_base: i64) -> (Block, usize) {
             widths.count(residuals, varint::zigzag);
         });
     }
-    best.expect("a base of its own is always possible")
+    best.expect("the least residual is the base before or a new one")
 }
 
 /// How many residuals of a mini-block have how many bits.
 struct Widths {
+    /// At most [`BLOCK`] each.
     counts: [u8; 65],
     bits_max: u32,
 }

@@ -232,6 +232,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two digits");
+        (0..hex.len()).step_by(2).map(byte).collect()
+    }
+
+    /// Written by promtool 2.42 from samples with NaN, -0, +Inf, a denormal and uneven intervals.
+    const PROMTOOL_CHUNK: &str = "000e80a0abfef9623ff000000000000098753097ffe0007683bffec0760038400383efe37e43c8800759\
+         f780033f3cfe43c8800759dd0000810000000000003de000188dffee80003bc00030fdfece6666666666\
+         6f80000000000476943fffffffffffdc4b6317dfdcc5f88974bfd8b0ff007049a22dc398ac";
+
+    #[test]
+    fn a_chunk_of_promtool_comes_back_to_the_bit() {
+        let chunk = bytes_of(PROMTOOL_CHUNK);
+        let (mut times, mut values) = (Vec::new(), Vec::new());
+        read_float_chunk(&chunk, &mut times, &mut values).unwrap();
+        assert_eq!(values[..6], [1.0, 1.0, 2.0, 2.5, -0.0, 1e300]);
+        assert_eq!((times[0], times[13]), (1_700_000_000_000, 1_700_000_919_264));
+        assert_eq!(float_chunk(&times, &values), chunk);
+    }
+
     /// Encoded by Prometheus's rules by hand: two samples, then a window that is reused.
     #[test]
     fn a_chunk_has_prometheus_bytes() {

@@ -400,6 +400,45 @@ mod tests {
         }
     }
 
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two digits");
+        (0..hex.len()).step_by(2).map(byte).collect()
+    }
+
+    /// Chunks of Prometheus 2.42, sent to it by remote write: integers, floats; six samples each,
+    /// the last a stale marker.
+    const PROMETHEUS_CHUNKS: [(ChunkEncoding, &str); 2] = [
+        (
+            ChunkEncoding::Histogram,
+            "000600749ca35949fc00034400160d3dc5e8a020b2c343adfd94e17897db8f83a98f20df8de356dd8f49\
+             97547dc79ca3b7afb3d91101a303730ae9ff85de75769f804b2e1f22ac5a3696ac3c2a7c545f774f9441\
+             5de7e04d94e7dcfcf67e7f2a7db780c54e6fc060b7dfdfdfc04a18bcfb955516183029d0",
+        ),
+        (
+            ChunkEncoding::FloatHistogram,
+            "0006007494a35949fc00034400160d3c80a78000000000000000000000000000807bbcf67fd343f28028\
+             00000000000080a28000000000008028000000000001f07531a0cd23c457ffa77ae8d6f7fc9b21fa4bd5\
+             3b84fd4176d45f29c2b7f4677a38c8d4a24c036ff380394e23fbe826c003e38dba315c100195bccec66e\
+             871b3edaee395780308699d78398ab4c2f412362c7857816cf78befbf2c39f6772563c",
+        ),
+    ];
+
+    #[test]
+    fn chunks_of_prometheus_come_back_to_the_bit() {
+        for (encoding, hex) in PROMETHEUS_CHUNKS {
+            let bytes = bytes_of(hex);
+            let mut samples = Vec::new();
+            read_histogram_chunk(encoding, &bytes, &mut samples).unwrap();
+            assert_eq!(samples.len(), 6);
+            assert_eq!(samples.iter().filter(|(_, h)| is_stale_nan(h.sum)).count(), 1);
+            assert!(samples.iter().all(|(_, histogram)| histogram.validate().is_ok()));
+            let samples: Vec<_> = samples.iter().map(|(time, h)| (*time, h)).collect();
+            let again = histogram_chunks(&samples);
+            assert_eq!(again.len(), 1);
+            assert_eq!((again[0].encoding, &again[0].bytes), (encoding, &bytes));
+        }
+    }
+
     /// Written out by hand from the format's description.
     #[test]
     fn an_integer_chunk_has_prometheus_bytes() {
