@@ -256,6 +256,22 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_and_default_is_documented() {
+        let docs = include_str!("../../docs/operations.md");
+        let command = <Cli as clap::CommandFactory>::command();
+        let flags: Vec<&clap::Arg> =
+            command.get_arguments().filter(|arg| arg.get_id() != "help").collect();
+        assert!(flags.len() > 8);
+        for flag in flags {
+            let Some(name) = flag.get_long().filter(|name| *name != "version") else { continue };
+            let default = flag.get_default_values().first().and_then(|value| value.to_str());
+            let default = default.map_or("none".to_owned(), |default| format!("`{default}`"));
+            let row = format!("| `--{name}` | {default} |");
+            assert!(docs.contains(&row), "no line {row}");
+        }
+    }
+
+    #[test]
     fn a_refused_value_is_named_with_its_flag() {
         for (flag, value, says) in [
             ("--storage.retention", "30", "not a valid duration"),

@@ -392,6 +392,22 @@ mod tests {
     }
 
     #[test]
+    fn every_family_is_documented() {
+        let docs = include_str!("../../docs/operations.md");
+        let app = App::new(Config::new("unused"), ([127, 0, 0, 1], 9494).into());
+        app.counters.http.observe(0, &Method::GET, 200, Duration::ZERO);
+        let mut families = Gathered(gather(&app));
+        storage(&mut families, &Stats { head_range_ms: Some((0, 1)), ..Stats::default() });
+        for family in families.0.iter().filter(|family| !family.name.starts_with("process_")) {
+            assert!(
+                docs.contains(&format!("`{}", family.name)),
+                "{} is not documented",
+                family.name
+            );
+        }
+    }
+
+    #[test]
     fn rows_become_series() {
         let family = Family {
             name: "up",

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,12 +95,22 @@ async fn open(app: &Arc<App>) -> anyhow::Result<Arc<Db>> {
     let opened = tokio::task::spawn_blocking(move || -> Result<Db, StorageError> {
         let config = &opening.config;
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(config.storage_path.clone()));
+        let root = Path::new("");
+        disk.create_dir_all(root).map_err(|source| StorageError::Io {
+            operation: "create",
+            path: config.storage_path.clone(),
+            source,
+        })?;
         Db::open(disk, config.storage.clone(), clock::now_ms())
     });
-    let db = opened
-        .await
-        .context("opening the database broke off")?
-        .with_context(|| format!("cannot open the database in --storage.path={path}"))?;
+    // Storage's errors name their cause themselves.
+    let db = opened.await.context("opening the database broke off")?.map_err(|error| {
+        let why = match error {
+            StorageError::Locked { .. } => "it is in use by another process".into(),
+            error => error.to_string(),
+        };
+        anyhow::anyhow!("cannot open the database in --storage.path={path}: {why}")
+    })?;
     let stats = db.stats();
     tracing::info!(
         path,
@@ -120,7 +131,8 @@ async fn close(maintenance: Maintenance, db: Arc<Db>) -> anyhow::Result<()> {
         maintenance.stop();
         db.close(clock::now_ms())
     });
-    closed.await.context("closing the database broke off")?.context("cannot close the database")?;
+    let closed = closed.await.context("closing the database broke off")?;
+    closed.map_err(|error| anyhow::anyhow!("cannot close the database: {error}"))?;
     tracing::info!(elapsed = ?started.elapsed(), "database is closed");
     Ok(())
 }

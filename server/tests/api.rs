@@ -1,5 +1,7 @@
 //! The HTTP API over a real port: what clients send, byte for byte what they get.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod support;
 
 use std::io::{Read, Write};
@@ -340,6 +342,47 @@ fn metrics_are_counted_by_route_and_never_by_path() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     assert!(!text.contains("secret-path"));
+}
+
+#[test]
+fn no_time_is_too_far_away() {
+    let (server, _folder) = start();
+    write_requests(&server);
+    let times = [
+        "-292273086-05-16T16:47:06Z",
+        "292277025-08-18T07:12:54.999999999Z",
+        "9223372036854000",
+        "-9223372036854000",
+        "1e15",
+        "0",
+    ];
+    let queries = [
+        "requests",
+        "requests offset 100y",
+        "requests offset -100y",
+        "sum_over_time(requests[100y:1y] offset 100y)",
+        "rate(requests[100y])",
+        "requests @ 9e15",
+        "timestamp(requests) + time()",
+        "year()",
+    ];
+    for (time, query) in times.iter().flat_map(|time| queries.map(|query| (time, query))) {
+        let query = encode(query);
+        let answer = server.get(&format!("/api/v1/query?query={query}&time={time}"));
+        assert!(matches!(answer.status, 200 | 400 | 422), "{query} {time}: {}", answer.text());
+        let path = format!("/api/v1/query_range?query={query}&start={time}&end={time}&step=1y");
+        let answer = server.get(&path);
+        assert!(matches!(answer.status, 200 | 400 | 422), "{query} {time}: {}", answer.text());
+        for path in [
+            "labels?",
+            "label/job/values?",
+            "series?match[]=requests&",
+            "query_exemplars?query=requests&",
+        ] {
+            let answer = server.get(&format!("/api/v1/{path}start={time}&end={time}"));
+            assert_eq!(answer.status, 200, "{path} {time}: {}", answer.text());
+        }
+    }
 }
 
 // ---- hostile and clumsy clients -----------------------------------------------------------

@@ -111,7 +111,7 @@ fn bound(histogram: &Histogram, index: i32) -> f64 {
 
 /// `2^(1/2)`, `2^(1/4)`, … `2^(1/256)`, all but the first rounded to nearest.
 const ROOTS_OF_2: [f64; 8] = [
-    1.414213562373095,
+    std::f64::consts::SQRT_2.next_down(),
     1.189207115002721,
     1.0905077326652577,
     1.0442737824274138,
@@ -250,15 +250,15 @@ mod tests {
     #[test]
     fn bounds_are_prometheus_s_to_the_last_bit() {
         for (schema, index, bound) in [
-            (1, 1, 1.414213562373095),
+            (1, 1, std::f64::consts::SQRT_2.next_down()),
             (2, 3, 1.6817928305074288),
             (3, -1, 0.9170040432046711),
             (4, -15, 0.5221368912137069),
             (5, -1, 0.9785720620876999),
             (8, -1, 0.9972960560854698),
-            (8, -237, 0.5263953865023130),
+            (8, -237, 0.526395386502313),
             (8, -38, 0.9022270839033115),
-            (8, 218, 1.8044541678066230),
+            (8, 218, 1.804454167806623),
         ] {
             assert_eq!(exponential_bound(schema, index), bound, "{schema} {index}");
         }

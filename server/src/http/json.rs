@@ -229,8 +229,9 @@ mod tests {
 
     #[test]
     fn of_two_equally_near_forms_the_even_one_is_taken() {
-        // Halfway between …62 and …63.
-        assert_eq!(written(|out| push_bare_float(out, 228103215461710.625)), "228103215461710.62");
+        let between_62_and_63 = 228_103_215_461_710.0 + 0.625;
+        let text = written(|out| push_bare_float(out, between_62_and_63));
+        assert_eq!(text, "228103215461710.62");
     }
 
     #[test]

@@ -17,7 +17,8 @@ const MAX_TIME_TEXT: &str = "292277025-08-18T07:12:54.999999999Z";
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Milliseconds since the epoch that a parameter names.
+/// Milliseconds since the epoch that a parameter names, kept between the two extremes: what comes
+/// later may then add and subtract durations without overflow.
 pub(crate) fn parse_time_ms(text: &str) -> Result<i64, String> {
     let parsed = match parse_float(text) {
         Some(seconds) => seconds_to_ms(seconds),
@@ -25,7 +26,9 @@ pub(crate) fn parse_time_ms(text: &str) -> Result<i64, String> {
         None if text == MAX_TIME_TEXT => Some(MAX_TIME_MS),
         None => parse_rfc3339_ms(text),
     };
-    parsed.ok_or_else(|| format!("cannot parse {text:?} to a valid timestamp"))
+    parsed
+        .map(|ms| ms.clamp(MIN_TIME_MS, MAX_TIME_MS))
+        .ok_or_else(|| format!("cannot parse {text:?} to a valid timestamp"))
 }
 
 /// Milliseconds that a parameter names as float seconds or as a Prometheus duration.
@@ -157,6 +160,7 @@ mod tests {
             ("2015-07-01T22:10:51.781999+02:00", 1_435_781_451_781),
             ("1969-12-31T23:59:59Z", -1_000),
             ("2024-02-29T00:00:00Z", 1_709_164_800_000),
+            ("9223372036854000", MAX_TIME_MS),
             (MIN_TIME_TEXT, MIN_TIME_MS),
             (MAX_TIME_TEXT, MAX_TIME_MS),
         ] {

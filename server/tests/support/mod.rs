@@ -13,19 +13,19 @@ use icecore_server::{Config, Server};
 use tokio::sync::oneshot;
 
 /// A running server; stopped, with its database closed, when it is dropped.
-pub struct Running {
-    pub address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Running {
     /// Starts a server on a free port and a folder, and waits until it is ready.
-    pub fn start(folder: &Path) -> Running {
+    pub(crate) fn start(folder: &Path) -> Running {
         Running::start_with(Config::new(folder)).expect("the server starts")
     }
 
-    pub fn start_with(mut config: Config) -> anyhow::Result<Running> {
+    pub(crate) fn start_with(mut config: Config) -> anyhow::Result<Running> {
         config.listen_address = "127.0.0.1:0".into();
         let (ready, is_ready) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -49,7 +49,7 @@ impl Running {
     }
 
     /// Stops it; what `serve` returned.
-    pub fn stop(mut self) -> anyhow::Result<()> {
+    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
         self.end()
     }
 
@@ -58,16 +58,22 @@ impl Running {
         self.thread.take().map_or(Ok(()), |thread| thread.join().expect("the server ends"))
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], b"")
     }
 
-    pub fn post_form(&self, path: &str, form: &str) -> Answer {
+    pub(crate) fn post_form(&self, path: &str, form: &str) -> Answer {
         let headers = [("Content-Type", "application/x-www-form-urlencoded")];
         self.send("POST", path, &headers, form.as_bytes())
     }
 
-    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
         for (name, value) in headers {
             write!(head, "{name}: {value}\r\n").unwrap();
@@ -85,14 +91,14 @@ impl Running {
         Answer::parse(&bytes)
     }
 
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream
     }
 
     /// Asks again until `accept` holds, for ten seconds at most.
-    pub fn get_until(&self, path: &str, accept: impl Fn(&Answer) -> bool) -> Answer {
+    pub(crate) fn get_until(&self, path: &str, accept: impl Fn(&Answer) -> bool) -> Answer {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
             let answer = self.get(path);
@@ -111,10 +117,10 @@ impl Drop for Running {
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -134,20 +140,20 @@ impl Answer {
         answer
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
     /// `data` of a success.
-    pub fn data(&self) -> serde_json::Value {
+    pub(crate) fn data(&self) -> serde_json::Value {
         assert_eq!(self.status, 200, "{}", self.text());
         assert_eq!(self.header("content-type"), Some("application/json"));
         let mut json = self.json();
@@ -172,11 +178,15 @@ fn unchunked(mut rest: &[u8]) -> Vec<u8> {
 
 /// A `prometheus.WriteRequest`, written by hand.
 #[derive(Default)]
-pub struct WriteRequest(Vec<u8>);
+pub(crate) struct WriteRequest(Vec<u8>);
 
 impl WriteRequest {
     /// Adds a series with its samples: labels as pairs, samples as (ms, value).
-    pub fn series(mut self, labels: &[(&str, &str)], samples: &[(i64, f64)]) -> WriteRequest {
+    pub(crate) fn series(
+        mut self,
+        labels: &[(&str, &str)],
+        samples: &[(i64, f64)],
+    ) -> WriteRequest {
         let mut series = Vec::new();
         for (name, value) in labels {
             let mut label = Vec::new();
@@ -196,7 +206,12 @@ impl WriteRequest {
     }
 
     /// An exemplar of a series of its own.
-    pub fn exemplar(mut self, labels: &[(&str, &str)], trace: &str, at: i64) -> WriteRequest {
+    pub(crate) fn exemplar(
+        mut self,
+        labels: &[(&str, &str)],
+        trace: &str,
+        at: i64,
+    ) -> WriteRequest {
         let mut series = Vec::new();
         for (name, value) in labels {
             let mut label = Vec::new();
@@ -224,7 +239,7 @@ impl WriteRequest {
     }
 
     /// Metadata of a counter.
-    pub fn counter(mut self, family: &str, help: &str) -> WriteRequest {
+    pub(crate) fn counter(mut self, family: &str, help: &str) -> WriteRequest {
         let mut metadata = vec![1 << 3, 1];
         field(&mut metadata, 2, family.as_bytes());
         field(&mut metadata, 4, help.as_bytes());
@@ -232,11 +247,11 @@ impl WriteRequest {
         self
     }
 
-    pub fn snappy(&self) -> Vec<u8> {
+    pub(crate) fn snappy(&self) -> Vec<u8> {
         snap::raw::Encoder::new().compress_vec(&self.0).unwrap()
     }
 
-    pub fn zstd(&self) -> Vec<u8> {
+    pub(crate) fn zstd(&self) -> Vec<u8> {
         zstd::bulk::compress(&self.0, 1).unwrap()
     }
 }
