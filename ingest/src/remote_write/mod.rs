@@ -28,7 +28,7 @@ pub const ROW_BYTES_MAX: usize = 32 << 20;
 
 /// An empty batch for [`decode`], to be kept and passed again.
 pub fn batch() -> Batch {
-    Batch::new(key::labels)
+    Batch::new(key::labels, key::describe)
 }
 
 /// Fills `batch` with the rows of one request. What `batch` held before is lost; its memory is
@@ -44,6 +44,7 @@ pub fn decode(
     let mut decoded = std::mem::take(&mut batch.body);
     batch.clear();
     batch.key_form = key::labels;
+    batch.key_text = key::describe;
     let outcome = decompress(body, encoding, limits, &mut decoded)
         .and_then(|()| walk::request(&mut decoded, limits, batch));
     if outcome.is_err() {

@@ -12,6 +12,9 @@ use crate::metrics::histogram::Histogram;
 /// How keys of this batch become labels: one function a protocol.
 pub type KeyForm = fn(&[u8], &Limits) -> Result<Labels, LabelError>;
 
+/// A key in words for a refusal, as far as it can be read; short whatever the key.
+pub type KeyText = fn(&[u8]) -> String;
+
 /// Rows `samples_start..` of the batch's columns, up to those of the next series.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchSeries {
@@ -104,6 +107,7 @@ impl MetricKind {
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub key_form: KeyForm,
+    pub key_text: KeyText,
     /// The bytes that keys point into.
     pub body: Vec<u8>,
     pub series: Vec<BatchSeries>,
@@ -119,9 +123,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new(key_form: KeyForm) -> Batch {
+    pub fn new(key_form: KeyForm, key_text: KeyText) -> Batch {
         Batch {
             key_form,
+            key_text,
             body: Vec::new(),
             series: Vec::new(),
             timestamps: Vec::new(),
@@ -148,7 +153,7 @@ impl Batch {
 
     /// A batch of float samples, for tests, benches and the server's own metrics.
     pub fn of_samples<'a>(rows: impl IntoIterator<Item = (&'a Labels, i64, f64)>) -> Batch {
-        let mut batch = Batch::new(canonical_key);
+        let mut batch = Batch::new(canonical_key, canonical_key_text);
         let mut last: Option<&Labels> = None;
         for (labels, timestamp, value) in rows {
             if last != Some(labels) {
@@ -186,6 +191,12 @@ pub fn canonical_key(key: &[u8], limits: &Limits) -> Result<Labels, LabelError> 
     let labels = Labels::from_canonical_bytes(key)?;
     limits.check_labels(&labels)?;
     Ok(labels)
+}
+
+/// The [`KeyText`] of keys that are canonical label bytes.
+fn canonical_key_text(key: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&key[..key.len().min(120)]);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// One refused series or row: which, why, and how many rows it stands for.

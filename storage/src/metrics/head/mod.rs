@@ -145,7 +145,9 @@ impl Head {
                     let histograms =
                         batch.histograms.iter().filter(|row| row.series as usize == i).count();
                     let rows = (rows.len() + histograms).max(1) as u64;
-                    decided.refused.add(rows, || (printable(batch.key(series)), e.to_string()));
+                    decided
+                        .refused
+                        .add(rows, || ((batch.key_text)(batch.key(series)), e.to_string()));
                 }
             }
         }
@@ -496,10 +498,4 @@ fn rows_of(batch: &Batch, series: usize) -> std::ops::Range<usize> {
     let start = batch.series[series].samples_start as usize;
     let end = batch.series.get(series + 1).map_or(batch.values.len(), |s| s.samples_start as usize);
     start..end
-}
-
-/// A key that did not become labels, as far as it can be shown.
-fn printable(key: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&key[..key.len().min(120)]);
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

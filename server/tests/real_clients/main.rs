@@ -1,0 +1,30 @@
+//! The `icecore` binary among programs that nobody here wrote, on a machine that treats it badly.
+//!
+//! - `comparison`: Debian's Prometheus and vmagent scrape Debian's node exporter and write here;
+//!   Prometheus and Icecore then answer the same queries alike.
+//! - `crash`: killed in the middle of writing, again and again.
+//! - `bad_input`: bodies and queries that mean harm.
+//! - `data_directory`: a full disk, and a second process on the same directory.
+//!
+//! Every program is a child of the test and ends with it. Where one is missing the test says
+//! `SKIPPED:` and passes, except under `CI`, where it fails.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed; it says what it measured"
+)]
+
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/write_request.rs"]
+#[expect(dead_code, reason = "the tests of the API use all of it")]
+mod write_request;
+
+mod answers;
+mod bad_input;
+mod comparison;
+mod crash;
+mod data_directory;
+mod icecore;
+mod process;
