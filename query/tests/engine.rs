@@ -39,9 +39,11 @@ impl Source for Memory {
 }
 
 fn labels(text: &str) -> Labels {
-    let pairs =
-        text.split(',').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap());
-    Labels::from_pairs(pairs).unwrap()
+    let pairs = text
+        .split(',')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').expect("name=value"));
+    Labels::from_pairs(pairs).expect("names that differ")
 }
 
 impl Memory {
@@ -87,7 +89,7 @@ fn run_with(
     query: &str,
     (start_ms, end_ms, step_ms): (i64, i64, i64),
 ) -> Result<Answer, QueryError> {
-    let expr = parser::parse(query, ParserOptions::ALL).unwrap();
+    let expr = parser::parse(query, ParserOptions::ALL).expect("a query that parses");
     match step_ms {
         0 => engine.instant(memory, query, &expr, start_ms, options),
         _ => engine.range(memory, query, &expr, start_ms, end_ms, step_ms, options),
@@ -321,4 +323,139 @@ fn selectors_are_listed_in_the_order_of_the_text() {
         selectors(&expr).iter().map(|m| m.iter().map(|m| m.to_string()).collect()).collect();
     assert_eq!(listed.len(), 2);
     assert!(listed[0].contains(&"x=\"1\"".to_owned()) && listed[1] == ["__name__=\"b\""]);
+}
+
+/// Random series: gaps, stale markers, NaN, resets, infinities; some share their timestamps.
+fn random_memory(seed: u64) -> Memory {
+    let mut state = seed;
+    let mut random = move |bound: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % bound
+    };
+    let mut memory = Memory::default();
+    let shared: Vec<i64> = (0..80).map(|i| i * 15_000 + 777).collect();
+    for index in 0..40 {
+        let mut samples = Samples::default();
+        let mut value = random(20) as f64;
+        let regular = index % 3 != 0;
+        for &scrape in &shared {
+            let gap = !regular && random(5) == 0;
+            value = match random(30) {
+                0 => 0.0,
+                _ => value + random(50) as f64 / if index % 2 == 0 { 1.0 } else { 7.0 },
+            };
+            let shown = match random(60) {
+                0 if index % 4 == 1 => f64::NAN,
+                1 if index % 8 == 2 => f64::INFINITY,
+                2 if index % 5 == 0 => stale_nan(),
+                _ => value,
+            };
+            if !gap {
+                samples.push(scrape + if regular { 0 } else { random(9_000) as i64 }, shown);
+            }
+        }
+        samples.timestamps_token = u64::from(regular);
+        let text = format!("__name__=m_total,i={},g={},le={}", index % 20, index % 4, index / 20);
+        memory.series.push((labels(&text), samples));
+    }
+    memory
+}
+
+/// What a query gives for each series at a time; NaN is written as such.
+fn at_time(value: &Value, time_ms: i64) -> Vec<String> {
+    let mut found: Vec<String> = match value {
+        Value::Matrix(matrix) => matrix
+            .iter()
+            .filter_map(|series| {
+                let point = series.floats.iter().find(|(at, _)| *at == time_ms)?;
+                Some(format!("{} {}", series.labels, point.1))
+            })
+            .collect(),
+        Value::Vector(vector) => vector
+            .iter()
+            .map(|sample| match &sample.point {
+                Point::Float(value) => format!("{} {value}", sample.labels),
+                Point::Histogram(_) => panic!("no histograms here"),
+            })
+            .collect(),
+        Value::Scalar { value, .. } => vec![format!("{{}} {value}")],
+        Value::String { .. } => panic!("no strings here"),
+    };
+    found.sort_unstable();
+    found
+}
+
+#[test]
+fn a_range_query_is_an_instant_query_at_every_step() {
+    let queries = [
+        "m_total",
+        "m_total offset 47s",
+        "timestamp(m_total)",
+        "rate(m_total[1m])",
+        "increase(m_total[2m7s] offset -20s)",
+        "delta(m_total[40s])",
+        "irate(m_total[1m])",
+        "idelta(m_total[1m])",
+        "deriv(m_total[2m])",
+        "predict_linear(m_total[2m], 60)",
+        "changes(m_total[2m])",
+        "resets(m_total[3m])",
+        "sum_over_time(m_total[3m])",
+        "avg_over_time(m_total[3m])",
+        "min_over_time(m_total[1m30s])",
+        "max_over_time(m_total[1m30s])",
+        "count_over_time(m_total[50s])",
+        "last_over_time(m_total[50s])",
+        "first_over_time(m_total[50s])",
+        "stddev_over_time(m_total[2m])",
+        "quantile_over_time(0.3, m_total[5m])",
+        "mad_over_time(m_total[2m])",
+        "present_over_time(m_total[20s])",
+        "absent_over_time(m_total{i=\"3\"}[20s])",
+        "absent(m_total{i=\"3\"} > 50)",
+        "sum by (g) (rate(m_total[1m]))",
+        "avg by (g) (m_total)",
+        "stdvar without (i) (m_total)",
+        "max by (g) (max_over_time(m_total[1m]))",
+        "count(m_total > 20)",
+        "quantile by (g) (0.7, m_total)",
+        "topk by (g) (2, m_total)",
+        "count_values(\"v\", floor(m_total / 50))",
+        "m_total{le=\"0\"} / on (i) m_total{le=\"1\"}",
+        "m_total{le=\"0\"} > on (i) group_left (le) m_total{le=\"1\"}",
+        "m_total{g=\"1\"} and m_total < 80",
+        "m_total{g=\"1\"} > 40 or m_total{g=\"2\"} < 40",
+        "m_total unless m_total > 30",
+        "max_over_time(rate(m_total[1m])[2m:20s])",
+        "sum_over_time(m_total[1m:7s] offset 13s)",
+        "histogram_quantile(0.5, m_total)",
+        "scalar(m_total{i=\"1\",le=\"0\"}) + time()",
+        "minute(m_total * 1000) + clamp(m_total, 10, 20)",
+        "rate(m_total[1m] @ 300)",
+        "sort_desc(-m_total)",
+    ];
+    let (start, end, step) = (-60_000, 1_320_000, 23_000);
+    for seed in 1..4 {
+        let memory = random_memory(seed);
+        for query in queries {
+            let range = run(&memory, query, (start, end, step));
+            let mut failed = false;
+            for time in (start..=end).step_by(step as usize) {
+                match (&range, run(&memory, query, (time, 0, 0))) {
+                    (Ok(range), Ok(instant)) => {
+                        let (a, b) = (at_time(&range.value, time), at_time(&instant.value, time));
+                        assert_eq!(a, b, "{query} at {time}, seed {seed}");
+                    }
+                    (Ok(_), Err(error)) => panic!("{query} at {time}: {error}"),
+                    (Err(range), Err(instant)) => {
+                        assert_eq!(range.to_string(), instant.to_string(), "{query}");
+                        failed = true;
+                        break;
+                    }
+                    (Err(_), Ok(_)) => {}
+                }
+            }
+            assert!(failed || range.is_ok(), "{query} fails as a range query only: {range:?}");
+        }
+    }
 }

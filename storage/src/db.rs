@@ -147,7 +147,6 @@ pub(crate) struct Inner {
     clock_in_doubt: AtomicBool,
     /// Newest sample of head and blocks; `i64::MIN` for none.
     newest_ms: AtomicI64,
-    last_append_ms: AtomicI64,
     counters: Counters,
     recovery: RecoveryReport,
     _lock: Box<dyn std::fmt::Debug + Send + Sync>,
@@ -236,7 +235,6 @@ impl Db {
                 closed: AtomicBool::new(false),
                 clock_in_doubt: AtomicBool::new(false),
                 newest_ms: AtomicI64::new(newest.unwrap_or(i64::MIN)),
-                last_append_ms: AtomicI64::new(now_ms),
                 counters,
                 recovery: recovered.report,
                 _lock: lock,
@@ -388,11 +386,10 @@ impl Inner {
         }
         {
             let mut head = self.head.write();
-            let unknown = head.apply(&decided.record, Some);
+            let unknown = head.apply(&decided.record, now_ms, Some);
             assert_eq!(unknown, 0, "a decided row names a series of the head");
             self.sequences.lock().settle(ticket.sequence);
         }
-        self.last_append_ms.fetch_max(now_ms, Ordering::Relaxed);
         let newest = decided.record.timestamps.iter().max().copied();
         let newest = newest.max(decided.record.histograms.iter().map(|(_, t, _)| *t).max());
         self.newest_ms.fetch_max(newest.unwrap_or(i64::MIN), Ordering::Relaxed);
@@ -472,7 +469,6 @@ impl Inner {
         Situation {
             now_ms,
             newest_ms: (newest > i64::MIN).then_some(newest),
-            last_append_ms: self.last_append_ms.load(Ordering::Relaxed),
             head_windows: head.windows().collect(),
             sealed_before_ms: head.sealed_before(),
             late_samples: head.late_samples,

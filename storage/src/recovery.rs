@@ -169,7 +169,7 @@ fn replay_log(
                 let id_of = |reference: u32| {
                     ids.get(reference as usize).copied().filter(|id| *id != u32::MAX)
                 };
-                report.lost_records += u64::from(head.apply(&record, id_of) > 0);
+                report.lost_records += u64::from(head.apply(&record, i64::MIN, id_of) > 0);
             }
         }
         Ok(())

@@ -7,9 +7,11 @@
 //!     [--connections 2] [--new-series 200000] [--settle-seconds 60]
 //! ```
 //! Each server starts empty, on loopback, in a directory of its own below the temporary directory,
-//! with default settings except that result caches are off. Without `--icecore` the `icecore` next
-//! to this program is taken; a server that is not there is left out. `--new-series 0` leaves out
-//! the last row of the load, in which so many series come once.
+//! with default settings except that result caches are off. Bytes on disk are those after a
+//! graceful stop: Icecore and VictoriaMetrics then have sealed files only, Prometheus keeps its log.
+//! Without `--icecore` the `icecore` next to this program is taken; a server that is not there is
+//! left out. The last row is of a second start, in which `--new-series` series come once each; 0
+//! leaves it out.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ struct Work {
 struct Outcome {
     name: &'static str,
     load: Report,
-    /// After the first load, once settled.
+    /// After the load and a graceful stop.
     disk: u64,
     queries: Vec<Result<Cost>>,
     new_series: Option<Report>,
@@ -185,6 +187,26 @@ impl Running {
     }
 }
 
+impl Running {
+    fn url(&self) -> String {
+        format!("http://{}/api/v1/write", self.address)
+    }
+
+    /// Ends the server as an operator would and waits for it.
+    fn stop(&mut self) -> Result<()> {
+        let pid = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status()?;
+        let start = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if start.elapsed() > Duration::from_secs(60) {
+                bail!("does not stop within 60 s");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // Everything is temporary, so that nothing here can be lost by a failure.
@@ -197,16 +219,20 @@ impl Drop for Running {
 }
 
 fn measure(server: &Server, work: &Work) -> Result<Outcome> {
-    let running = Running::start(server)?;
+    let mut running = Running::start(server)?;
     let pid = running.child.id();
-    let url = format!("http://{}/api/v1/write", running.address);
-    let load = run(&work.load, &url, pid, work.settle)?;
-    let disk = disk_bytes(&running.data);
+    let load = run(&work.load, &running.url(), pid, work.settle)?;
     let mut client = Client::connect(&running.address)?;
     let ask = |query: &Query| query.measure(&mut client, pid, work.end_ms);
     let queries = QUERIES.iter().map(ask).collect();
-    let new_series = work.new_series.as_ref();
-    let new_series = new_series.map(|bodies| run(bodies, &url, pid, Duration::ZERO)).transpose()?;
+    running.stop()?;
+    let disk = disk_bytes(&running.data);
+    drop(running);
+    let register = |bodies| {
+        let running = Running::start(server)?;
+        run(bodies, &running.url(), running.child.id(), Duration::ZERO)
+    };
+    let new_series = work.new_series.as_ref().map(register).transpose()?;
     Ok(Outcome { name: server.name, load, disk, queries, new_series })
 }
 
@@ -228,7 +254,7 @@ fn print_table(outcomes: &[Outcome]) {
     row("peak RSS (anonymous)", &|outcome| {
         format!("{} ({})", mib(outcome.load.peak_bytes), mib(outcome.load.peak_anonymous_bytes))
     });
-    row("on disk, settled", &|outcome| mib(outcome.disk));
+    row("on disk, stopped", &|outcome| mib(outcome.disk));
     row("bytes a sample", &|outcome| {
         format!("{:.2}", outcome.disk as f64 / outcome.load.samples as f64)
     });

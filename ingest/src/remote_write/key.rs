@@ -76,19 +76,24 @@ pub(super) fn exemplar_labels(message: &[u8], limits: &Limits) -> Result<Labels,
 }
 
 /// The pairs of all label fields in `fields`, in their order; other fields are passed over. Sizes
-/// are checked before anything is allocated.
+/// are checked before anything is allocated for them.
+///
+/// Fields whose lengths are below 128 are text all over, tags and lengths included, so that one
+/// check for UTF-8 does for all of them; otherwise each is checked by itself.
 fn pairs<'a>(fields: &'a [u8], limits: &Limits) -> Result<Vec<(&'a str, &'a str)>, LabelError> {
     const MALFORMED: LabelError = LabelError::Malformed { what: "not a Label message" };
-    let count = labels_in(fields).count();
-    if count > limits.labels_per_series {
-        return Err(LabelError::TooMany { count, limit: limits.labels_per_series });
-    }
-    let mut pairs = Vec::with_capacity(count);
+    const COMMON_COUNT: usize = 16;
+    let whole = std::str::from_utf8(fields).ok();
+    let mut pairs = Vec::with_capacity(COMMON_COUNT);
     for label in labels_in(fields) {
+        if pairs.len() == limits.labels_per_series {
+            let count = labels_in(fields).count();
+            return Err(LabelError::TooMany { count, limit: limits.labels_per_series });
+        }
         let (name, value) = label.and_then(pair).map_err(|_| MALFORMED)?;
         pairs.push((
-            text("name", name, limits.name_bytes)?,
-            text("value", value, limits.value_bytes)?,
+            text("name", name, whole, limits.name_bytes)?,
+            text("value", value, whole, limits.value_bytes)?,
         ));
     }
     Ok(pairs)
@@ -117,29 +122,43 @@ fn next_label<'a>(reader: &mut Reader<'a>) -> Result<Option<Reader<'a>>, Malform
     }
 }
 
+/// A name or a value, and where it ends among the fields that it was found in.
+#[derive(Clone, Copy, Default)]
+struct Text<'a> {
+    bytes: &'a [u8],
+    end: usize,
+}
+
 /// Name and value of a `Label`; as protobuf has it, the last of repeated fields holds.
-fn pair(mut label: Reader<'_>) -> Result<(&[u8], &[u8]), Malformed> {
-    let (mut name, mut value) = (&[][..], &[][..]);
+fn pair(mut label: Reader<'_>) -> Result<(Text<'_>, Text<'_>), Malformed> {
+    let (mut name, mut value) = (Text::default(), Text::default());
     while !label.is_empty() {
         match label.tag()? {
-            NAME => name = label.bytes()?,
-            VALUE => value = label.bytes()?,
+            NAME => name = Text { bytes: label.bytes()?, end: label.position() },
+            VALUE => value = Text { bytes: label.bytes()?, end: label.position() },
             other => label.skip(other, &[1, 2])?,
         }
     }
     Ok((name, value))
 }
 
-fn text<'a>(what: &'static str, bytes: &'a [u8], limit: usize) -> Result<&'a str, LabelError> {
+/// A text as `str`: cut from `whole`, if all fields together are one.
+#[inline]
+fn text<'a>(
+    what: &'static str,
+    Text { bytes, end }: Text<'a>,
+    whole: Option<&'a str>,
+    limit: usize,
+) -> Result<&'a str, LabelError> {
     if bytes.len() > limit {
-        return Err(LabelError::TooLong {
-            what,
-            length: bytes.len(),
-            limit,
-            start: start(bytes, 40),
-        });
+        let (length, start) = (bytes.len(), start(bytes, 40));
+        return Err(LabelError::TooLong { what, length, limit, start });
     }
-    std::str::from_utf8(bytes).map_err(|_| LabelError::NotUtf8 { what, lossy: start(bytes, 40) })
+    match whole.and_then(|whole| whole.get(end - bytes.len()..end)) {
+        Some(text) => Ok(text),
+        None => std::str::from_utf8(bytes)
+            .map_err(|_| LabelError::NotUtf8 { what, lossy: start(bytes, 40) }),
+    }
 }
 
 fn canonical(pairs: &mut [(&str, &str)]) -> Result<Labels, LabelError> {
@@ -166,6 +185,7 @@ pub(super) fn describe(key: &[u8]) -> String {
     let mut name = String::new();
     let mut rest = String::new();
     for (label, value) in labels_in(key).map_while(|label| label.and_then(pair).ok()) {
+        let (label, value) = (label.bytes, value.bytes);
         if label == icecore_storage::labels::METRIC_NAME.as_bytes() {
             name = start(value, CHARACTERS_MAX);
         } else {

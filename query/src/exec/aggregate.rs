@@ -224,12 +224,14 @@ impl Groups {
     }
 
     fn is_incremental(&self, cell: usize) -> bool {
-        !self.incremental.is_empty() && bit(&self.incremental, cell)
+        // The bitmap ends with the last cell that was made incremental, or later.
+        self.incremental.get(cell / 64).is_some_and(|word| word >> (cell % 64) & 1 == 1)
     }
 
     /// Turns the sum of `count` values into their mean.
     fn make_incremental(&mut self, cell: usize, count: f64) {
-        self.incremental.resize(self.value.len().div_ceil(64), 0);
+        let words = self.incremental.len().max(cell / 64 + 1);
+        self.incremental.resize(words, 0);
         set_bit(&mut self.incremental, cell);
         self.value[cell] /= count;
         self.second[cell] /= count;
@@ -453,6 +455,21 @@ mod tests {
             let mean = aggregated(AggregateOp::Avg, &values, split);
             assert!((mean / f64::MAX - 1.0).abs() < 1e-12, "{split}: {mean}");
         }
+    }
+
+    #[test]
+    fn a_mean_that_overflows_leaves_later_groups_alone() {
+        let mut groups = Groups::new(AggregateOp::Avg, 100);
+        let mut add = |key: &[u8], value: f64| {
+            let group = groups.group(key);
+            groups.add(group, &[value; 100], &[u64::MAX, (1 << 36) - 1], &Vec::new());
+        };
+        add(b"", f64::INFINITY);
+        add(b"", f64::INFINITY);
+        add(b"\x01a\x01b", 1.0);
+        add(b"\x01a\x01b", 2.0);
+        let rows = groups.finish();
+        assert_eq!((rows.values(0)[99], rows.values(1)[99]), (f64::INFINITY, 1.5));
     }
 
     #[test]

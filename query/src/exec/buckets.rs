@@ -5,6 +5,7 @@
 //!
 //! Ported from Prometheus's `promql/quantile.go` (Apache-2.0).
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use icecore_storage::labels::METRIC_NAME;
@@ -126,9 +127,7 @@ fn classics(rows: &Rows, span: Span, session: &mut Session<'_>) -> Vec<Classic> 
         histograms[at].buckets.push((upper_bound, row));
     }
     for histogram in &mut histograms {
-        histogram
-            .buckets
-            .sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(std::cmp::Ordering::Equal));
+        histogram.buckets.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal));
     }
     histograms
 }
@@ -185,7 +184,8 @@ fn bucket_quantile(quantile: f64, buckets: &mut [Bucket]) -> (f64, Option<Forced
         return (f64::NAN, forced);
     }
     let mut rank = quantile * observations;
-    let at = buckets[..last].partition_point(|bucket| !(bucket.count >= rank));
+    let below = |bucket: &Bucket| bucket.count.partial_cmp(&rank).is_none_or(Ordering::is_lt);
+    let at = buckets[..last].partition_point(below);
     if at == last {
         return (buckets[last - 1].upper_bound, forced);
     }

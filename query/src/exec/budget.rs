@@ -9,12 +9,18 @@ use std::time::Instant;
 
 use crate::engine::{QueryError, QueryStats};
 
+/// Cells of rows, 8 bytes each, that a query may have for each of its samples.
+const CELLS_PER_SAMPLE: u64 = 4;
+/// What a query may have in any case: 8 MB.
+const CELLS_MIN: u64 = 1 << 20;
+
 #[derive(Debug)]
 pub(crate) struct Budget {
     max_samples: u64,
     deadline: Instant,
     cancelled: Arc<AtomicBool>,
     held: AtomicU64,
+    cells: AtomicU64,
     peak: AtomicU64,
     queryable: AtomicU64,
 }
@@ -26,6 +32,7 @@ impl Budget {
             deadline,
             cancelled,
             held: AtomicU64::new(0),
+            cells: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             queryable: AtomicU64::new(0),
         }
@@ -61,6 +68,18 @@ impl Budget {
 
     pub(crate) fn release(&self, samples: u64) {
         self.held.fetch_sub(samples, Ordering::Relaxed);
+    }
+
+    /// Takes the memory of `cells` steps of rows, whether they hold a sample or not: a sparse row
+    /// costs as much as a full one.
+    pub(crate) fn hold_cells(&self, cells: u64) -> Result<(), QueryError> {
+        let held = self.cells.fetch_add(cells, Ordering::Relaxed).saturating_add(cells);
+        let limit = self.max_samples.saturating_mul(CELLS_PER_SAMPLE).max(CELLS_MIN);
+        if held > limit { Err(too_many_samples()) } else { Ok(()) }
+    }
+
+    pub(crate) fn release_cells(&self, cells: u64) {
+        self.cells.fetch_sub(cells, Ordering::Relaxed);
     }
 
     /// Counts samples that a selector handed to a step.

@@ -161,11 +161,11 @@ pub(crate) fn operator(
     for (ordinal, rows) in many_rows.iter().enumerate() {
         for &one_row in &one_rows[ordinal] {
             let one_mask = of(&one_present, one_row);
-            if matching.cardinality == Cardinality::OneToOne && rows.len() > 1 {
-                if let Some(step) = first_overlap(rows, &many_present, stride, &one_mask) {
-                    let text = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
-                    record(&mut failure, Failure { step, rank: 1, text: text.into() });
-                }
+            if matching.cardinality == Cardinality::OneToOne
+                && let Some(step) = first_overlap(rows, &many_present, stride, &one_mask)
+            {
+                let text = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
+                record(&mut failure, Failure { step, rank: 1, text: text.into() });
             }
             for &many_row in rows {
                 let mut both = of(&many_present, many_row);
@@ -176,11 +176,11 @@ pub(crate) fn operator(
             }
         }
     }
-    if matching.cardinality != Cardinality::OneToOne {
-        if let Some(step) = output.first_duplicate(stride) {
-            let text = "multiple matches for labels: grouping labels must ensure unique matches";
-            record(&mut failure, Failure { step, rank: 1, text: text.into() });
-        }
+    if matching.cardinality != Cardinality::OneToOne
+        && let Some(step) = output.first_duplicate(stride)
+    {
+        let text = "multiple matches for labels: grouping labels must ensure unique matches";
+        record(&mut failure, Failure { step, rank: 1, text: text.into() });
     }
     match failure {
         Some(failure) => Err(QueryError::Execution(failure.text)),
@@ -198,6 +198,9 @@ fn any_present(presences: &[u64], stride: usize) -> Vec<u64> {
 
 /// The first step of `mask` at which two of `rows` are present.
 fn first_overlap(rows: &[usize], presences: &[u64], stride: usize, mask: &[u64]) -> Option<usize> {
+    if rows.len() < 2 {
+        return None;
+    }
     let mut once = vec![0u64; stride];
     let mut twice = vec![0u64; stride];
     for &row in rows {

@@ -158,6 +158,7 @@ struct Output<'a> {
     labels: Vec<Labels>,
     session: Session<'a>,
     held: u64,
+    cells: u64,
 }
 
 #[derive(Default)]
@@ -231,7 +232,7 @@ impl<'a, I: Input> Run<'a, I> {
                 Some((Groups::new(aggregate.op, steps), grouping))
             }
         };
-        Output { rows: Rows::new(steps), groups, labels: Vec::new(), session, held: 0 }
+        Output { rows: Rows::new(steps), groups, labels: Vec::new(), session, held: 0, cells: 0 }
     }
 
     fn morsel<'s>(
@@ -295,6 +296,9 @@ impl<'a, I: Input> Run<'a, I> {
                 groups.add(group, &row.values, &row.valid, &row.histograms);
             }
             _ => {
+                let cells = row.values.len() as u64;
+                session.budget.hold_cells(cells)?;
+                output.cells += cells;
                 let labels = if drops && !session.delayed {
                     label_edit::without_name(labels)
                 } else {
@@ -309,6 +313,7 @@ impl<'a, I: Input> Run<'a, I> {
     fn finish(&self, total: Output<'_>, session: &mut Session<'_>) -> Result<Rows, QueryError> {
         session.annotations.merge(total.session.annotations);
         session.budget.release(total.held);
+        session.budget.release_cells(total.cells);
         if self.check_labels {
             let mut known = HashSet::with_capacity(total.labels.len());
             if !total.labels.iter().all(|labels| known.insert(labels.as_bytes())) {
@@ -327,6 +332,7 @@ impl Output<'_> {
         self.session.annotations.merge(later.session.annotations);
         self.labels.extend(later.labels);
         self.held += later.held;
+        self.cells += later.cells;
         match (&mut self.groups, later.groups) {
             (Some((groups, _)), Some((later, _))) => groups.merge(later),
             _ => self.rows.append(later.rows),

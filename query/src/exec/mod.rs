@@ -30,6 +30,7 @@ pub(crate) use rows::Rows;
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
+use crate::go_format::quote;
 use crate::parser::ast::{
     Aggregate, AggregateOp, Binary, NodeId, NodeKind, Span, UnaryOp, ValueType,
 };
@@ -365,10 +366,10 @@ impl<'a, S: Source> Executor<'a, S> {
         let parameter = aggregate.param.expect("the parser checks for a parameter");
         match aggregate.op {
             AggregateOp::CountValues => {
-                let label = self.take_text(parameter);
-                let label = std::str::from_utf8(&label).ok().filter(|label| !label.is_empty());
+                let written = self.take_text(parameter);
+                let label = std::str::from_utf8(&written).ok().filter(|label| !label.is_empty());
                 let label = label.ok_or_else(|| {
-                    QueryError::Execution("invalid label name in count_values".into())
+                    QueryError::Execution(format!("invalid label name {}", quote(&written)))
                 })?;
                 ranked::count_values(aggregate, &rows, label, span, &mut self.session)
             }

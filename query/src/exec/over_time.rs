@@ -17,6 +17,7 @@ use crate::go_format::float_fixed;
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     prefix: Vec<u32>,
+    sums: Vec<f64>,
     queue: VecDeque<u32>,
     sorted: Vec<i64>,
     deviations: Vec<i64>,
@@ -35,6 +36,16 @@ pub(crate) fn compute(
     use FunctionId::*;
     let time = |index: usize| timestamps[index] as f64 / 1000.0;
     match call.id {
+        SumOverTime if whole_sums(values, bounds, &mut scratch.sums) => {
+            let sums = &scratch.sums;
+            each(bounds, row, |window| sums[window.end] - sums[window.start]);
+        }
+        AvgOverTime if whole_sums(values, bounds, &mut scratch.sums) => {
+            let sums = &scratch.sums;
+            each(bounds, row, |window| {
+                (sums[window.end] - sums[window.start]) / window.len() as f64
+            });
+        }
         SumOverTime => each(bounds, row, |window| sum(&values[window])),
         AvgOverTime => each(bounds, row, |window| average(&values[window])),
         CountOverTime => each(bounds, row, |window| window.len() as f64),
@@ -141,6 +152,28 @@ fn each(bounds: &Bounds, row: &mut RowBuffer, mut f: impl FnMut(std::ops::Range<
             *out = f(low as usize..high as usize);
         }
     }
+}
+
+/// Sums of all samples before each sample, if windows overlap and the sums are exact: of whole
+/// numbers whose sum stays below 2^53 every order of summation gives the same.
+fn whole_sums(values: &[f64], bounds: &Bounds, sums: &mut Vec<f64>) -> bool {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if bounds.total < 4 * values.len() as u64 {
+        return false;
+    }
+    sums.clear();
+    sums.push(0.0);
+    let (mut sum, mut magnitude) = (0.0, 0.0);
+    for value in values {
+        magnitude += value.abs();
+        sum += value;
+        sums.push(sum);
+        // NaN is no whole number, and infinities are not below the limit.
+        if magnitude >= EXACT || value.trunc() != *value {
+            return false;
+        }
+    }
+    true
 }
 
 fn sum(values: &[f64]) -> f64 {
@@ -342,15 +375,34 @@ fn slide(
         sorted.sort_unstable();
         return;
     }
-    for value in &values[leaving] {
-        let key = sort_key(*value);
-        let at = sorted.binary_search(&key).expect("what leaves the window was in it");
+    // Most windows lose as many samples as they gain: one takes the other's place.
+    let pairs = leaving.len().min(entering.len());
+    let (replaced, removed) = values[leaving].split_at(pairs);
+    let (replacing, added) = values[entering].split_at(pairs);
+    for (old, new) in replaced.iter().zip(replacing) {
+        replace(sorted, sort_key(*old), sort_key(*new));
+    }
+    for value in removed {
+        let at = sorted.binary_search(&sort_key(*value)).expect("what leaves was in the window");
         sorted.remove(at);
     }
-    for value in &values[entering] {
+    for value in added {
         let key = sort_key(*value);
         let at = sorted.partition_point(|known| *known < key);
         sorted.insert(at, key);
+    }
+}
+
+/// Puts `new` in the place of `old`, moving only what lies between.
+fn replace(sorted: &mut [i64], old: i64, new: i64) {
+    let from = sorted.partition_point(|known| *known < old);
+    let to = sorted.partition_point(|known| *known < new);
+    if to > from {
+        sorted.copy_within(from + 1..to, from);
+        sorted[to - 1] = new;
+    } else {
+        sorted.copy_within(to..from, to + 1);
+        sorted[to] = new;
     }
 }
 
@@ -408,6 +460,17 @@ mod tests {
         assert_eq!(sum(&[f64::MAX, f64::MAX]), f64::INFINITY);
         assert_eq!(average(&[f64::MAX, f64::MAX]), f64::MAX);
         assert!(average(&[f64::INFINITY, f64::NEG_INFINITY]).is_nan());
+    }
+
+    #[test]
+    fn whole_numbers_are_summed_ahead_only_where_that_is_exact() {
+        let bounds = Bounds { total: 1000, ..Bounds::default() };
+        let mut sums = Vec::new();
+        assert!(whole_sums(&[1.0, -2.0, 4.0], &bounds, &mut sums));
+        assert_eq!(sums, [0.0, 1.0, -1.0, 3.0]);
+        for refused in [[1.0, 0.5], [1.0, f64::NAN], [1.0, f64::INFINITY], [9e15, 9e15]] {
+            assert!(!whole_sums(&refused, &bounds, &mut sums), "{refused:?}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl RateSteps {
             let end_ms = view.times.at(step);
             let start_ms = end_ms.saturating_sub(view.window_ms);
             let (first, last) = (window.start, window.end - 1);
-            let milliseconds = |from: i64, to: i64| (to - from) as f64 / 1000.0;
+            let milliseconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1000.0;
             let sampled_interval = milliseconds(timestamps[first], timestamps[last]);
             let average_gap = sampled_interval / (window.len() - 1) as f64;
             // A sample is missing between the window's edge and the sample next to it if they are
@@ -174,7 +174,7 @@ pub(crate) fn instant(
         let reset = per_second && values[last] < values[previous];
         let mut result = if reset { values[last] } else { values[last] - values[previous] };
         if per_second {
-            result /= (timestamps[last] - timestamps[previous]) as f64 / 1000.0;
+            result /= timestamps[last].saturating_sub(timestamps[previous]) as f64 / 1000.0;
         }
         row.set(step, result);
     }

@@ -78,10 +78,10 @@ pub(crate) fn full_bitmap(steps: usize) -> Vec<u64> {
 
 /// Clears the bits past the last step.
 pub(crate) fn trim(bitmap: &mut [u64], steps: usize) {
-    if steps % 64 != 0 {
-        if let Some(last) = bitmap.last_mut() {
-            *last &= (1 << (steps % 64)) - 1;
-        }
+    if !steps.is_multiple_of(64)
+        && let Some(last) = bitmap.last_mut()
+    {
+        *last &= (1 << (steps % 64)) - 1;
     }
 }
 

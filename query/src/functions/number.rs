@@ -34,7 +34,7 @@ pub fn min(a: f64, b: f64) -> f64 {
 /// Go's `int64(value)` on amd64: what does not fit is the smallest integer.
 pub fn to_i64(value: f64) -> i64 {
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
-    if value >= -LIMIT && value < LIMIT { value as i64 } else { i64::MIN }
+    if (-LIMIT..LIMIT).contains(&value) { value as i64 } else { i64::MIN }
 }
 
 /// Go's `strconv.ParseFloat` as far as labels use it.

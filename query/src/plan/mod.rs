@@ -143,6 +143,9 @@ impl<'e> Plan<'e> {
             0 => Grid::instant(start_ms),
             step => Grid::range(start_ms, end_ms, step),
         };
+        if grid.steps > STEPS_MAX {
+            return Err(QueryError::BadData("the query has too many steps".into()));
+        }
         let blank = PlanNode {
             value_type: ValueType::Scalar,
             grid,

@@ -8,6 +8,13 @@ use crate::time::{TimeRange, WINDOW_MS};
 /// few minutes, or retried by a sender, still finds it open.
 const SEAL_GRACE_MS: i64 = 15 * 60 * 1000;
 
+/// …and when nothing was written into it for this long by the wall clock: a sender that catches up
+/// after an outage fills window after window, while others write the newest…
+const SEAL_QUIET_MS: i64 = 60 * 1000;
+
+/// …unless so many windows are in memory that the oldest must go.
+const WINDOWS_MAX: usize = 6;
+
 /// At most this much of the log's time has to be replayed.
 const CHECKPOINT_EVERY_MS: i64 = 15 * 60 * 1000;
 
@@ -26,10 +33,9 @@ pub(crate) struct Situation {
     pub(crate) now_ms: i64,
     /// Newest sample of head and blocks.
     pub(crate) newest_ms: Option<i64>,
-    /// When the last write came.
-    pub(crate) last_append_ms: i64,
-    /// Windows of which samples are in the head, by their start, ascending.
-    pub(crate) head_windows: Vec<i64>,
+    /// Windows of which samples are in the head, by their start, ascending; and when the last of
+    /// them was written.
+    pub(crate) head_windows: Vec<(i64, i64)>,
     /// Windows that end here or before were sealed once.
     pub(crate) sealed_before_ms: i64,
     pub(crate) late_samples: u64,
@@ -84,20 +90,21 @@ pub(crate) fn plan(facts: &Situation) -> Step {
 
 /// The oldest window of the head whose time has come.
 fn window_to_seal(facts: &Situation) -> Option<TimeRange> {
-    let quiet_ms = facts.now_ms.saturating_sub(facts.last_append_ms);
-    let has_passed = |end: i64| {
-        let by_data = facts.newest_ms.is_some_and(|newest| newest >= end + SEAL_GRACE_MS);
-        let by_clock = facts.now_ms >= end + SEAL_GRACE_MS && quiet_ms >= SEAL_GRACE_MS;
-        by_data || by_clock
-    };
+    let quiet_ms = |last_write_ms: i64| facts.now_ms.saturating_sub(last_write_ms);
     let late_waited = facts.now_ms.saturating_sub(facts.last_late_seal_ms) >= LATE_WAIT_MS;
     let late_is_due = late_waited || facts.late_samples >= LATE_SAMPLES_MAX;
-    let due = |start: &&i64| {
+    let is_due = |start: i64, last_write_ms: i64| {
         let end = start.saturating_add(WINDOW_MS);
-        let was_sealed = end <= facts.sealed_before_ms;
-        has_passed(end) && (!was_sealed || late_is_due)
+        let quiet_ms = quiet_ms(last_write_ms);
+        let by_data = facts.newest_ms.is_some_and(|newest| newest >= end + SEAL_GRACE_MS);
+        let by_clock = facts.now_ms >= end + SEAL_GRACE_MS && quiet_ms >= SEAL_GRACE_MS;
+        match (by_data, end <= facts.sealed_before_ms) {
+            (true, true) => late_is_due,
+            (true, false) => quiet_ms >= SEAL_QUIET_MS || facts.head_windows.len() > WINDOWS_MAX,
+            (false, was_sealed) => by_clock && (!was_sealed || late_is_due),
+        }
     };
-    let start = facts.head_windows.iter().find(due)?;
+    let (start, _) = facts.head_windows.iter().find(|(start, last)| is_due(*start, *last))?;
     Some(TimeRange::new(*start, start.saturating_add(WINDOW_MS - 1)))
 }
 
@@ -126,8 +133,7 @@ mod tests {
         Situation {
             now_ms: WINDOW_MS + 20 * MINUTE,
             newest_ms: Some(WINDOW_MS + 20 * MINUTE),
-            last_append_ms: WINDOW_MS + 20 * MINUTE,
-            head_windows: vec![0, WINDOW_MS],
+            head_windows: vec![(0, WINDOW_MS), (WINDOW_MS, WINDOW_MS + 20 * MINUTE)],
             last_checkpoint_ms: WINDOW_MS + 20 * MINUTE,
             retention_ms: 100 * WINDOW_MS,
             ..Situation::default()
@@ -137,8 +143,23 @@ mod tests {
     #[test]
     fn a_window_is_sealed_once_the_data_is_past_it() {
         assert_eq!(plan(&facts()), Step::Seal(TimeRange::new(0, WINDOW_MS - 1)));
-        let newest_ms = Some(WINDOW_MS + 10 * MINUTE);
-        assert_eq!(plan(&Situation { newest_ms, ..facts() }), Step::Idle);
+        let early = Situation {
+            newest_ms: Some(WINDOW_MS + 10 * MINUTE),
+            head_windows: vec![(0, WINDOW_MS + 10 * MINUTE)],
+            ..facts()
+        };
+        assert_eq!(plan(&early), Step::Idle);
+    }
+
+    #[test]
+    fn a_window_that_is_being_filled_is_left_open() {
+        let now_ms = facts().now_ms;
+        let filling = Situation { head_windows: vec![(0, now_ms - 1000)], ..facts() };
+        assert_eq!(plan(&filling), Step::Idle);
+        let many = (0..7).map(|i| ((i - 6) * WINDOW_MS, now_ms)).collect();
+        let oldest = TimeRange::new(-6 * WINDOW_MS, -5 * WINDOW_MS - 1);
+        let crowded = Situation { head_windows: many, ..facts() };
+        assert_eq!(plan(&crowded), Step::Seal(oldest));
     }
 
     #[test]
@@ -146,8 +167,7 @@ mod tests {
         let quiet = Situation {
             now_ms: 3 * WINDOW_MS,
             newest_ms: Some(5),
-            last_append_ms: WINDOW_MS,
-            head_windows: vec![0],
+            head_windows: vec![(0, WINDOW_MS)],
             last_checkpoint_ms: 3 * WINDOW_MS,
             ..facts()
         };
@@ -157,7 +177,7 @@ mod tests {
     #[test]
     fn late_samples_wait_for_company() {
         let late = Situation {
-            head_windows: vec![0],
+            head_windows: vec![(0, WINDOW_MS + 20 * MINUTE)],
             sealed_before_ms: WINDOW_MS,
             last_late_seal_ms: WINDOW_MS + 19 * MINUTE,
             ..facts()

@@ -47,9 +47,8 @@ pub(crate) struct Head {
     pub(crate) columns: TimestampColumns,
     exemplars: VecDeque<(u32, Exemplar)>,
     metadata: BTreeMap<String, Vec<Metadata>>,
-    /// Starts of the windows of which samples are here.
-    windows: BTreeSet<i64>,
-    last_window: Option<i64>,
+    /// Starts of the windows of which samples are here, and when the last of them was written.
+    windows: BTreeMap<i64, i64>,
     /// Samples before this time are late.
     sealed_before: i64,
     pub(crate) newest: Option<i64>,
@@ -223,8 +222,10 @@ impl Head {
     pub(crate) fn apply(
         &mut self,
         record: &BatchRecord,
+        now_ms: i64,
         id_of: impl Fn(u32) -> Option<u32>,
     ) -> u64 {
+        let mut last_window: Option<i64> = None;
         let mut unknown = 0;
         let sealed_before = self.sealed_before;
         let mut newest = self.newest.unwrap_or(i64::MIN);
@@ -239,13 +240,11 @@ impl Head {
             let pushed =
                 series.push(timestamp, Value::Float(value), sealed_before, &mut self.columns);
             self.late_samples += u64::from(pushed == Pushed::Late);
-            if self
-                .last_window
-                .is_none_or(|window| timestamp.wrapping_sub(window) as u64 >= WINDOW_MS as u64)
-            {
+            let is_same = |window: i64| (timestamp.wrapping_sub(window) as u64) < WINDOW_MS as u64;
+            if !last_window.is_some_and(is_same) {
                 let window = window_start_ms(timestamp);
-                self.windows.insert(window);
-                self.last_window = Some(window);
+                self.windows.insert(window, now_ms);
+                last_window = Some(window);
             }
             newest = newest.max(timestamp);
             oldest = oldest.min(timestamp);
@@ -259,7 +258,7 @@ impl Head {
             let value = Value::Histogram(histogram);
             let pushed = series.push(*timestamp, value, sealed_before, &mut self.columns);
             self.late_samples += u64::from(pushed == Pushed::Late);
-            self.windows.insert(window_start_ms(*timestamp));
+            self.windows.insert(window_start_ms(*timestamp), now_ms);
             newest = newest.max(*timestamp);
             oldest = oldest.min(*timestamp);
         }
@@ -384,9 +383,9 @@ impl Head {
         self.places.len() - self.free.len()
     }
 
-    /// Starts of the windows that hold samples, ascending.
-    pub(crate) fn windows(&self) -> impl Iterator<Item = i64> + '_ {
-        self.windows.iter().copied()
+    /// Starts of the windows that hold samples, ascending, with the time of the last write there.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
+        self.windows.iter().map(|(start, last_write_ms)| (*start, *last_write_ms))
     }
 
     /// From now on, samples before `time` are late.
@@ -401,9 +400,8 @@ impl Head {
     /// Takes note that a window's samples went to a block. Late ones may have come since.
     pub(crate) fn end_seal(&mut self, window: TimeRange, late_sealed: u64) {
         self.windows.remove(&window.start_ms);
-        self.last_window = None;
         self.late_samples = self.late_samples.saturating_sub(late_sealed);
-        self.oldest = self.windows.first().copied().or(self.newest);
+        self.oldest = self.windows.first_key_value().map(|(start, _)| *start).or(self.newest);
         if self.windows.is_empty() {
             self.oldest = None;
         }
@@ -417,7 +415,7 @@ impl Head {
     /// Puts a series from a checkpoint in place.
     pub(crate) fn restore_series(&mut self, id: u32, series: MemSeries) {
         for window in series.windows() {
-            self.windows.insert(window);
+            self.windows.insert(window, i64::MIN);
             self.oldest = Some(self.oldest.map_or(window, |oldest| oldest.min(window)));
         }
         if series.newest() > i64::MIN {
@@ -434,8 +432,9 @@ impl Head {
         }
         let ids: Vec<u32> = self.ids().filter(|id| self.series(*id).has_late()).collect();
         for id in ids {
-            let windows = self.series(id).windows();
-            self.windows.extend(windows);
+            for window in self.series(id).windows() {
+                self.windows.entry(window).or_insert(i64::MIN);
+            }
         }
     }
 
