@@ -3,6 +3,7 @@
 //! `icecore` alone means `icecore serve`. Every refused value is named with its flag (clap does
 //! that) and with what would have been right.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,6 +128,7 @@ impl ServeArgs {
             storage: db::Options {
                 sync: self.wal_sync,
                 retention_ms: self.retention_ms,
+                seed: random_seed(),
                 ..db::Options::default()
             },
             engine: EngineOptions {
@@ -213,6 +215,12 @@ fn parse_count(text: &str) -> Result<usize, String> {
         Ok(count @ 1..) => Ok(count),
         _ => Err("want a whole number of at least 1".into()),
     }
+}
+
+/// Something that differs from process to process, from what the standard library seeds its maps
+/// with.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Storage does its upkeep in bounded steps when it is asked to (checkpoint, seal, merge, retain);
 //! this thread asks, again at once while there is work, and else every second.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use icecore_storage::labels::{Labels, METRIC_NAME};
 use icecore_storage::metrics::batch::Batch;
 
 use crate::app::App;
-use crate::clock;
+use crate::clock::{self, ClockWatch};
 use crate::config::SELF_METRICS_INTERVAL_MS;
 use crate::metrics;
 
@@ -59,20 +60,34 @@ fn run(app: &App, db: &Db, stopped: &mpsc::Receiver<()>) {
         SyncMode::Always => IDLE_WAIT,
     };
     let mut self_metrics_due_ms = i64::MIN;
+    let clock_watch = ClockWatch::start(clock::now_ms());
+    let mut clock_in_doubt = false;
     loop {
         let now_ms = clock::now_ms();
+        if clock_watch.is_in_doubt(now_ms) != clock_in_doubt {
+            clock_in_doubt = !clock_in_doubt;
+            tracing::warn!(clock_in_doubt, now_ms, "the wall clock has jumped");
+            db.doubt_clock(clock_in_doubt);
+        }
         // A clock that was set back must not silence them until it has caught up.
         if now_ms >= self_metrics_due_ms || self_metrics_due_ms - now_ms > SELF_METRICS_INTERVAL_MS
         {
             store_self_metrics(app, db, now_ms, self_metrics_due_ms == i64::MIN);
             self_metrics_due_ms = now_ms + SELF_METRICS_INTERVAL_MS;
         }
-        let wait = match db.maintain(now_ms) {
-            Ok(Progress::Worked) => Duration::ZERO,
-            Ok(Progress::Idle) => idle_wait,
-            Err(error) => {
+        // A bug in one step must not end upkeep for good and so fill the disk with log.
+        let outcome = catch_unwind(AssertUnwindSafe(|| db.maintain(now_ms)));
+        let wait = match outcome {
+            Ok(Ok(Progress::Worked)) => Duration::ZERO,
+            Ok(Ok(Progress::Idle)) => idle_wait,
+            Ok(Err(error)) => {
                 app.counters.maintenance_errors.add(1);
                 tracing::error!(%error, "maintenance failed");
+                ERROR_WAIT
+            }
+            Err(_) => {
+                app.counters.maintenance_errors.add(1);
+                tracing::error!("maintenance broke off; this is a bug");
                 ERROR_WAIT
             }
         };
