@@ -7,6 +7,8 @@
 //! bytes of the log and of settled data, and how much of the log restates labels. Then it writes
 //! one more part that no checkpoint covers, abandons the database and times the replay.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
