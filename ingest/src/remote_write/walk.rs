@@ -37,6 +37,9 @@ const TOO_MANY_SERIES: &str = "the request has more series than are allowed";
 const TOO_MANY_SAMPLES: &str = "the request has more samples than are allowed";
 const TOO_MANY_BYTES: &str = "the request has more rows than are allowed memory";
 
+/// What a small allocation costs beside its bytes: two counters, and what malloc adds.
+const ALLOCATION_BYTES: usize = 4 * size_of::<usize>();
+
 /// Different reasons that one series' refusals are told apart by.
 const REASONS_PER_SERIES: usize = 4;
 
@@ -200,7 +203,7 @@ impl Walk<'_> {
                 return Ok(());
             }
         };
-        let bytes = size_of::<ExemplarRow>() + labels.as_bytes().len() + 2 * size_of::<usize>();
+        let bytes = size_of::<ExemplarRow>() + labels.as_bytes().len() + ALLOCATION_BYTES;
         let series_full = self.batch.series.len() >= self.limits.series_per_request;
         if series_full || self.bytes_left < bytes {
             self.refuse_row();

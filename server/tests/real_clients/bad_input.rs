@@ -208,7 +208,6 @@ fn a_length_that_lies_is_not_believed() {
 
 #[test]
 fn bombs_are_refused_in_bounded_memory() {
-    let mut target = Target::start();
     let in_series = |inner: &[u8]| {
         let mut body = Vec::new();
         let mut series = Vec::new();
@@ -217,44 +216,42 @@ fn bombs_are_refused_in_bounded_memory() {
         field(&mut body, 1, &series);
         body
     };
-    let bombs = [
+    let refused = [
         ("empty series", [0x0a, 0].repeat(BOMB_BYTES / 2)),
-        ("series of an empty label", b"\x0a\x02\x0a\x00".repeat(BOMB_BYTES / 4)),
         ("series of an empty sample", b"\x0a\x02\x12\x00".repeat(BOMB_BYTES / 4)),
-        ("series of a name only", b"\x0a\x07\x0a\x05\x0a\x01a\x12\x00".repeat(BOMB_BYTES / 9)),
-        ("empty metadata", [0x1a, 0].repeat(BOMB_BYTES / 2)),
-        ("unknown fields", [0x38, 1].repeat(BOMB_BYTES / 2)),
         ("zeros", vec![0; BOMB_BYTES]),
-        ("more than is allowed", vec![0; 1 << 30]),
-        ("empty labels", in_series(&[0x0a, 0])),
+        ("more than is allowed", vec![0; 256 << 20]),
         ("empty samples", in_series(&[0x12, 0])),
-        ("empty exemplars", in_series(&[0x1a, 0])),
         ("empty histograms", in_series(&[0x22, 0])),
     ];
-    for (what, body) in &bombs {
+    // Nothing of these was to be stored, so that nothing is lost.
+    let passed_over = [
+        ("series of an empty label", b"\x0a\x02\x0a\x00".repeat(BOMB_BYTES / 4)),
+        ("series of a name only", b"\x0a\x07\x0a\x05\x0a\x01a\x12\x00".repeat(BOMB_BYTES / 9)),
+        ("empty labels", in_series(&[0x0a, 0])),
+        ("empty exemplars", in_series(&[0x1a, 0])),
+        ("empty metadata", [0x1a, 0].repeat(BOMB_BYTES / 2)),
+        ("unknown fields", [0x38, 1].repeat(BOMB_BYTES / 2)),
+    ];
+    let bombs = refused.iter().map(|bomb| (bomb, true));
+    for ((what, body), is_refused) in bombs.chain(passed_over.iter().map(|bomb| (bomb, false))) {
         for (encoding, body) in [("snappy", snappy(body)), ("zstd", zstd(body))] {
-            if body.len() > 16 << 20 {
-                continue;
-            }
+            // A process of its own: memory that another bomb left behind would hide this one's.
+            let mut target = Target::start();
             let answer = target.write_bounded(what, encoding, &body);
-            // Nothing is lost where nothing was to be stored.
-            let harmless = !what.contains("sample") && !what.contains("histogram");
-            let harmless =
-                harmless && !["empty series", "zeros", "more than is allowed"].contains(what);
-            // A decodable body in zstd is answered 204, its refusals counted.
-            let zstd_decodes = encoding == "zstd" && answer.status == 204;
-            assert!(
-                answer.status == 400 || zstd_decodes || harmless,
-                "{what} in {encoding}: {} {:.300}",
-                answer.status,
-                answer.text()
-            );
+            let text = answer.text();
+            match answer.status {
+                400 => assert!(!text.is_empty() && text.len() < 10_000, "{what}: {text:.300}"),
+                // To zstd, a body that can be decoded is answered 204, its refusals counted.
+                204 => assert!(!is_refused || encoding == "zstd", "{what} in {encoding}"),
+                other => panic!("{what} in {encoding}: {other} {text:.300}"),
+            }
+            assert_eq!(target.write_among_good("snappy", |request| request).status, 204, "{what}");
         }
-        assert_eq!(target.write_among_good("snappy", |request| request).status, 204, "{what}");
     }
-    let text = target.refuse("empty series", "snappy", &snappy(&bombs[0].1));
+    let target = Target::start();
+    let text = target.refuse("empty series", "snappy", &snappy(&refused[0].1));
     assert!(text.contains("no labels") || text.contains("more series"), "{text:.300}");
-    assert!(text.len() < 10_000, "{} bytes of reason", text.len());
     let body = vec![0x5a; 17 << 20];
     assert!(
         target.refuse("a large body", "snappy", &body).contains("16777216"),
