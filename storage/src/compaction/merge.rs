@@ -33,10 +33,7 @@ pub(crate) fn merge(
     let (labels, origins) = union(inputs)?;
     let order = data_order(labels.iter());
     let mut writer = BlockWriter::create(disk.clone(), meta)?;
-    if let Err(e) = append_all(inputs, &order, &origins, &mut writer) {
-        writer.abandon();
-        return Err(e);
-    }
+    append_all(inputs, &order, &origins, &mut writer)?;
     let (exemplars, metadata) = describe(inputs, &labels, &origins)?;
     writer.finish(&labels, &exemplars, &metadata)
 }
@@ -108,7 +105,10 @@ fn describe(
             }
         }
     }
-    exemplars.sort_by(|a, b| (a.0, a.1.timestamp).cmp(&(b.0, b.1.timestamp)));
+    exemplars.sort_by(|(a_id, a), (b_id, b)| {
+        let by_place = (a_id, a.timestamp, &a.labels).cmp(&(b_id, b.timestamp, &b.labels));
+        by_place.then(a.value.total_cmp(&b.value))
+    });
     exemplars.dedup();
     metadata.sort_by(|a, b| a.family.cmp(&b.family));
     Ok((exemplars, families(metadata.iter(), labels)))

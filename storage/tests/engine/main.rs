@@ -1,9 +1,12 @@
 //! The storage engine as a whole, on the simulated disk: what was acknowledged is there, whatever
 //! the order of arrival, and whatever the disk does.
 
+mod concurrent;
 mod corruption;
 mod crash;
 mod determinism;
 mod faults;
+mod machine;
 mod model;
 mod oracle;
+mod upkeep;
