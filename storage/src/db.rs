@@ -20,10 +20,10 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::limits::Limits;
-use crate::manifest::{CheckpointId, Manifest};
+use crate::manifest::{CheckpointId, Manifest, NotStored};
 use crate::metrics::batch::{Batch, Refusals};
-use crate::metrics::block::Block;
 use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
+use crate::metrics::block::{self, Block};
 use crate::metrics::checkpoint::{self, CheckpointWriter};
 use crate::metrics::head::{AcceptedAge, Head};
 use crate::recovery::{self, RecoveryReport};
@@ -170,7 +170,7 @@ struct Upkeep {
     /// Bytes the log had taken in at the last checkpoint.
     checkpoint_wal_bytes: u64,
     /// Files that go to quarantine once their content is in a checkpoint.
-    damaged_segments: Vec<PathBuf>,
+    damaged_files: Vec<PathBuf>,
 }
 
 /// Which writes have reached the head.
@@ -230,7 +230,7 @@ impl Db {
                     last_late_seal_ms: now_ms,
                     last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
-                    damaged_segments: recovered.damaged_segments,
+                    damaged_files: recovered.damaged_files,
                 }),
                 closed: AtomicBool::new(false),
                 clock_in_doubt: AtomicBool::new(false),
@@ -250,10 +250,10 @@ impl Db {
         let mut upkeep = self.inner.upkeep.lock();
         let report = &self.inner.recovery;
         let has_log = self.inner.wal.stats().segments > 0;
-        let outcome = if has_log || !upkeep.damaged_segments.is_empty() {
+        let outcome = if has_log || !upkeep.damaged_files.is_empty() {
             self.inner.checkpoint(&mut upkeep, now_ms)
         } else {
-            upkeep.manifest.store(self.inner.disk.as_ref())
+            upkeep.manifest.store(self.inner.disk.as_ref()).map_err(Error::from)
         };
         match outcome {
             Err(e) if is_full(&e) => {
@@ -498,14 +498,13 @@ impl Inner {
         let was_sealed = window.end_ms < self.head.read().sealed_before();
         let meta = self.new_meta(upkeep, window, sequence);
         let sealed = seal::seal(&self.disk, &self.head, window, meta)?;
-        if let Some(meta) = sealed.meta {
-            let block = Arc::new(Block::open(self.disk.clone(), meta.id)?);
-            tracing::info!(block = %meta.id, series = meta.series, samples = meta.samples,
-                bytes = meta.bytes, "sealed");
-            let mut manifest = upkeep.manifest.clone();
-            manifest.blocks.push(meta);
-            self.store(upkeep, manifest)?;
-            self.publish(vec![block], &[]);
+        if let Some(meta) = &sealed.meta {
+            self.sync_log_before_blocks();
+            let published = self.publish_sealed(upkeep, meta);
+            if let Err(e) = published {
+                seal::abort(&self.head, &sealed.ids);
+                return Err(e);
+            }
         }
         for batch in sealed.ids.chunks(FORGET_SERIES) {
             let mut head = self.head.write();
@@ -515,14 +514,45 @@ impl Inner {
             }
         }
         let mut head = self.head.write();
-        head.end_seal(window, sealed.late_samples);
+        head.end_seal(window, sealed.late_samples, &sealed.exemplars);
         head.note_late_windows();
         if was_sealed {
             upkeep.last_late_seal_ms = now_ms;
         }
         let contiguous = self.sequences.lock().contiguous;
-        head.drop_idle(contiguous);
+        if head.drop_idle(contiguous) > 0 {
+            // Their numbers will be used again. Within a segment a number means one series, so
+            // that a record whose definitions are lost never counts for another series.
+            self.wal.rotate();
+        }
         Ok(())
+    }
+
+    fn publish_sealed(&self, upkeep: &mut Upkeep, meta: &BlockMeta) -> Result<()> {
+        let block = self.open_new(meta)?;
+        tracing::info!(block = %meta.id, series = meta.series, samples = meta.samples,
+            bytes = meta.bytes, "sealed");
+        let mut manifest = upkeep.manifest.clone();
+        manifest.blocks.push(meta.clone());
+        self.store_with_file(upkeep, manifest, &block::path(meta.id))?;
+        self.publish(vec![block], &[]);
+        Ok(())
+    }
+
+    /// Under [`SyncMode::Interval`]: sealed files must not hold one half of a request whose other
+    /// half a power cut takes from the log.
+    fn sync_log_before_blocks(&self) {
+        if let Err(e) = self.wal.sync() {
+            tracing::error!(error = %e, "the log could not be synced before sealing");
+        }
+    }
+
+    fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
+        let opened = Block::open(self.disk.clone(), meta.id);
+        if opened.is_err() {
+            let _ = self.disk.remove(&block::path(meta.id));
+        }
+        opened.map(Arc::new)
     }
 
     fn merge(&self, upkeep: &mut Upkeep, inputs: &[BlockId], window: TimeRange) -> Result<()> {
@@ -535,13 +565,14 @@ impl Inner {
             .collect();
         let meta = self.new_meta(upkeep, window, 0);
         let meta = merge::merge(&self.disk, &blocks, meta)?;
-        let block = Arc::new(Block::open(self.disk.clone(), meta.id)?);
+        let path = block::path(meta.id);
+        let block = self.open_new(&meta)?;
         tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
             bytes = meta.bytes, "merged");
         let mut manifest = upkeep.manifest.clone();
         inputs.iter().for_each(|id| manifest.retire(*id));
         manifest.blocks.push(meta);
-        self.store(upkeep, manifest)?;
+        self.store_with_file(upkeep, manifest, &path)?;
         self.publish(vec![block], inputs);
         Ok(())
     }
@@ -556,7 +587,11 @@ impl Inner {
     }
 
     /// Makes a changed manifest the truth; on failure the present one stays.
-    fn store(&self, upkeep: &mut Upkeep, mut manifest: Manifest) -> Result<()> {
+    fn store(
+        &self,
+        upkeep: &mut Upkeep,
+        mut manifest: Manifest,
+    ) -> std::result::Result<(), NotStored> {
         let stored = manifest.store(self.disk.as_ref());
         match stored {
             Ok(()) => upkeep.manifest = manifest,
@@ -564,6 +599,16 @@ impl Inner {
             Err(_) => upkeep.manifest.generation = manifest.generation,
         }
         stored
+    }
+
+    /// [`Inner::store`] of a manifest that is the first to name a new file: without the manifest,
+    /// the file goes, so that failures do not fill the disk.
+    fn store_with_file(&self, upkeep: &mut Upkeep, manifest: Manifest, file: &Path) -> Result<()> {
+        let stored = self.store(upkeep, manifest);
+        if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
+            let _ = self.disk.remove(file);
+        }
+        Ok(stored?)
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
@@ -590,30 +635,31 @@ impl Inner {
         let disk = self.disk.as_ref();
         let writer = CheckpointWriter::create(disk, number, covered, sealed_before)?;
         self.write_checkpoint(writer, &ids)?;
+        self.sync_log_before_blocks();
         let mut manifest = upkeep.manifest.clone();
         let old = manifest.checkpoint.replace(CheckpointId { number, covered });
         manifest.retired.extend(old.map(|old| old.number));
-        self.store(upkeep, manifest)?;
+        self.store_with_file(upkeep, manifest, &checkpoint::path(number))?;
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         upkeep.last_checkpoint_ms = now_ms;
         upkeep.checkpoint_wal_bytes = wal_bytes;
         if let Some(old) = old {
             let path = checkpoint::path(old.number);
-            if let Err(e) = self.disk.remove(&path) {
+            // A damaged one goes to quarantine instead.
+            if !upkeep.damaged_files.contains(&path)
+                && let Err(e) = self.disk.remove(&path)
+            {
                 tracing::warn!(path = %path.display(), error = %e, "old checkpoint not removed");
             }
         }
-        self.quarantine_segments(upkeep)?;
+        self.quarantine_damaged(upkeep)?;
         self.wal.cut(covered)
     }
 
     fn write_checkpoint(&self, mut writer: CheckpointWriter<'_>, ids: &[u32]) -> Result<()> {
         for batch in ids.chunks(CHECKPOINT_SERIES) {
             let copied = checkpoint::copy_series(&self.head.read(), batch);
-            if let Err(e) = writer.series(&copied) {
-                writer.abandon();
-                return Err(e);
-            }
+            writer.series(&copied)?;
         }
         let (exemplars, metadata) = {
             let head = self.head.read();
@@ -627,9 +673,9 @@ impl Inner {
         writer.finish(&exemplars, &metadata)
     }
 
-    fn quarantine_segments(&self, upkeep: &mut Upkeep) -> Result<()> {
+    fn quarantine_damaged(&self, upkeep: &mut Upkeep) -> Result<()> {
         let mut report = RecoveryReport::default();
-        for path in std::mem::take(&mut upkeep.damaged_segments) {
+        for path in std::mem::take(&mut upkeep.damaged_files) {
             recovery::quarantine(self.disk.as_ref(), &path, &mut report)?;
         }
         let moved = report.quarantined.len() as u64;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
 use crate::encoding::{frame, varint};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::time::TimeRange;
 use crate::wal::io_error;
@@ -41,6 +41,20 @@ pub(crate) struct Manifest {
     pub(crate) gaps: Vec<TimeRange>,
 }
 
+/// A manifest could not be stored.
+#[derive(Debug)]
+pub(crate) struct NotStored {
+    pub(crate) error: Error,
+    /// It may be found at the next start all the same: what it names must stay.
+    pub(crate) in_doubt: bool,
+}
+
+impl From<NotStored> for Error {
+    fn from(not_stored: NotStored) -> Error {
+        not_stored.error
+    }
+}
+
 impl Manifest {
     pub(crate) fn next_number(&mut self) -> u64 {
         self.next_number += 1;
@@ -55,7 +69,7 @@ impl Manifest {
     }
 
     /// Makes this the truth, durably, as the generation after the present one.
-    pub(crate) fn store(&mut self, disk: &dyn Disk) -> Result<()> {
+    pub(crate) fn store(&mut self, disk: &dyn Disk) -> std::result::Result<(), NotStored> {
         self.generation += 1;
         let temporary = PathBuf::from(format!("tmp-manifest-{:016x}", self.generation));
         let path = path(self.generation);
@@ -71,15 +85,26 @@ impl Manifest {
         Ok(())
     }
 
-    fn store_at(&self, disk: &dyn Disk, temporary: &Path, path: &Path) -> Result<()> {
+    fn store_at(
+        &self,
+        disk: &dyn Disk,
+        temporary: &Path,
+        path: &Path,
+    ) -> std::result::Result<(), NotStored> {
+        self.write_at(disk, temporary).map_err(|error| NotStored { error, in_doubt: false })?;
+        let root = Path::new("");
+        let renamed = disk.rename(temporary, path).map_err(|e| io_error("rename", temporary, e));
+        renamed
+            .and_then(|()| disk.sync_dir(root).map_err(|e| io_error("sync folder", root, e)))
+            .map_err(|error| NotStored { error, in_doubt: true })
+    }
+
+    fn write_at(&self, disk: &dyn Disk, temporary: &Path) -> Result<()> {
         let mut bytes = MAGIC.to_vec();
         frame::write(&self.encode(), &mut bytes);
         let mut file = disk.create(temporary).map_err(|e| io_error("create", temporary, e))?;
         file.append(&bytes).map_err(|e| io_error("write", temporary, e))?;
-        file.sync().map_err(|e| io_error("sync", temporary, e))?;
-        drop(file);
-        disk.rename(temporary, path).map_err(|e| io_error("rename", temporary, e))?;
-        disk.sync_dir(Path::new("")).map_err(|e| io_error("sync folder", Path::new(""), e))
+        file.sync().map_err(|e| io_error("sync", temporary, e))
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -48,8 +48,8 @@ pub(crate) struct Recovered {
     pub(crate) last_sequence: u64,
     pub(crate) next_segment: u64,
     pub(crate) segments: Vec<SealedSegment>,
-    /// Damaged segments: they go to quarantine once the head is in a new checkpoint.
-    pub(crate) damaged_segments: Vec<PathBuf>,
+    /// They go to quarantine once the head is in a new checkpoint.
+    pub(crate) damaged_files: Vec<PathBuf>,
     pub(crate) report: RecoveryReport,
 }
 
@@ -60,6 +60,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
     }
     disk.sync_dir(Path::new("")).map_err(|e| io_error("sync folder", Path::new(""), e))?;
     let mut report = RecoveryReport::default();
+    let mut damaged_files = Vec::new();
     remove_temporary(disk.as_ref())?;
     let mut manifest = match manifest::load(disk.as_ref())? {
         Found::Intact(manifest) => manifest,
@@ -67,14 +68,23 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
         Found::Damaged(path, generation) => {
             tracing::error!(path = %path.display(), "the manifest is damaged: rebuilding it");
             let manifest = rebuild(disk, generation, &mut report)?;
-            quarantine(disk.as_ref(), &path, &mut report)?;
+            // It stays until the new one is stored: without it, the manifest before it would be
+            // the newest one to whoever starts next.
+            damaged_files.push(path);
             report.manifest_rebuilt = true;
             manifest
         }
     };
     let blocks = open_blocks(disk, &mut manifest, &mut report)?;
     let mut head = Head::new();
-    restore_checkpoint(disk.as_ref(), &mut manifest, &mut head, &mut report)?;
+    let restored = restore_checkpoint(
+        disk.as_ref(),
+        &mut manifest,
+        &mut head,
+        &mut damaged_files,
+        &mut report,
+    );
+    restored?;
     sweep(disk.as_ref(), &mut manifest, &mut report)?;
     let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
     let sealed = SealedWindows::of(&blocks, covered);
@@ -91,7 +101,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
         last_sequence: replayed.last_sequence.max(by_blocks),
         next_segment: replayed.last_segment + 1,
         segments: replayed.segments,
-        damaged_segments: replayed.damaged,
+        damaged_files: damaged_files.into_iter().chain(replayed.damaged).collect(),
         report,
     })
 }
@@ -127,7 +137,7 @@ impl SealedWindows {
                 let (series, columns) = head.series_and_columns(id);
                 series.forget_window(*window, columns);
             }
-            head.end_seal(*window, 0);
+            head.end_seal(*window, 0, &[]);
             head.set_sealed_before(window.end_ms.saturating_add(1));
         }
         head.recount_late();
@@ -158,9 +168,14 @@ fn replay_log(
                     define(head, &mut ids, *reference, labels);
                 }
             }
-            Entry::Batch { sequence, mut record } => {
+            Entry::Batch { sequence, mut record, is_doubtful } => {
                 for (reference, labels) in &record.definitions {
                     define(head, &mut ids, *reference, labels);
+                }
+                let knows =
+                    |reference: u32| ids.get(reference as usize).is_some_and(|id| *id != u32::MAX);
+                if is_doubtful && !record.series().all(knows) {
+                    return Ok(());
                 }
                 if !sealed.by_start.is_empty() {
                     record.retain_rows(|timestamp| !sealed.has(sequence, timestamp));
@@ -180,6 +195,7 @@ fn restore_checkpoint(
     disk: &dyn Disk,
     manifest: &mut Manifest,
     head: &mut Head,
+    damaged_files: &mut Vec<PathBuf>,
     report: &mut RecoveryReport,
 ) -> Result<()> {
     let Some(checkpoint) = manifest.checkpoint else { return Ok(()) };
@@ -188,8 +204,8 @@ fn restore_checkpoint(
         Ok(restored) => {
             report.lost_records += restored.damaged_frames;
             if restored.damaged_frames > 0 {
-                // A copy stays for inspection once a new checkpoint takes over.
                 tracing::error!(path = %path.display(), "the checkpoint is damaged in part");
+                damaged_files.push(path);
             }
         }
         Err(Error::Corrupt { .. }) => {

@@ -10,13 +10,17 @@ use std::sync::Arc;
 
 use std::collections::HashMap;
 
+use roaring::RoaringBitmap;
+
 use crate::db::Inner;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
+use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::chunk;
+use crate::metrics::head::Head;
 use crate::metrics::head::series::SeriesView;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
@@ -176,28 +180,40 @@ impl Snapshot {
     /// Label sets of the series that fulfil any of the lists of matchers, sorted. No list: all.
     pub fn series(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<Labels>> {
         let mut found = BTreeSet::new();
-        self.visit_parts(any, range, |part| {
-            match part {
-                Part::Head(head, ids) => found.extend(ids.iter().map(|id| head.index.labels(id))),
-                Part::Block(block, ids) => block.visit_labels(ids, |_, labels| {
-                    found.insert(labels);
-                })?,
-            }
-            Ok(())
-        })?;
+        self.visit_parts(
+            any,
+            |meta| meta.range.overlaps(range),
+            |part| {
+                match part {
+                    Part::Head(head, ids) => {
+                        found.extend(live(head, ids, range).iter().map(|id| head.index.labels(id)));
+                    }
+                    Part::Block(block, ids) => block.visit_labels(ids, |_, labels| {
+                        found.insert(labels);
+                    })?,
+                }
+                Ok(())
+            },
+        )?;
         Ok(found.into_iter().collect())
     }
 
     /// Label names of those series, sorted.
     pub fn label_names(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<String>> {
         let mut found = BTreeSet::new();
-        self.visit_parts(any, range, |part| {
-            match part {
-                Part::Head(head, ids) => found.extend(head.index.label_names(Some(ids))),
-                Part::Block(block, ids) => found.extend(block.label_names(ids)?),
-            }
-            Ok(())
-        })?;
+        self.visit_parts(
+            any,
+            |meta| meta.range.overlaps(range),
+            |part| {
+                match part {
+                    Part::Head(head, ids) => {
+                        found.extend(head.index.label_names(Some(&live(head, ids, range))));
+                    }
+                    Part::Block(block, ids) => found.extend(block.label_names(ids)?),
+                }
+                Ok(())
+            },
+        )?;
         Ok(found.into_iter().collect())
     }
 
@@ -209,13 +225,20 @@ impl Snapshot {
         range: TimeRange,
     ) -> Result<Vec<String>> {
         let mut found = BTreeSet::new();
-        self.visit_parts(any, range, |part| {
-            match part {
-                Part::Head(head, ids) => found.extend(head.index.label_values(name, Some(ids))),
-                Part::Block(block, ids) => found.extend(block.label_values(name, ids)?),
-            }
-            Ok(())
-        })?;
+        self.visit_parts(
+            any,
+            |meta| meta.range.overlaps(range),
+            |part| {
+                match part {
+                    Part::Head(head, ids) => {
+                        let ids = live(head, ids, range);
+                        found.extend(head.index.label_values(name, Some(&ids)));
+                    }
+                    Part::Block(block, ids) => found.extend(block.label_values(name, ids)?),
+                }
+                Ok(())
+            },
+        )?;
         Ok(found.into_iter().collect())
     }
 
@@ -226,38 +249,45 @@ impl Snapshot {
         range: TimeRange,
     ) -> Result<Vec<(Labels, Vec<Exemplar>)>> {
         let mut found: std::collections::BTreeMap<Labels, Vec<Exemplar>> = Default::default();
-        self.visit_parts(any, range, |part| {
-            match part {
-                Part::Head(head, ids) => {
-                    let fits = |id: u32, exemplar: &Exemplar| {
-                        ids.contains(id) && range.contains(exemplar.timestamp)
-                    };
-                    for (id, exemplar) in head.exemplars().filter(|(id, e)| fits(*id, e)) {
-                        let labels = head.index.labels(id);
-                        found.entry(labels).or_default().push(exemplar.clone());
+        // An exemplar may lie outside the samples' time, though not outside the window.
+        self.visit_parts(
+            any,
+            |meta| meta.window.overlaps(range),
+            |part| {
+                match part {
+                    Part::Head(head, ids) => {
+                        let fits = |id: u32, exemplar: &Exemplar| {
+                            ids.contains(id) && range.contains(exemplar.timestamp)
+                        };
+                        for (id, exemplar) in head.exemplars().filter(|(id, e)| fits(*id, e)) {
+                            let labels = head.index.labels(id);
+                            found.entry(labels).or_default().push(exemplar.clone());
+                        }
                     }
-                }
-                Part::Block(block, ids) => {
-                    let mut labels = HashMap::new();
-                    let exemplars = block.exemplars()?;
-                    let wanted = exemplars.iter().map(|(id, _)| *id).filter(|id| ids.contains(*id));
-                    block.visit_labels(&wanted.collect(), |id, of| {
-                        labels.insert(id, of);
-                    })?;
-                    for (id, exemplar) in exemplars {
-                        if let Some(labels) = labels.get(&id)
-                            && range.contains(exemplar.timestamp)
-                        {
-                            found.entry(labels.clone()).or_default().push(exemplar);
+                    Part::Block(block, ids) => {
+                        let mut labels = HashMap::new();
+                        let exemplars = block.exemplars()?;
+                        let wanted =
+                            exemplars.iter().map(|(id, _)| *id).filter(|id| ids.contains(*id));
+                        block.visit_labels(&wanted.collect(), |id, of| {
+                            labels.insert(id, of);
+                        })?;
+                        for (id, exemplar) in exemplars {
+                            if let Some(labels) = labels.get(&id)
+                                && range.contains(exemplar.timestamp)
+                            {
+                                found.entry(labels.clone()).or_default().push(exemplar);
+                            }
                         }
                     }
                 }
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         for exemplars in found.values_mut() {
-            exemplars.sort_by(|a, b| (a.timestamp, &a.labels).cmp(&(b.timestamp, &b.labels)));
-            exemplars.dedup();
+            let key = |one: &Exemplar| (one.timestamp, one.labels.clone(), one.value.to_bits());
+            exemplars.sort_by_cached_key(key);
+            exemplars.dedup_by_key(|one| key(one));
         }
         Ok(found.into_iter().collect())
     }
@@ -277,26 +307,24 @@ impl Snapshot {
         self.db.head.read().index.cardinality(limit)
     }
 
-    /// Calls `visit` with the head and each block that overlaps `range`, and the ids there.
+    /// Calls `visit` with the head and each block that is wanted, and the ids there.
     fn visit_parts(
         &self,
         any: &[Vec<Matcher>],
-        range: TimeRange,
+        is_wanted: impl Fn(&BlockMeta) -> bool,
         mut visit: impl FnMut(Part<'_>) -> Result<()>,
     ) -> Result<()> {
         let version = {
             let head = self.db.head.read();
-            let mut ids = roaring::RoaringBitmap::new();
+            let mut ids = RoaringBitmap::new();
             if any.is_empty() {
                 ids |= head.index.all();
             }
             any.iter().for_each(|matchers| ids |= head.index.select(matchers));
-            let live = ids.into_iter().filter(|id| head.series(*id).may_overlap(range));
-            let live = live.collect::<roaring::RoaringBitmap>();
-            visit(Part::Head(&head, &live))?;
+            visit(Part::Head(&head, &ids))?;
             self.db.version()
         };
-        for block in version.blocks.iter().filter(|block| block.meta().range.overlaps(range)) {
+        for block in version.blocks.iter().filter(|block| is_wanted(block.meta())) {
             let mut ids = if any.is_empty() { block.index.all() } else { Default::default() };
             for matchers in any {
                 ids |= block.select(matchers)?;
@@ -316,7 +344,12 @@ pub struct Cardinality {
     pub series_by_pair: Vec<(String, u64)>,
 }
 
+/// Those of the head's series that may have samples of the range.
+fn live(head: &Head, ids: &RoaringBitmap, range: TimeRange) -> RoaringBitmap {
+    ids.iter().filter(|id| head.series(*id).may_overlap(range)).collect()
+}
+
 enum Part<'a> {
-    Head(&'a crate::metrics::head::Head, &'a roaring::RoaringBitmap),
-    Block(&'a Block, &'a roaring::RoaringBitmap),
+    Head(&'a Head, &'a RoaringBitmap),
+    Block(&'a Block, &'a RoaringBitmap),
 }

@@ -14,6 +14,9 @@ use crate::metrics::chunk;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 
+/// Exemplars by the ids of their series, and metadata.
+type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
+
 /// Where a merged series comes from: (input, id there).
 type Origins = Vec<(u32, u32)>;
 
@@ -33,10 +36,7 @@ pub(crate) fn merge(
     let (labels, origins) = union(inputs)?;
     let order = data_order(labels.iter());
     let mut writer = BlockWriter::create(disk.clone(), meta)?;
-    if let Err(e) = append_all(inputs, &order, &origins, &mut writer) {
-        writer.abandon();
-        return Err(e);
-    }
+    append_all(inputs, &order, &origins, &mut writer)?;
     let (exemplars, metadata) = describe(inputs, &labels, &origins)?;
     writer.finish(&labels, &exemplars, &metadata)
 }
@@ -83,11 +83,7 @@ fn append_all(
     Ok(())
 }
 
-fn describe(
-    inputs: &[Arc<Block>],
-    labels: &[Labels],
-    origins: &[Origins],
-) -> Result<(Vec<(u32, Exemplar)>, Vec<Metadata>)> {
+fn describe(inputs: &[Arc<Block>], labels: &[Labels], origins: &[Origins]) -> Result<Described> {
     let mut merged_ids: Vec<((u32, u32), u32)> = Vec::new();
     for (id, origins) in origins.iter().enumerate() {
         merged_ids.extend(origins.iter().map(|origin| (*origin, id as u32)));
@@ -108,7 +104,10 @@ fn describe(
             }
         }
     }
-    exemplars.sort_by(|a, b| (a.0, a.1.timestamp).cmp(&(b.0, b.1.timestamp)));
+    exemplars.sort_by(|(a_id, a), (b_id, b)| {
+        let by_place = (a_id, a.timestamp, &a.labels).cmp(&(b_id, b.timestamp, &b.labels));
+        by_place.then(a.value.total_cmp(&b.value))
+    });
     exemplars.dedup();
     metadata.sort_by(|a, b| a.family.cmp(&b.family));
     Ok((exemplars, families(metadata.iter(), labels)))

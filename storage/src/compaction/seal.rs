@@ -29,9 +29,12 @@ pub(crate) struct Sealed {
     pub(crate) meta: Option<BlockMeta>,
     pub(crate) ids: Vec<u32>,
     pub(crate) late_samples: u64,
+    /// Numbers of the exemplars that are in the block, ascending.
+    pub(crate) exemplars: Vec<u64>,
 }
 
-/// Writes the block. On failure the head is as before.
+/// Writes the block. On failure the head is as before. Until [`Head::end_seal`] or [`abort`] the
+/// head lets nobody else seal.
 pub(crate) fn seal(
     disk: &Arc<dyn Disk>,
     head: &RwLock<Head>,
@@ -58,14 +61,19 @@ pub(crate) fn seal(
     }
     let written = write(disk, head, window, meta, series);
     match written {
-        Ok((meta, ids)) => Ok(Sealed { meta, ids, late_samples }),
+        Ok((meta, ids, exemplars)) => Ok(Sealed { meta, ids, late_samples, exemplars }),
         Err(e) => {
-            for batch in ids.chunks(BATCH_SERIES) {
-                let mut head = head.write();
-                batch.iter().for_each(|id| head.series_mut(*id).abort_seal());
-            }
+            abort(head, &ids);
             Err(e)
         }
+    }
+}
+
+/// Takes back what a seal has begun for these series.
+pub(crate) fn abort(head: &RwLock<Head>, ids: &[u32]) {
+    for batch in ids.chunks(BATCH_SERIES) {
+        let mut head = head.write();
+        batch.iter().for_each(|id| head.series_mut(*id).abort_seal());
     }
 }
 
@@ -79,7 +87,7 @@ fn write(
     window: TimeRange,
     meta: BlockMeta,
     mut series: Vec<(Labels, u32)>,
-) -> Result<(Option<BlockMeta>, Vec<u32>)> {
+) -> Result<(Option<BlockMeta>, Vec<u32>, Vec<u64>)> {
     // A series may overlap the window by its newest and oldest samples and have none inside.
     let mut has_samples = Vec::with_capacity(series.len());
     for batch in series.chunks(BATCH_SERIES) {
@@ -91,20 +99,16 @@ fn write(
     let mut ids: Vec<u32> = series.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
     if series.is_empty() {
-        return Ok((None, ids));
+        return Ok((None, ids, Vec::new()));
     }
     sort_series(&mut series);
     let (labels, places): (Vec<Labels>, Vec<u32>) = series.into_iter().unzip();
     let order = data_order(labels.iter());
     let mut writer = BlockWriter::create(disk.clone(), meta)?;
-    let outcome = append_all(head, window, &order, &places, &mut writer);
-    if let Err(e) = outcome {
-        writer.abandon();
-        return Err(e);
-    }
-    let (exemplars, metadata) = describe(head, window, &labels, &places);
+    append_all(head, window, &order, &places, &mut writer)?;
+    let (numbers, exemplars, metadata) = describe(head, window, &labels, &places);
     let meta = writer.finish(&labels, &exemplars, &metadata)?;
-    Ok((Some(meta), ids))
+    Ok((Some(meta), ids, numbers))
 }
 
 fn append_all(
@@ -143,27 +147,28 @@ fn append_all(
     Ok(())
 }
 
-/// Exemplars of the window, and metadata of the families that the series are of.
+/// Exemplars of the window with their numbers in the head, and metadata of the families that the
+/// series are of. An exemplar of a series without samples in the window stays in the head.
 fn describe(
     head: &RwLock<Head>,
     window: TimeRange,
     labels: &[Labels],
     places: &[u32],
-) -> (Vec<(u32, Exemplar)>, Vec<Metadata>) {
+) -> (Vec<u64>, Vec<(u32, Exemplar)>, Vec<Metadata>) {
     let head = head.read();
     let mut sealed_ids: Vec<(u32, u32)> =
         places.iter().enumerate().map(|(sealed, id)| (*id, sealed as u32)).collect();
     sealed_ids.sort_unstable();
-    let mut exemplars: Vec<(u32, Exemplar)> = head
-        .exemplars()
-        .filter(|(_, exemplar)| window.contains(exemplar.timestamp))
-        .filter_map(|(id, exemplar)| {
-            let at = sealed_ids.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-            Some((sealed_ids[at].1, exemplar.clone()))
-        })
-        .collect();
+    let mut numbers = Vec::new();
+    let mut exemplars: Vec<(u32, Exemplar)> = Vec::new();
+    for (number, id, exemplar) in head.exemplars_of(window) {
+        if let Ok(at) = sealed_ids.binary_search_by_key(&id, |(id, _)| *id) {
+            numbers.push(number);
+            exemplars.push((sealed_ids[at].1, exemplar.clone()));
+        }
+    }
     exemplars.sort_by_key(|(id, exemplar)| (*id, exemplar.timestamp));
-    (exemplars, families(head.metadata().values().flatten(), labels))
+    (numbers, exemplars, families(head.metadata().values().flatten(), labels))
 }
 
 /// The metadata that says something of these series: of their names, or of the names without the

@@ -151,9 +151,14 @@ impl Batch {
         self.refused = Refusals::default();
     }
 
+    /// An empty batch whose keys are canonical label bytes, for [`Batch::push_series`].
+    pub fn with_canonical_keys() -> Batch {
+        Batch::new(canonical_key, canonical_key_text)
+    }
+
     /// A batch of float samples, for tests, benches and the server's own metrics.
     pub fn of_samples<'a>(rows: impl IntoIterator<Item = (&'a Labels, i64, f64)>) -> Batch {
-        let mut batch = Batch::new(canonical_key, canonical_key_text);
+        let mut batch = Batch::with_canonical_keys();
         let mut last: Option<&Labels> = None;
         for (labels, timestamp, value) in rows {
             if last != Some(labels) {

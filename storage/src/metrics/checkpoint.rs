@@ -53,6 +53,17 @@ pub(crate) struct CheckpointWriter<'a> {
     temporary: PathBuf,
     file: Box<dyn WriteFile>,
     series: u64,
+    is_complete: bool,
+}
+
+/// What a failure leaves unfinished must not pile up on a disk that may be full.
+impl Drop for CheckpointWriter<'_> {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            let _ = self.disk.remove(&self.temporary);
+            let _ = self.disk.remove(&path(self.number));
+        }
+    }
 }
 
 /// A series of the head as it was at one moment.
@@ -70,9 +81,10 @@ impl<'a> CheckpointWriter<'a> {
         sealed_before: i64,
     ) -> Result<CheckpointWriter<'a>> {
         let temporary = Path::new(CHECKPOINTS_DIR).join(format!("tmp-checkpoint-{number:016x}"));
-        let mut file = disk.create(&temporary).map_err(|e| io_error("create", &temporary, e))?;
-        file.append(MAGIC).map_err(|e| io_error("write", &temporary, e))?;
-        let mut writer = CheckpointWriter { disk, number, temporary, file, series: 0 };
+        let file = disk.create(&temporary).map_err(|e| io_error("create", &temporary, e))?;
+        let mut writer =
+            CheckpointWriter { disk, number, temporary, file, series: 0, is_complete: false };
+        writer.file.append(MAGIC).map_err(|e| io_error("write", &writer.temporary, e))?;
         let mut start = Vec::new();
         varint::write(&mut start, covered);
         varint::write_signed(&mut start, sealed_before);
@@ -122,16 +134,13 @@ impl<'a> CheckpointWriter<'a> {
         let mut out = Vec::new();
         varint::write(&mut out, self.series);
         self.frame(FRAME_END, &out)?;
-        let (temporary, path) = (self.temporary, path(self.number));
-        self.file.sync().map_err(|e| io_error("sync", &temporary, e))?;
-        self.disk.rename(&temporary, &path).map_err(|e| io_error("rename", &temporary, e))?;
+        let (temporary, path) = (&self.temporary, path(self.number));
+        self.file.sync().map_err(|e| io_error("sync", temporary, e))?;
+        self.disk.rename(temporary, &path).map_err(|e| io_error("rename", temporary, e))?;
         let dir = Path::new(CHECKPOINTS_DIR);
-        self.disk.sync_dir(dir).map_err(|e| io_error("sync folder", dir, e))
-    }
-
-    pub(crate) fn abandon(self) {
-        drop(self.file);
-        let _ = self.disk.remove(&self.temporary);
+        self.disk.sync_dir(dir).map_err(|e| io_error("sync folder", dir, e))?;
+        self.is_complete = true;
+        Ok(())
     }
 
     fn frame(&mut self, kind: u8, raw: &[u8]) -> Result<()> {
@@ -257,7 +266,7 @@ fn restore_exemplars(raw: &[u8], head: &mut Head) -> Option<()> {
         let labels = Labels::from_canonical_bytes(read_bytes(&mut rest)?).ok()?;
         let exemplar = read_exemplar(&mut rest)?;
         let (id, _) = head.find_or_create(&labels);
-        head.restore_exemplar(id, exemplar);
+        head.push_exemplar(id, exemplar);
     }
     Some(())
 }

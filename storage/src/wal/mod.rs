@@ -85,8 +85,10 @@ struct State {
     /// Records that were refused although they were submitted, until their owner has noticed.
     failed: BTreeMap<u64, String>,
     writer: Option<SegmentWriter>,
-    /// The last record that the disk holds for sure.
+    /// The last record that was written without a failure.
     last_written: u64,
+    /// The last record that the disk holds for sure.
+    last_synced: u64,
     /// Somebody is writing without the lock.
     writing: bool,
     unsynced: bool,
@@ -132,6 +134,7 @@ impl Wal {
             failed: BTreeMap::new(),
             writer: None,
             last_written: next_sequence - 1,
+            last_synced: next_sequence - 1,
             writing: false,
             unsynced: false,
             poisoned: None,
@@ -220,28 +223,32 @@ impl Wal {
         };
         state.writing = true;
         let mut writer = state.writer.take();
-        let previous = state.last_written;
+        let (previous, synced) = (state.last_written, state.last_synced);
+        let mut written = Written { synced, ..Written::default() };
         let outcome = parking_lot::MutexGuard::unlocked(&mut state, || {
-            self.write_records(&mut writer, segment, previous, &ready, durability)
+            self.write_records(&mut writer, segment, previous, &ready, durability, &mut written)
         });
         state.writing = false;
         state.next_write += ready.len() as u64;
+        state.sealed.append(&mut written.sealed);
+        state.stats.syncs += written.syncs;
         match outcome {
-            Ok(written) => {
+            Ok(()) => {
                 state.writer = writer;
                 let last = ready.iter().rev().find(|(_, record)| record.is_some());
                 state.last_written = last.map_or(previous, |(sequence, _)| *sequence);
                 state.unsynced = durability == Durability::Written;
+                state.last_synced =
+                    if state.unsynced { written.synced } else { state.last_written };
                 state.stats.records += ready.len() as u64;
                 state.stats.written_bytes += written.bytes;
-                state.stats.syncs += written.syncs;
-                state.sealed.extend(written.sealed);
             }
             Err(failure) => state.fail(failure, writer, &ready),
         }
         state
     }
 
+    /// What was done by the time of a failure is in `written` all the same.
     fn write_records(
         &self,
         writer: &mut Option<SegmentWriter>,
@@ -249,12 +256,13 @@ impl Wal {
         previous: u64,
         records: &[(u64, Option<Submitted>)],
         durability: Durability,
-    ) -> std::result::Result<Written, Failure> {
-        let mut written = Written::default();
+        written: &mut Written,
+    ) -> std::result::Result<(), Failure> {
         if writer.as_ref().is_none_or(|writer| writer.number() != segment) {
             if let Some(old) = writer.as_mut() {
                 old.sync().map_err(Failure::Sync)?;
                 written.syncs += 1;
+                written.synced = previous;
                 written.sealed.push(old.sealed());
             }
             *writer = None;
@@ -267,7 +275,7 @@ impl Wal {
         for (sequence, record) in records {
             if let Some(record) = record {
                 written.bytes += writer
-                    .append(*sequence, record.frame_type, &record.payload)
+                    .append(*sequence, written.synced, record.frame_type, &record.payload)
                     .map_err(Failure::Write)?;
             }
         }
@@ -276,10 +284,11 @@ impl Wal {
             writer.sync().map_err(Failure::Sync)?;
             written.syncs += 1;
         }
-        Ok(written)
+        Ok(())
     }
 
-    /// Syncs what was written under [`Durability::Written`].
+    /// Syncs what was written under [`Durability::Written`]. Tickets are handed out meanwhile;
+    /// records wait.
     pub fn sync(&self) -> Result<()> {
         let mut state = self.state.lock();
         while state.writing {
@@ -289,13 +298,28 @@ impl Wal {
         if !state.unsynced {
             return Ok(());
         }
-        state.unsynced = false;
+        state.writing = true;
+        let mut writer = state.writer.take();
+        let outcome = parking_lot::MutexGuard::unlocked(&mut state, || {
+            writer.as_mut().map_or(Ok(()), SegmentWriter::sync)
+        });
+        state.writing = false;
         state.stats.syncs += 1;
-        let outcome = state.writer.as_mut().map_or(Ok(()), SegmentWriter::sync);
-        outcome.map_err(|e| {
-            state.poison(&e);
-            unavailable("the log could not be synced")
-        })
+        let synced = match outcome {
+            Ok(()) => {
+                state.writer = writer;
+                state.unsynced = false;
+                state.last_synced = state.last_written;
+                state.skip_given_back();
+                Ok(())
+            }
+            Err(e) => {
+                state.fail(Failure::Sync(e), writer, &[]);
+                Err(unavailable("the log could not be synced"))
+            }
+        };
+        self.changed.notify_all();
+        synced
     }
 
     /// Removes the segments all of whose records have a sequence of at most `covered`.
@@ -305,13 +329,13 @@ impl Wal {
             state.sealed.drain(..).partition(|segment| segment.last_sequence <= covered);
         state.sealed = alive;
         drop(state);
-        for segment in &dead {
+        for (i, segment) in dead.iter().enumerate() {
             let path = segment::path(segment.number);
             let removed = self.disk.remove(&path);
             if let Err(e) = removed
                 && e.kind() != io::ErrorKind::NotFound
             {
-                self.state.lock().sealed.push(segment.clone());
+                self.state.lock().sealed.extend_from_slice(&dead[i..]);
                 return Err(io_error("remove", &path, e));
             }
         }
@@ -365,6 +389,8 @@ struct Written {
     bytes: u64,
     syncs: u64,
     sealed: Vec<SealedSegment>,
+    /// The last record that the disk holds for sure, without those being written.
+    synced: u64,
 }
 
 enum Failure {

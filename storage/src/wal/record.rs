@@ -47,6 +47,13 @@ impl BatchRecord {
             && self.metadata.is_empty()
     }
 
+    /// References of all rows.
+    pub(crate) fn series(&self) -> impl Iterator<Item = u32> + '_ {
+        let floats = self.references.iter().copied();
+        let histograms = self.histograms.iter().map(|(reference, ..)| *reference);
+        floats.chain(histograms).chain(self.exemplars.iter().map(|(reference, _)| *reference))
+    }
+
     /// Leaves out the samples and histograms whose time does not pass.
     pub(crate) fn retain_rows(&mut self, keep: impl Fn(i64) -> bool) {
         if self.timestamps.iter().all(|timestamp| keep(*timestamp)) {

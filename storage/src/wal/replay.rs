@@ -1,9 +1,12 @@
 //! Replay: reading the log back after a stop of any kind.
 //!
-//! Records come in the order of their sequences, each with its segment's references. A torn tail
-//! of the last segment is ordinary: those writes were never acknowledged. Damage anywhere else
-//! loses the records it hit and no others, and is reported; the file moves to `quarantine/` once
-//! its intact records are safe elsewhere.
+//! Records come in the order of their sequences, each with its segment's references. Which records
+//! were acknowledged follows from those behind them: every frame says what was synced before it,
+//! and every segment which record was the last that an earlier one holds. So a torn group of
+//! writes at the end of the log is told from damage: nobody was promised those records, and of
+//! those that are whole in spite of it none is taken in part. Damage anywhere else loses the
+//! records it hit and no others, and is reported; the file moves to `quarantine/` once its intact
+//! records are safe elsewhere. A record that was written and answered with a failure is left out.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,7 +49,12 @@ pub(crate) enum Entry {
     /// A new segment begins: references mean nothing any more.
     Segment,
     /// The record of a sequence above the covered one.
-    Batch { sequence: u64, record: BatchRecord },
+    Batch {
+        sequence: u64,
+        record: BatchRecord,
+        /// It stands behind torn bytes and was never acknowledged: to be taken whole or not.
+        is_doubtful: bool,
+    },
     /// Labels stated by a record that is covered already.
     Definitions(Vec<(u32, crate::labels::Labels)>),
 }
@@ -59,16 +67,48 @@ pub(crate) fn replay(
     mut visit: impl FnMut(Entry) -> Result<()>,
 ) -> Result<Report> {
     let mut report = Report { last_sequence: covered, ..Report::default() };
-    let numbers = list(disk)?;
-    report.last_segment = numbers.last().copied().unwrap_or(0);
-    for (i, &number) in numbers.iter().enumerate() {
-        let is_last = i + 1 == numbers.len();
-        replay_segment(disk, number, is_last, covered, &mut report, &mut visit)?;
+    let mut segments = Vec::new();
+    for number in list(disk)? {
+        report.last_segment = number;
+        segments.push(Segment::open(disk, number)?);
+    }
+    // What the segments behind say of the last record before them; they all do, but for damage.
+    let mut before_next = None;
+    for segment in segments.iter_mut().rev() {
+        segment.before_next = before_next;
+        let reader = segment.reader.as_ref();
+        before_next = reader.map(|reader| reader.previous_sequence).or(before_next);
+    }
+    for segment in segments {
+        replay_segment(segment, covered, &mut report, &mut visit)?;
     }
     if report.lost > 0 || !report.damaged.is_empty() {
         tracing::error!(lost = report.lost, damaged = ?report.damaged, "the log is damaged");
     }
     Ok(report)
+}
+
+/// A segment to be read.
+struct Segment {
+    number: u64,
+    path: PathBuf,
+    length: u64,
+    /// `None` if it has no intact header.
+    reader: Option<SegmentReader>,
+    /// The last record that was written without a failure before the next segment began; `None`
+    /// for the last segment.
+    before_next: Option<u64>,
+}
+
+impl Segment {
+    fn open(disk: &dyn Disk, number: u64) -> Result<Segment> {
+        let path = segment::path(number);
+        let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
+        let length = file.length();
+        let bytes = file.range(0..length).map_err(|e| io_error("read", &path, e))?;
+        let reader = SegmentReader::open(number, bytes);
+        Ok(Segment { number, path, length, reader, before_next: None })
+    }
 }
 
 fn list(disk: &dyn Disk) -> Result<Vec<u64>> {
@@ -84,76 +124,101 @@ fn list(disk: &dyn Disk) -> Result<Vec<u64>> {
 }
 
 fn replay_segment(
-    disk: &dyn Disk,
-    number: u64,
-    is_last: bool,
+    segment: Segment,
     covered: u64,
     report: &mut Report,
     visit: &mut impl FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
-    let path = segment::path(number);
-    let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
-    let length = file.length();
-    let bytes = file.range(0..length).map_err(|e| io_error("read", &path, e))?;
-    let Some(mut reader) = SegmentReader::open(number, bytes) else {
+    let Segment { number, path, length, reader, before_next } = segment;
+    let Some(mut reader) = reader else {
         // A crash between creating a segment and its first sync leaves a headless file that never
-        // held an acknowledged record; elsewhere it is damage.
-        if is_last {
+        // held an acknowledged record; if one is missing, it is damage.
+        if before_next.is_some_and(|sequence| sequence > report.last_sequence) {
+            report.damaged.push(path);
+        } else {
             report.torn_tail_bytes += length;
             report.segments.push(SealedSegment { number, last_sequence: covered, bytes: length });
-        } else {
-            report.damaged.push(path);
         }
         return Ok(());
     };
     visit(Entry::Segment)?;
     report.miss(reader.previous_sequence);
-    let mut is_damaged = false;
-    loop {
-        match reader.next() {
-            Next::End => break,
-            // Bytes behind the last frame were never acknowledged, or show as a gap later.
-            Next::Damaged { length, at_end: true, .. } => report.torn_tail_bytes += length,
-            Next::Damaged { offset, length, at_end: false } => {
-                tracing::error!(segment = number, offset, length, "damaged log bytes skipped");
-                is_damaged = true;
+    let items: Vec<Next> =
+        std::iter::from_fn(|| Some(reader.next()).filter(|next| !matches!(next, Next::End)))
+            .collect();
+    let synced = items.iter().filter_map(|item| match item {
+        Next::Frame(frame) => Some(frame.synced),
+        _ => None,
+    });
+    let mut segment = State {
+        acknowledged: synced.chain(before_next).max().unwrap_or(0),
+        position: reader.previous_sequence,
+        is_damaged: false,
+        is_doubtful: false,
+    };
+    for item in items {
+        match item {
+            Next::Frame(frame) if before_next.is_some_and(|last| frame.sequence > last) => {
+                tracing::warn!(sequence = frame.sequence, "a log record that failed is left out");
             }
-            Next::Frame(frame) => is_damaged |= !replay_frame(frame, covered, report, visit)?,
+            Next::Frame(frame) => replay_frame(frame, covered, &mut segment, report, visit)?,
+            Next::Damaged { length, .. } if segment.acknowledged <= segment.position => {
+                segment.is_doubtful = true;
+                report.torn_tail_bytes += length;
+            }
+            Next::Damaged { offset, length } => {
+                tracing::error!(segment = number, offset, length, "damaged log bytes skipped");
+                segment.is_damaged = true;
+            }
+            Next::End => break,
         }
     }
     let last_sequence = report.last_sequence;
-    if is_damaged {
+    if segment.is_damaged {
         report.damaged.push(path);
     }
     report.segments.push(SealedSegment { number, last_sequence, bytes: length });
     Ok(())
 }
 
-/// Whether the frame could be understood.
+/// What is known of a segment while it is replayed.
+struct State {
+    /// Every record up to here was synced and may have been acknowledged.
+    acknowledged: u64,
+    /// Sequence of the frame read last.
+    position: u64,
+    is_damaged: bool,
+    /// Bytes were skipped behind which nothing was acknowledged.
+    is_doubtful: bool,
+}
+
 fn replay_frame(
     frame: Frame,
     covered: u64,
+    segment: &mut State,
     report: &mut Report,
     visit: &mut impl FnMut(Entry) -> Result<()>,
-) -> Result<bool> {
-    report.miss(frame.previous);
+) -> Result<()> {
+    segment.position = frame.sequence;
+    report.miss(frame.previous.min(segment.acknowledged));
     if frame.frame_type != record::BATCH {
         report.miss(frame.sequence);
-        return Ok(false);
+        segment.is_damaged = true;
+        return Ok(());
     }
     if frame.sequence <= covered {
-        let Some(definitions) = BatchRecord::decode_definitions(&frame.payload) else {
-            return Ok(false);
-        };
-        visit(Entry::Definitions(definitions))?;
-        return Ok(true);
+        match BatchRecord::decode_definitions(&frame.payload) {
+            Some(definitions) => visit(Entry::Definitions(definitions))?,
+            None => segment.is_damaged = true,
+        }
+        return Ok(());
     }
     let Some(record) = BatchRecord::decode(&frame.payload) else {
         report.miss(frame.sequence);
-        return Ok(false);
+        segment.is_damaged = true;
+        return Ok(());
     };
     report.records += 1;
     report.last_sequence = report.last_sequence.max(frame.sequence);
-    visit(Entry::Batch { sequence: frame.sequence, record })?;
-    Ok(true)
+    visit(Entry::Batch { sequence: frame.sequence, record, is_doubtful: segment.is_doubtful })
 }

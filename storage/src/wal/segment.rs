@@ -15,8 +15,9 @@ use crate::wal::{SealedSegment, WAL_DIR};
 pub(crate) const MAGIC: [u8; 8] = *b"ICEWAL\x00\x01";
 /// magic 8, number 8, salt 8, previous sequence 8, crc 4, zero 4.
 pub(crate) const HEADER_BYTES: usize = 40;
-/// marker 4, payload length 4, crc 4, sequence 8, distance to the record before 4, type 1.
-pub(crate) const FRAME_HEADER_BYTES: usize = 25;
+/// marker 4, payload length 4, crc 4, sequence 8, distance to the record before 4, distance to the
+/// last synced record 4, type 1.
+pub(crate) const FRAME_HEADER_BYTES: usize = 29;
 /// Bounds what a damaged length can make a reader look at.
 const PAYLOAD_BYTES_MAX: usize = 256 << 20;
 /// Room is reserved ahead of the writes in steps of this size.
@@ -53,7 +54,20 @@ impl SegmentWriter {
         salt: u64,
         previous_sequence: u64,
     ) -> io::Result<SegmentWriter> {
-        let mut file = disk.create(&path(number))?;
+        let file = disk.create(&path(number))?;
+        SegmentWriter::start(disk, file, number, salt, previous_sequence).inspect_err(|_| {
+            // It never held a record, and nobody would know of it.
+            let _ = disk.remove(&path(number));
+        })
+    }
+
+    fn start(
+        disk: &dyn Disk,
+        mut file: Box<dyn WriteFile>,
+        number: u64,
+        salt: u64,
+        previous_sequence: u64,
+    ) -> io::Result<SegmentWriter> {
         file.preallocate(PREALLOCATE_BYTES)?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(&MAGIC);
@@ -87,10 +101,12 @@ impl SegmentWriter {
         SealedSegment { number: self.number, last_sequence: self.last_sequence, bytes: self.length }
     }
 
-    /// Buffers one frame; returns its length.
+    /// Buffers one frame; returns its length. `synced` is the last record that is on disk for
+    /// sure: a reader that finds damage behind it knows that nobody was told otherwise.
     pub(crate) fn append(
         &mut self,
         sequence: u64,
+        synced: u64,
         frame_type: u8,
         payload: &[u8],
     ) -> io::Result<u64> {
@@ -99,13 +115,14 @@ impl SegmentWriter {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "log record is too large"));
         }
         let length = u32::try_from(payload.len()).expect("bounded above");
-        let distance = u32::try_from(sequence - self.last_sequence).unwrap_or(u32::MAX);
+        let distance = |from: u64| u32::try_from(sequence - from).unwrap_or(u32::MAX);
+        let distances = [distance(self.last_sequence), distance(synced)];
         self.buffer.extend_from_slice(&marker(self.salt));
         self.buffer.extend_from_slice(&length.to_le_bytes());
-        let crc = frame_crc(self.salt, sequence, distance, frame_type, payload);
+        let crc = frame_crc(self.salt, sequence, distances, frame_type, payload);
         self.buffer.extend_from_slice(&crc.to_le_bytes());
         self.buffer.extend_from_slice(&sequence.to_le_bytes());
-        self.buffer.extend_from_slice(&distance.to_le_bytes());
+        distances.iter().for_each(|d| self.buffer.extend_from_slice(&d.to_le_bytes()));
         self.buffer.push(frame_type);
         self.buffer.extend_from_slice(payload);
         self.last_sequence = sequence;
@@ -135,11 +152,11 @@ fn marker(salt: u64) -> [u8; 4] {
     [salt[0], salt[1], salt[2], salt[3]]
 }
 
-fn frame_crc(salt: u64, sequence: u64, distance: u32, frame_type: u8, payload: &[u8]) -> u32 {
+fn frame_crc(salt: u64, sequence: u64, distances: [u32; 2], frame_type: u8, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&salt.to_le_bytes());
     hasher.update(&sequence.to_le_bytes());
-    hasher.update(&distance.to_le_bytes());
+    distances.iter().for_each(|distance| hasher.update(&distance.to_le_bytes()));
     hasher.update(&[frame_type]);
     hasher.update(&(payload.len() as u64).to_le_bytes());
     hasher.update(payload);
@@ -152,6 +169,8 @@ pub(crate) struct Frame {
     pub(crate) sequence: u64,
     /// Sequence of the record written before this one.
     pub(crate) previous: u64,
+    /// Sequence up to which records were on disk for sure when this one was written.
+    pub(crate) synced: u64,
     pub(crate) frame_type: u8,
     pub(crate) payload: Bytes,
 }
@@ -164,7 +183,6 @@ pub(crate) enum Next {
     Damaged {
         offset: u64,
         length: u64,
-        at_end: bool,
     },
     End,
 }
@@ -202,11 +220,7 @@ impl SegmentReader {
         }
         let start = self.offset;
         self.offset = self.resync(start + 1).unwrap_or(self.bytes.len());
-        Next::Damaged {
-            offset: start as u64,
-            length: (self.offset - start) as u64,
-            at_end: self.offset == self.bytes.len(),
-        }
+        Next::Damaged { offset: start as u64, length: (self.offset - start) as u64 }
     }
 
     fn frame_at(&self, offset: usize) -> Option<Frame> {
@@ -217,16 +231,16 @@ impl SegmentReader {
         let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
         let length = word(4) as usize;
         let sequence = u64::from_le_bytes(header[12..20].try_into().expect("8 bytes"));
-        let distance = word(20);
-        let frame_type = header[24];
+        let distances = [word(20), word(24)];
+        let frame_type = header[28];
         let start = offset + FRAME_HEADER_BYTES;
         if length > PAYLOAD_BYTES_MAX || length > self.bytes.len() - start {
             return None;
         }
         let payload = self.bytes.slice(start..start + length);
-        let intact = word(8) == frame_crc(self.salt, sequence, distance, frame_type, &payload);
-        let previous = sequence.saturating_sub(u64::from(distance));
-        intact.then_some(Frame { sequence, previous, frame_type, payload })
+        let intact = word(8) == frame_crc(self.salt, sequence, distances, frame_type, &payload);
+        let [previous, synced] = distances.map(|d| sequence.saturating_sub(u64::from(d)));
+        intact.then_some(Frame { sequence, previous, synced, frame_type, payload })
     }
 
     /// The offset of the next intact frame.

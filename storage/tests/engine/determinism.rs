@@ -49,9 +49,9 @@ fn samples() -> Vec<Row> {
                 _ => total * 1e15,
             };
             let timestamp = start + slot * 15_000 + own + (slot % 7) * (series as i64 % 2);
-            rows.push(Row { labels: labels(series), timestamp, value });
+            rows.push(Row::float(labels(series), timestamp, value));
             if series == 7 && slot % 5 == 0 {
-                rows.push(Row { labels: labels(series), timestamp, value: 18.0 });
+                rows.push(Row::float(labels(series), timestamp, 18.0));
             }
         }
     }

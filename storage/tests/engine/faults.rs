@@ -53,9 +53,14 @@ fn check(db: &Db, acknowledged: &Oracle, sent: &Oracle, now: i64, what: &str) {
         let there = found.rows.get(key);
         let matches =
             there.is_some_and(|there| there == value || Some(there) == sent.rows.get(key));
-        assert!(matches, "{what}: {key:?} is {there:?} instead of {value}");
+        assert!(matches, "{what}: {key:?} is {there:?} instead of {value:?}");
     }
     assert!(found.rows.keys().all(|key| sent.rows.contains_key(key)), "{what}: unsent rows");
+    let acknowledged = acknowledged.from(kept);
+    let missing: Vec<_> = acknowledged.exemplars.difference(&found.exemplars).collect();
+    assert!(missing.is_empty(), "{what}: exemplars {missing:?} are missing");
+    let known = |family| found.metadata.contains_key(family);
+    assert!(acknowledged.metadata.keys().all(known), "{what}: metadata");
 }
 
 fn fail_each(kind: ErrorKind, step: usize) {
@@ -68,12 +73,20 @@ fn fail_each(kind: ErrorKind, step: usize) {
         let (db, acknowledged, sent, now) = run(&disk);
         let db = db.unwrap();
         check(&db, &acknowledged, &sent, now, &what);
+        check_files(&db, &disk, now, &what);
     }
+}
+
+/// Whatever failed, nothing unfinished is left on a disk that may be full.
+fn check_files(db: &Db, disk: &SimDisk, now: i64, what: &str) {
+    maintain(db, now).unwrap();
+    assert_eq!(names(disk, "blocks/tmp-"), Vec::<String>::new(), "{what}");
+    assert_eq!(names(disk, "checkpoints/tmp-"), Vec::<String>::new(), "{what}");
 }
 
 #[test]
 fn any_operation_may_fail_once() {
-    fail_each(ErrorKind::Other, 1);
+    fail_each(ErrorKind::Other, 2);
 }
 
 #[test]

@@ -3,9 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod concurrent;
 mod corruption;
 mod crash;
 mod determinism;
 mod faults;
+mod machine;
 mod model;
 mod oracle;
+mod upkeep;

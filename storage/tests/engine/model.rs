@@ -13,7 +13,7 @@ fn everything_written_is_read_back_before_and_after_upkeep_and_restarts() {
         let now = time_of(number);
         let rows = round(number);
         let appended = db.append(&batch(&rows), now).unwrap();
-        assert_eq!(appended.samples, rows.len() as u64);
+        assert_eq!(appended.samples + appended.histograms, rows.len() as u64);
         oracle.push_all(&rows);
         let kept = oldest_kept(now);
         assert_eq!(Oracle::of(&db, kept), oracle.from(kept), "round {number}");

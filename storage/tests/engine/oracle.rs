@@ -1,36 +1,81 @@
 //! A trivially correct database to compare with, and a fixed workload to compare on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use icecore_storage::Db;
 use icecore_storage::db::{Options, Progress};
+use icecore_storage::disk::Disk;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::batch::Batch;
-use icecore_storage::metrics::sample::{Samples, replaces};
+use icecore_storage::metrics::batch::{
+    Batch, Exemplar, ExemplarRow, HistogramRow, Metadata, MetricKind,
+};
+use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint, Span};
+use icecore_storage::metrics::sample::{Samples, float_order};
 use icecore_storage::snapshot::Selector;
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 
 pub(crate) const STEP_MS: i64 = 5 * 60 * 1000;
 pub(crate) const RETENTION_MS: i64 = 2 * WINDOW_MS;
 
-/// Every sample that was acknowledged, by series and time.
+/// A sample, bit for bit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Stored {
+    Float(u64),
+    Histogram(Vec<u8>),
+}
+
+impl Stored {
+    pub(crate) fn of(value: f64, histogram: Option<&Histogram>) -> Stored {
+        match histogram {
+            Some(histogram) => Stored::Histogram(histogram.canonical_bytes()),
+            None => Stored::Float(value.to_bits()),
+        }
+    }
+
+    fn replaces(&self, old: &Stored) -> bool {
+        use Stored::{Float, Histogram};
+        match (self, old) {
+            (Histogram(new), Histogram(old)) => new > old,
+            (Histogram(_), Float(_)) => true,
+            (Float(_), Histogram(_)) => false,
+            (Float(new), Float(old)) => {
+                float_order(f64::from_bits(*new), f64::from_bits(*old)).is_gt()
+            }
+        }
+    }
+}
+
+/// Everything that was acknowledged: samples by series and time, exemplars (series, time, labels,
+/// bits of the value), metadata by family.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Oracle {
-    pub(crate) rows: BTreeMap<(String, i64), u64>,
+    pub(crate) rows: BTreeMap<(String, i64), Stored>,
+    pub(crate) exemplars: BTreeSet<(String, i64, String, u64)>,
+    pub(crate) metadata: BTreeMap<String, (u8, String)>,
 }
 
 impl Oracle {
-    pub(crate) fn push(&mut self, labels: &Labels, timestamp: i64, value: f64) {
-        let old = self.rows.entry((labels.to_string(), timestamp)).or_insert(value.to_bits());
-        if replaces((value, None), (f64::from_bits(*old), None)) {
-            *old = value.to_bits();
+    pub(crate) fn push(&mut self, row: &Row) {
+        let name = row.labels.to_string();
+        let new = Stored::of(row.value, row.histogram.as_ref());
+        let old = self.rows.entry((name.clone(), row.timestamp)).or_insert(new.clone());
+        if new.replaces(old) {
+            *old = new;
+        }
+        self.exemplars.extend(row.exemplar.as_ref().map(|one| exemplar_key(&name, one)));
+        self.push_metadata(row);
+    }
+
+    pub(crate) fn push_metadata(&mut self, row: &Row) {
+        if let Some(one) = &row.metadata {
+            self.metadata.insert(one.family.clone(), (one.kind as u8, one.help.clone()));
         }
     }
 
     pub(crate) fn push_all(&mut self, rows: &[Row]) {
-        rows.iter().for_each(|row| self.push(&row.labels, row.timestamp, row.value));
+        rows.iter().for_each(|row| self.push(row));
     }
 
     /// All that a database holds from `start_ms` on.
@@ -44,27 +89,90 @@ impl Oracle {
             snapshot.read(series, &mut samples).unwrap();
             assert!(samples.timestamps.is_sorted_by(|a, b| a < b), "samples ascend");
             let name = series.labels().to_string();
-            for (timestamp, value) in samples.timestamps.iter().zip(&samples.values) {
+            for (row, timestamp) in samples.timestamps.iter().enumerate() {
                 if *timestamp >= start_ms {
-                    let old = oracle.rows.insert((name.clone(), *timestamp), value.to_bits());
+                    let stored = Stored::of(samples.values[row], samples.histogram(row));
+                    let old = oracle.rows.insert((name.clone(), *timestamp), stored);
                     assert_eq!(old, None, "each sample once");
                 }
             }
+        }
+        for (labels, exemplars) in snapshot.exemplars(&[], range).unwrap() {
+            let name = labels.to_string();
+            for one in &exemplars {
+                assert!(oracle.exemplars.insert(exemplar_key(&name, one)), "each exemplar once");
+            }
+        }
+        for one in snapshot.metadata(None) {
+            oracle.metadata.entry(one.family).or_insert((one.kind as u8, one.help));
         }
         oracle
     }
 
     pub(crate) fn from(&self, start_ms: i64) -> Oracle {
         let rows = self.rows.iter().filter(|((_, timestamp), _)| *timestamp >= start_ms);
-        Oracle { rows: rows.map(|(key, value)| (key.clone(), *value)).collect() }
+        let exemplars = self.exemplars.iter().filter(|(_, timestamp, ..)| *timestamp >= start_ms);
+        Oracle {
+            rows: rows.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            exemplars: exemplars.cloned().collect(),
+            metadata: self.metadata.clone(),
+        }
     }
 }
 
+fn exemplar_key(series: &str, one: &Exemplar) -> (String, i64, String, u64) {
+    (series.to_owned(), one.timestamp, one.labels.to_string(), one.value.to_bits())
+}
+
+/// A sample, and what may come with it.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) labels: Labels,
     pub(crate) timestamp: i64,
     pub(crate) value: f64,
+    /// Instead of the value.
+    pub(crate) histogram: Option<Histogram>,
+    pub(crate) exemplar: Option<Exemplar>,
+    pub(crate) metadata: Option<Metadata>,
+}
+
+impl Row {
+    pub(crate) fn float(labels: Labels, timestamp: i64, value: f64) -> Row {
+        Row { labels, timestamp, value, histogram: None, exemplar: None, metadata: None }
+    }
+
+    pub(crate) fn histogram(labels: Labels, timestamp: i64, histogram: Histogram) -> Row {
+        Row { histogram: Some(histogram), ..Row::float(labels, timestamp, 0.0) }
+    }
+}
+
+/// An exponential histogram of a few buckets; integers and floats in turn.
+pub(crate) fn histogram(seed: i64) -> Histogram {
+    let few = seed.unsigned_abs() % 1009;
+    let counts = match seed % 2 {
+        0 => Counts::Integer {
+            count: 3 * few + 7,
+            zero_count: 7,
+            positive: vec![few, few],
+            negative: vec![few],
+        },
+        _ => Counts::Float {
+            count: few as f64 * 0.75,
+            zero_count: -0.0,
+            positive: vec![few as f64 * 0.25, f64::MIN_POSITIVE],
+            negative: vec![0.1],
+        },
+    };
+    Histogram {
+        schema: 3,
+        zero_threshold: 1e-128,
+        sum: seed as f64 * 0.1,
+        reset_hint: ResetHint::Unknown,
+        positive_spans: vec![Span { offset: -2, length: 1 }, Span { offset: 3, length: 1 }],
+        negative_spans: vec![Span { offset: few as i32, length: 1 }],
+        counts,
+        custom_values: Vec::new(),
+    }
 }
 
 pub(crate) fn labels(series: usize) -> Labels {
@@ -74,13 +182,48 @@ pub(crate) fn labels(series: usize) -> Labels {
         .unwrap()
 }
 
+/// The rows of one request; those of a series need not be neighbours.
 pub(crate) fn batch(rows: &[Row]) -> Batch {
-    Batch::of_samples(rows.iter().map(|row| (&row.labels, row.timestamp, row.value)))
+    let mut batch = Batch::with_canonical_keys();
+    for run in rows.chunk_by(|a, b| a.labels == b.labels) {
+        batch.push_series(&run[0].labels);
+        let series = batch.series.len() as u32 - 1;
+        for row in run {
+            match &row.histogram {
+                Some(histogram) => batch.histograms.push(HistogramRow {
+                    series,
+                    timestamp: row.timestamp,
+                    histogram: histogram.clone(),
+                }),
+                None => {
+                    batch.timestamps.push(row.timestamp);
+                    batch.values.push(row.value);
+                }
+            }
+            let exemplar = row.exemplar.clone();
+            batch.exemplars.extend(exemplar.map(|exemplar| ExemplarRow { series, exemplar }));
+            batch.metadata.extend(row.metadata.clone());
+        }
+    }
+    batch
 }
 
 pub(crate) fn open(disk: &SimDisk, now_ms: i64) -> Result<Db, icecore_storage::Error> {
+    open_on(Arc::new(disk.clone()), now_ms)
+}
+
+pub(crate) fn open_on(disk: Arc<dyn Disk>, now_ms: i64) -> Result<Db, icecore_storage::Error> {
     let options = Options { retention_ms: RETENTION_MS, seed: 7, ..Options::default() };
-    Db::open(Arc::new(disk.clone()), options, now_ms)
+    Db::open(disk, options, now_ms)
+}
+
+/// Files below a folder.
+pub(crate) fn names(disk: &SimDisk, folder: &str) -> Vec<String> {
+    disk.files()
+        .into_iter()
+        .map(|(path, _)| path.to_string_lossy().into_owned())
+        .filter(|path| path.starts_with(folder))
+        .collect()
 }
 
 /// Upkeep until there is none, or until it fails.
@@ -99,26 +242,45 @@ pub(crate) fn time_of(round: usize) -> i64 {
 }
 
 /// What is written in one round: a sample of every series, now and then late ones, a conflict, and
-/// a series that comes and goes.
+/// a series that comes and goes; histograms, a series that changes between them and floats,
+/// exemplars and metadata.
 pub(crate) fn round(round: usize) -> Vec<Row> {
     let now = time_of(round);
     let value = |series: usize, timestamp: i64| (timestamp / 1000 % 9973) as f64 + series as f64;
-    let mut rows: Vec<Row> = (0..5)
-        .map(|series| Row { labels: labels(series), timestamp: now, value: value(series, now) })
-        .collect();
+    let float = |series, timestamp| Row::float(labels(series), timestamp, value(series, timestamp));
+    let mut rows: Vec<Row> = (0..5).map(|series| float(series, now)).collect();
+    rows.push(Row::histogram(labels(5), now, histogram(round as i64)));
+    // Floats for some rounds, then histograms for some.
+    rows.push(match round / 5 % 2 {
+        0 => float(6, now),
+        _ => Row::histogram(labels(6), now, histogram(7 * round as i64)),
+    });
+    if round.is_multiple_of(2) {
+        let trace = Labels::from_pairs([("trace_id", format!("{round:x}"))]).unwrap();
+        let (timestamp, value) = (now - 40_000 * (round as i64 % 3), round as f64 / 3.0);
+        let exemplar = Exemplar { labels: trace, timestamp, value };
+        rows[round % 7].exemplar = Some(exemplar);
+    }
+    if round % 6 == 1 {
+        let kind = MetricKind::Gauge;
+        let (family, help) = (format!("metric_{}", round % 4), format!("As of round {round}."));
+        rows[0].metadata = Some(Metadata { family, kind, help, unit: String::new() });
+    }
     if round % 4 == 3 {
         let timestamp = now - 3 * STEP_MS - 1000;
-        rows.push(Row { labels: labels(1), timestamp, value: value(1, timestamp) });
+        rows.push(float(1, timestamp));
+        // A late histogram, in the place of a float where there is one.
+        let timestamp = now - 2 * STEP_MS;
+        rows.push(Row::histogram(labels(6), timestamp, histogram(-3 * round as i64)));
     }
     if round % 9 == 8 {
         // Older than any window that is still open.
-        let timestamp = now - WINDOW_MS - 60_000;
-        rows.push(Row { labels: labels(2), timestamp, value: value(2, timestamp) });
-        rows.push(Row { labels: labels(0), timestamp: now, value: 1e9 });
+        rows.push(float(2, now - WINDOW_MS - 60_000));
+        rows.push(Row::float(labels(0), now, 1e9));
     }
-    if round % 7 == 0 {
+    if round.is_multiple_of(7) {
         let short = Labels::from_pairs([("__name__", format!("pod_{round}"))]).unwrap();
-        rows.push(Row { labels: short, timestamp: now, value: 1.0 });
+        rows.push(Row::float(short, now, 1.0));
     }
     rows
 }

@@ -27,7 +27,7 @@ use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::writer::{CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
-use crate::metrics::chunk::ChunkStatistics;
+use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkStatistics};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 use crate::wal::io_error;
@@ -154,6 +154,9 @@ impl Block {
         let index_section = section(SectionKind::Index)?;
         let index = SealedIndex::open(index_section.bytes.clone())
             .map_err(|damage| damage.in_file(&path, index_section.offset))?;
+        if u64::from(index.series_count()) != meta.series {
+            return Err(corrupt(index_section.offset, "the index has other series"));
+        }
         let checked = (0..directory.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Ok(Block {
             pages: section(SectionKind::Pages)?,
@@ -353,7 +356,7 @@ impl Block {
     pub(crate) fn verify(&self) -> Result<()> {
         let file = self.disk.open(&self.path).map_err(|e| io_error("open", &self.path, e))?;
         for entry in self.toc(file.as_ref())? {
-            let range = entry.offset..entry.offset + entry.length;
+            let range = entry.offset..entry.offset.saturating_add(entry.length);
             let bytes = file.range(range).map_err(|e| io_error("read", &self.path, e))?;
             if crc32fast::hash(&bytes) != entry.crc {
                 return Err(self.corrupt(entry.offset, "a section"));
@@ -465,7 +468,8 @@ fn parse_column_directory(mut rest: &[u8]) -> Option<Vec<(u64, u32)>> {
     let mut end = 0u64;
     let ends = (0..count).map(|_| {
         end = end.checked_add(varint::read(&mut rest)?)?;
-        Some((end, u32::try_from(varint::read(&mut rest)?).ok()?))
+        let count = u32::try_from(varint::read(&mut rest)?).ok()?;
+        (count as usize <= CHUNK_SAMPLES_MAX).then_some((end, count))
     });
     ends.collect()
 }

@@ -69,6 +69,17 @@ pub(crate) struct BlockWriter {
     columns: Columns,
     statistics: Vec<u8>,
     meta: BlockMeta,
+    is_published: bool,
+}
+
+/// What a failure leaves unfinished must not pile up on a disk that may be full.
+impl Drop for BlockWriter {
+    fn drop(&mut self) {
+        if !self.is_published {
+            let _ = self.disk.remove(&self.path);
+            let _ = self.disk.remove(&Path::new(BLOCKS_DIR).join(file_name(self.meta.id)));
+        }
+    }
 }
 
 /// Series of the page being filled.
@@ -114,6 +125,7 @@ impl BlockWriter {
             columns: Columns::default(),
             statistics: Vec::new(),
             meta: BlockMeta { range: TimeRange::default(), ..meta },
+            is_published: false,
         })
     }
 
@@ -266,7 +278,8 @@ impl BlockWriter {
         self.disk.rename(&self.path, &path).map_err(|e| io_error("rename", &self.path, e))?;
         let dir = Path::new(BLOCKS_DIR);
         self.disk.sync_dir(dir).map_err(|e| io_error("sync folder", dir, e))?;
-        Ok(self.meta)
+        self.is_published = true;
+        Ok(std::mem::take(&mut self.meta))
     }
 
     /// Pages by first position, and the position of every id.
@@ -328,14 +341,6 @@ impl BlockWriter {
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
-    }
-
-    /// Removes the unfinished file, as far as possible.
-    pub(crate) fn abandon(self) {
-        drop(self.file);
-        if let Err(e) = self.disk.remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), error = %e, "unfinished block not removed");
-        }
     }
 }
 

@@ -29,6 +29,10 @@ impl Keys {
         self.table.insert_unique(hash as u64, entry, Entry::low);
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
     pub(crate) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
         self.table.retain(|entry| keep(entry.id));
     }

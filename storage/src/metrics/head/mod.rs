@@ -9,7 +9,7 @@ pub(crate) mod columns;
 mod keys;
 pub(crate) mod series;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use hashbrown::HashTable;
 
@@ -32,6 +32,9 @@ const METADATA_FAMILIES_MAX: usize = 100_000;
 /// Series are kept in pages, so that growing never copies or doubles them.
 const PAGE_SERIES: usize = 1024;
 
+/// Keys are a cache: a sender that writes a series' labels in ever new orders empties it.
+const KEYS_A_SERIES_MAX: usize = 8;
+
 /// A series that was refused, where an id is expected.
 const REFUSED: u32 = u32::MAX;
 
@@ -45,7 +48,8 @@ pub(crate) struct Head {
     by_key: Keys,
     by_identity: HashTable<u32>,
     pub(crate) columns: TimestampColumns,
-    exemplars: VecDeque<(u32, Exemplar)>,
+    exemplars: VecDeque<HeadExemplar>,
+    next_exemplar: u64,
     metadata: BTreeMap<String, Vec<Metadata>>,
     /// Starts of the windows of which samples are here, and when the last of them was written.
     windows: BTreeMap<i64, i64>,
@@ -69,6 +73,48 @@ struct Place {
     in_use: bool,
 }
 
+#[derive(Debug)]
+struct HeadExemplar {
+    /// Ascending, never used twice: a seal says by it what it has written.
+    number: u64,
+    id: u32,
+    exemplar: Exemplar,
+}
+
+/// What a batch has of one series: counted for all of them at once, where one is new.
+#[derive(Clone, Copy, Debug, Default)]
+struct SeriesRows {
+    /// Samples and histograms.
+    rows: u64,
+    /// Time of one that is refused.
+    refused: Option<i64>,
+    has_accepted: bool,
+}
+
+impl SeriesRows {
+    fn of(batch: &Batch, age: AcceptedAge) -> Vec<SeriesRows> {
+        let mut all = vec![SeriesRows::default(); batch.series.len()];
+        for (i, rows) in all.iter_mut().enumerate() {
+            rows_of(batch, i).for_each(|row| rows.add(batch.timestamps[row], age));
+        }
+        let histograms = batch.histograms.iter();
+        histograms.for_each(|row| all[row.series as usize].add(row.timestamp, age));
+        for row in &batch.exemplars {
+            let fits = age.range.contains(row.exemplar.timestamp);
+            all[row.series as usize].has_accepted |= fits;
+        }
+        all
+    }
+
+    fn add(&mut self, timestamp: i64, age: AcceptedAge) {
+        self.rows += 1;
+        match age.range.contains(timestamp) {
+            true => self.has_accepted = true,
+            false => self.refused = Some(timestamp),
+        }
+    }
+}
+
 /// What a write may contain in time, fixed when it is decided.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AcceptedAge {
@@ -89,7 +135,7 @@ impl Head {
     pub(crate) fn decide(&mut self, batch: &Batch, limits: &Limits, age: AcceptedAge) -> Decided {
         let mut decided =
             Decided { record: BatchRecord::default(), refused: Refusals::default(), new_series: 0 };
-        let ids = self.resolve(batch, limits, &mut decided);
+        let ids = self.resolve(batch, limits, age, &mut decided);
         decided.record.source_offset = batch.source_offset;
         self.decide_samples(batch, &ids, age, &mut decided);
         let fits = |timestamp: i64| age.range.contains(timestamp);
@@ -111,9 +157,13 @@ impl Head {
                 decided.record.exemplars.push((id, row.exemplar.clone()));
             }
         }
+        let mut changed: HashSet<&str> = HashSet::new();
         for metadata in &batch.metadata {
             let known = self.metadata.get(&metadata.family);
-            if !known.is_some_and(|known| known.contains(metadata)) {
+            let is_known = known.is_some_and(|known| known.contains(metadata));
+            // What was known before may come after something else in the batch.
+            if !is_known || changed.contains(metadata.family.as_str()) {
+                changed.insert(&metadata.family);
                 decided.record.metadata.push(metadata.clone());
             }
         }
@@ -122,36 +172,57 @@ impl Head {
 
     /// The ids of a batch's series: the whole batch is looked up before anything else is done, so
     /// that the misses of the table overlap (storage notes, §9).
-    fn resolve(&mut self, batch: &Batch, limits: &Limits, decided: &mut Decided) -> Vec<u32> {
+    fn resolve(
+        &mut self,
+        batch: &Batch,
+        limits: &Limits,
+        age: AcceptedAge,
+        decided: &mut Decided,
+    ) -> Vec<u32> {
         let mut ids: Vec<u32> = Vec::with_capacity(batch.series.len());
         ids.extend(
             batch.series.iter().map(|series| self.by_key.get(series.key_hash).unwrap_or(REFUSED)),
         );
+        let mut rows: Option<Vec<SeriesRows>> = None;
         for (i, id) in ids.iter_mut().enumerate() {
             if *id != REFUSED {
                 continue;
             }
             let series = &batch.series[i];
-            let labels = (batch.key_form)(batch.key(series), limits);
-            match labels {
-                Ok(labels) => {
+            // The same key may have come earlier in the batch.
+            if let Some(found) = self.by_key.get(series.key_hash) {
+                *id = found;
+                continue;
+            }
+            let rows = rows.get_or_insert_with(|| SeriesRows::of(batch, age))[i];
+            match (batch.key_form)(batch.key(series), limits) {
+                Ok(labels) if rows.has_accepted => {
                     let (found, is_new) = self.find_or_create(&labels);
-                    self.by_key.insert(series.key_hash, found);
+                    self.remember_key(series.key_hash, found);
                     decided.new_series += u64::from(is_new);
                     *id = found;
                 }
+                // Nothing of it is accepted: the head does not hear of the series.
+                Ok(labels) => {
+                    if let Some(refused) = rows.refused {
+                        let describe = || (labels.to_string(), age.reason(refused));
+                        decided.refused.add(rows.rows, describe);
+                    }
+                }
                 Err(e) => {
-                    let rows = rows_of(batch, i);
-                    let histograms =
-                        batch.histograms.iter().filter(|row| row.series as usize == i).count();
-                    let rows = (rows.len() + histograms).max(1) as u64;
-                    decided
-                        .refused
-                        .add(rows, || ((batch.key_text)(batch.key(series)), e.to_string()));
+                    let describe = || ((batch.key_text)(batch.key(series)), e.to_string());
+                    decided.refused.add(rows.rows.max(1), describe);
                 }
             }
         }
         ids
+    }
+
+    fn remember_key(&mut self, hash: u128, id: u32) {
+        if self.by_key.len() >= KEYS_A_SERIES_MAX * (self.series_count() + PAGE_SERIES) {
+            self.by_key.retain(|_| false);
+        }
+        self.by_key.insert(hash, id);
     }
 
     fn decide_samples(
@@ -204,9 +275,7 @@ impl Head {
         segment: u64,
     ) -> Vec<(u32, Labels)> {
         let mut definitions = Vec::new();
-        let ids = record.references.iter().copied();
-        let ids = ids.chain(record.histograms.iter().map(|(id, ..)| *id));
-        for id in ids.chain(record.exemplars.iter().map(|(id, _)| *id)) {
+        for id in record.series() {
             let place = &mut self.places[id as usize];
             place.last_sequence = sequence;
             if place.segment != segment {
@@ -274,15 +343,17 @@ impl Head {
         unknown
     }
 
-    fn push_exemplar(&mut self, id: u32, exemplar: Exemplar) {
-        let recent = self.exemplars.iter().rev().take(64);
-        if recent.clone().any(|(other, known)| *other == id && *known == exemplar) {
+    pub(crate) fn push_exemplar(&mut self, id: u32, exemplar: Exemplar) {
+        let mut recent = self.exemplars.iter().rev().take(64);
+        if recent.any(|known| known.id == id && known.exemplar == exemplar) {
             return;
         }
         if self.exemplars.len() >= EXEMPLARS_MAX {
             self.exemplars.pop_front();
         }
-        self.exemplars.push_back((id, exemplar));
+        let number = self.next_exemplar;
+        self.next_exemplar += 1;
+        self.exemplars.push_back(HeadExemplar { number, id, exemplar });
     }
 
     pub(crate) fn push_metadata(&mut self, metadata: &Metadata) {
@@ -328,7 +399,7 @@ impl Head {
     /// Forgets series that hold nothing and that no write up to now is about to use: those whose
     /// last write has a sequence of at most `applied`. Returns how many went.
     pub(crate) fn drop_idle(&mut self, applied: u64) -> u64 {
-        let held: BTreeSet<u32> = self.exemplars.iter().map(|(id, _)| *id).collect();
+        let held: BTreeSet<u32> = self.exemplars.iter().map(|known| known.id).collect();
         let idle: Vec<u32> = self
             .ids()
             .filter(|id| {
@@ -397,19 +468,30 @@ impl Head {
         self.sealed_before
     }
 
-    /// Takes note that a window's samples went to a block. Late ones may have come since.
-    pub(crate) fn end_seal(&mut self, window: TimeRange, late_sealed: u64) {
+    /// Takes note that a window's samples went to a block, and the exemplars of these numbers,
+    /// ascending. Late ones may have come since.
+    pub(crate) fn end_seal(&mut self, window: TimeRange, late_sealed: u64, exemplars: &[u64]) {
         self.windows.remove(&window.start_ms);
         self.late_samples = self.late_samples.saturating_sub(late_sealed);
         self.oldest = self.windows.first_key_value().map(|(start, _)| *start).or(self.newest);
         if self.windows.is_empty() {
             self.oldest = None;
         }
-        self.exemplars.retain(|(_, exemplar)| !window.contains(exemplar.timestamp));
+        self.exemplars.retain(|known| exemplars.binary_search(&known.number).is_err());
     }
 
     pub(crate) fn exemplars(&self) -> impl Iterator<Item = (u32, &Exemplar)> {
-        self.exemplars.iter().map(|(id, exemplar)| (*id, exemplar))
+        self.exemplars.iter().map(|known| (known.id, &known.exemplar))
+    }
+
+    /// Exemplars of a window with the numbers by which [`Head::end_seal`] knows them.
+    pub(crate) fn exemplars_of(
+        &self,
+        window: TimeRange,
+    ) -> impl Iterator<Item = (u64, u32, &Exemplar)> {
+        let inside = self.exemplars.iter();
+        let inside = inside.filter(move |known| window.contains(known.exemplar.timestamp));
+        inside.map(|known| (known.number, known.id, &known.exemplar))
     }
 
     /// Puts a series from a checkpoint in place.
@@ -446,10 +528,6 @@ impl Head {
     /// Counts late samples anew.
     pub(crate) fn recount_late(&mut self) {
         self.late_samples = self.ids().map(|id| self.series(id).late_count()).sum();
-    }
-
-    pub(crate) fn restore_exemplar(&mut self, id: u32, exemplar: Exemplar) {
-        self.push_exemplar(id, exemplar);
     }
 
     pub(crate) fn metadata(&self) -> &BTreeMap<String, Vec<Metadata>> {

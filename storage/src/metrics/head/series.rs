@@ -7,7 +7,8 @@
 //! Packed bytes are a list of entries, each with a tag (see [`Entry`]); a checkpoint stores them
 //! as they are. They are pictured in docs/format.md, "Checkpoint".
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::encoding::{decimal, histograms, timestamps, varint};
 use crate::metrics::chunk;
@@ -51,9 +52,61 @@ pub(crate) struct MemSeries {
 struct Rare {
     /// Tail of a series whose newest samples are histograms.
     histograms: Vec<(i64, Histogram)>,
-    late: Samples,
+    late: Late,
     /// Late samples that a seal in progress has taken charge of.
     sealing: Samples,
+}
+
+/// Late samples by time: they come in any order, and a request may bring a million of them.
+#[derive(Debug, Default, PartialEq)]
+struct Late {
+    rows: BTreeMap<i64, (f64, Option<Box<Histogram>>)>,
+}
+
+impl Late {
+    /// Whether the timestamp is new; of two values for one the greater stays.
+    fn insert(&mut self, timestamp: i64, value: f64, histogram: Option<&Histogram>) -> bool {
+        let row = || (value, histogram.map(|histogram| Box::new(histogram.clone())));
+        match self.rows.entry(timestamp) {
+            Slot::Vacant(slot) => {
+                slot.insert(row());
+                true
+            }
+            Slot::Occupied(mut slot) => {
+                let (old, old_histogram) = slot.get();
+                if replaces((value, histogram), (*old, old_histogram.as_deref())) {
+                    slot.insert(row());
+                }
+                false
+            }
+        }
+    }
+
+    fn insert_all(&mut self, samples: &Samples) {
+        for (row, timestamp) in samples.timestamps.iter().enumerate() {
+            self.insert(*timestamp, samples.values[row], samples.histogram(row));
+        }
+    }
+
+    /// Takes the samples of a window out.
+    fn take(&mut self, window: TimeRange) -> Late {
+        let mut inside = self.rows.split_off(&window.start_ms);
+        if let Some(next) = window.end_ms.checked_add(1) {
+            self.rows.append(&mut inside.split_off(&next));
+        }
+        Late { rows: inside }
+    }
+
+    fn samples(&self) -> Samples {
+        let mut samples = Samples::default();
+        for (timestamp, (value, histogram)) in &self.rows {
+            match histogram {
+                Some(histogram) => samples.push_histogram(*timestamp, (**histogram).clone()),
+                None => samples.push(*timestamp, *value),
+            }
+        }
+        samples
+    }
 }
 
 /// What became of a sample.
@@ -153,14 +206,11 @@ impl MemSeries {
             }
         }
         let late = &mut self.rare.get_or_insert_default().late;
-        let mut one = Samples::default();
-        match value {
-            Value::Float(value) => one.push(timestamp, value),
-            Value::Histogram(histogram) => one.push_histogram(timestamp, histogram.clone()),
-        }
-        let before = late.len();
-        chunk::merge(late, &one);
-        if late.len() > before { Pushed::Late } else { Pushed::Duplicate }
+        let is_new = match value {
+            Value::Float(value) => late.insert(timestamp, value, None),
+            Value::Histogram(histogram) => late.insert(timestamp, 0.0, Some(histogram)),
+        };
+        if is_new { Pushed::Late } else { Pushed::Duplicate }
     }
 
     fn tail(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
@@ -245,7 +295,7 @@ impl MemSeries {
     }
 
     pub(crate) fn has_late(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| !rare.late.is_empty())
+        self.rare.as_ref().is_some_and(|rare| !rare.late.rows.is_empty())
     }
 
     /// Whether a sample of the range may be here; `false` is certain.
@@ -273,7 +323,8 @@ impl MemSeries {
     pub(crate) fn bytes_held(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
             size_of::<Rare>()
-                + (rare.late.len() + rare.sealing.len()) * 16
+                + rare.late.rows.len() * 40
+                + rare.sealing.len() * 16
                 + rare.histograms.len() * 256
         });
         size_of::<MemSeries>() + self.packed.capacity() + rare
@@ -290,16 +341,19 @@ impl MemSeries {
                 continue;
             }
             if let Entry::Floats { times: Times::Shared(id), .. } = entry {
+                hasher.update(&[TAG_FLOATS_SHARED]);
                 hasher.update(&id.to_le_bytes());
-                if !view.columns.iter().any(|(known, _)| *known == id) {
-                    view.columns.push((id, columns.bytes(id).into()));
-                }
+                view.columns.push((id, columns.bytes(id).into()));
             } else if let Entry::Floats { times: Times::Own(bytes), .. } = entry {
+                // Tags and lengths keep one list of columns from reading like another.
+                hasher.update(&[TAG_FLOATS_OWN]);
+                hasher.update(&(bytes.len() as u64).to_le_bytes());
                 hasher.update(bytes);
             }
             view.pack(window, &entry);
         }
         if self.tail_length > 0 && self.newest >= range.start_ms {
+            hasher.update(&[u8::MAX]);
             for (timestamp, value) in self.tail() {
                 view.tail.push(timestamp, value);
                 hasher.update(&timestamp.to_le_bytes());
@@ -308,7 +362,7 @@ impl MemSeries {
         view.token = hasher.digest().max(1);
         if let Some(rare) = &self.rare {
             rare.histograms.iter().for_each(|(t, h)| view.tail.push_histogram(*t, h.clone()));
-            view.late = rare.late.clone();
+            view.late = rare.late.samples();
             chunk::merge(&mut view.late, &rare.sealing);
             view.token = 0;
         }
@@ -325,13 +379,9 @@ impl MemSeries {
             self.pack_histograms();
         }
         let Some(rare) = &mut self.rare else { return 0 };
-        let late = std::mem::take(&mut rare.late);
-        let start = late.timestamps.partition_point(|t| *t < window.start_ms);
-        let end = late.timestamps.partition_point(|t| *t <= window.end_ms);
-        chunk::append(&mut rare.late, &late, 0..start);
-        chunk::append(&mut rare.late, &late, end..late.len());
-        chunk::append(&mut rare.sealing, &late, start..end);
-        (end - start) as u64
+        let inside = rare.late.take(window);
+        chunk::merge(&mut rare.sealing, &inside.samples());
+        inside.rows.len() as u64
     }
 
     /// Drops what a block now holds: the packed entries of the window and what the seal took.
@@ -373,7 +423,7 @@ impl MemSeries {
     pub(crate) fn abort_seal(&mut self) {
         if let Some(rare) = &mut self.rare {
             let sealing = std::mem::take(&mut rare.sealing);
-            chunk::merge(&mut rare.late, &sealing);
+            rare.late.insert_all(&sealing);
         }
     }
 
@@ -385,10 +435,11 @@ impl MemSeries {
     ) -> Option<MemSeries> {
         let mut series = MemSeries::default();
         let mut packed = SeriesView::default();
+        let mut shared = view.columns.iter();
         let mut entries = Entries::new(&view.packed);
         while let Some((window, mut entry)) = entries.next() {
             if let Entry::Floats { count, times: Times::Shared(id), values } = entry {
-                let (_, bytes) = view.columns.iter().find(|(known, _)| *known == id)?;
+                let (_, bytes) = shared.next().filter(|(known, _)| *known == id)?;
                 let mut times = Vec::new();
                 timestamps::decode(bytes, usize::from(count), &mut times)?;
                 let id = columns.restore(bytes, &times);
@@ -412,7 +463,7 @@ impl MemSeries {
         }
         series.newest = newest;
         if !view.late.is_empty() {
-            series.rare.get_or_insert_default().late = view.late.clone();
+            series.rare.get_or_insert_default().late.insert_all(&view.late);
         }
         Some(series)
     }
@@ -429,7 +480,7 @@ impl MemSeries {
     }
 
     pub(crate) fn late_count(&self) -> u64 {
-        self.rare.as_ref().map_or(0, |rare| rare.late.len() as u64)
+        self.rare.as_ref().map_or(0, |rare| rare.late.rows.len() as u64)
     }
 
     /// Starts of the windows of its samples.
@@ -444,7 +495,7 @@ impl MemSeries {
         }
         if let Some(rare) = &self.rare {
             windows.extend(rare.histograms.iter().map(|(t, _)| window_start_ms(*t)));
-            windows.extend(rare.late.timestamps.iter().map(|t| window_start_ms(*t)));
+            windows.extend(rare.late.rows.keys().map(|t| window_start_ms(*t)));
         }
         windows
     }
@@ -526,7 +577,7 @@ pub(crate) struct SeriesView {
     /// Entries as in [`MemSeries`].
     packed: Vec<u8>,
     packed_window: Option<i64>,
-    /// Encoded columns by the number that entries use.
+    /// Encoded columns of the entries that share one, in their order.
     columns: Vec<(u32, Box<[u8]>)>,
     tail: Samples,
     late: Samples,
@@ -563,15 +614,14 @@ impl SeriesView {
     pub(crate) fn read(&self, into: &mut Samples) -> Option<()> {
         let was_empty = into.is_empty();
         let mut entries = Entries::new(&self.packed);
+        let mut shared = self.columns.iter();
         let mut histogram_times = Vec::new();
         while let Some((_, entry)) = entries.next() {
             match entry {
                 Entry::Floats { count, times, values } => {
                     let times = match times {
                         Times::Own(bytes) => bytes,
-                        Times::Shared(id) => {
-                            &self.columns.iter().find(|(known, _)| *known == id)?.1
-                        }
+                        Times::Shared(id) => &shared.next().filter(|(known, _)| *known == id)?.1,
                     };
                     timestamps::decode(times, usize::from(count), &mut into.timestamps)?;
                     decimal::decode(values, usize::from(count), &mut into.values)?;
@@ -617,9 +667,7 @@ impl SeriesView {
         while let Some((_, entry)) = entries.next() {
             if let Entry::Floats { times: Times::Shared(id), .. } = entry {
                 let at = columns.binary_search_by_key(&id, |(known, _)| *known).ok()?;
-                if !used.iter().any(|(known, _)| *known == id) {
-                    used.push(columns[at].clone());
-                }
+                used.push(columns[at].clone());
             }
         }
         let complete = entries.rest.is_empty();
