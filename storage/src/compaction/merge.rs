@@ -17,6 +17,9 @@ use crate::time::TimeRange;
 /// Where a merged series comes from: (input, id there).
 type Origins = Vec<(u32, u32)>;
 
+/// Exemplars by the ids of the merged block, and metadata.
+type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
+
 /// Writes a block with the content of `inputs`; of two values for a timestamp the greater wins, as
 /// everywhere. `meta` names the new block; sources, level and sequence follow from the inputs.
 pub(crate) fn merge(
@@ -80,11 +83,7 @@ fn append_all(
     Ok(())
 }
 
-fn describe(
-    inputs: &[Arc<Block>],
-    labels: &[Labels],
-    origins: &[Origins],
-) -> Result<(Vec<(u32, Exemplar)>, Vec<Metadata>)> {
+fn describe(inputs: &[Arc<Block>], labels: &[Labels], origins: &[Origins]) -> Result<Described> {
     let mut merged_ids: Vec<((u32, u32), u32)> = Vec::new();
     for (id, origins) in origins.iter().enumerate() {
         merged_ids.extend(origins.iter().map(|origin| (*origin, id as u32)));

@@ -1,6 +1,8 @@
 //! The storage engine as a whole, on the simulated disk: what was acknowledged is there, whatever
 //! the order of arrival, and whatever the disk does.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod concurrent;
 mod corruption;
 mod crash;

@@ -179,7 +179,7 @@ impl BlockWriter {
         }
         let missing = reference.missing.is_some();
         let flags =
-            u8::from(is_histogram) * CHUNK_HISTOGRAMS | u8::from(missing) * CHUNK_MISSING_SLOTS;
+            (u8::from(is_histogram) * CHUNK_HISTOGRAMS) | (u8::from(missing) * CHUNK_MISSING_SLOTS);
         let body = &mut self.page.body;
         body.push(flags);
         varint::write(body, rows.len() as u64);
