@@ -258,7 +258,7 @@ pub(crate) fn round(round: usize) -> Vec<Row> {
         0 => float(6, now),
         _ => Row::histogram(labels(6), now, histogram(7 * round as i64)),
     });
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let trace = Labels::from_pairs([("trace_id", format!("{round:x}"))]).unwrap();
         let (timestamp, value) = (now - 40_000 * (round as i64 % 3), round as f64 / 3.0);
         let exemplar = Exemplar { labels: trace, timestamp, value };
@@ -281,7 +281,7 @@ pub(crate) fn round(round: usize) -> Vec<Row> {
         rows.push(float(2, now - WINDOW_MS - 60_000));
         rows.push(Row::float(labels(0), now, 1e9));
     }
-    if round % 7 == 0 {
+    if round.is_multiple_of(7) {
         let short = Labels::from_pairs([("__name__", format!("pod_{round}"))]).unwrap();
         rows.push(Row::float(short, now, 1.0));
     }
