@@ -222,3 +222,48 @@ fn replay_frame(
     report.last_sequence = report.last_sequence.max(frame.sequence);
     visit(Entry::Batch { sequence: frame.sequence, record, is_doubtful: segment.is_doubtful })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::SimDisk;
+    use crate::wal::segment::{FRAME_HEADER_BYTES, HEADER_BYTES, SegmentWriter};
+
+    /// A segment of three records, the second of them damaged; `synced` is what the third says of
+    /// the records before it.
+    fn replay_damaged(synced: u64) -> (Report, Vec<(u64, bool)>) {
+        let disk = SimDisk::new(1);
+        disk.create_dir_all(Path::new(WAL_DIR)).unwrap();
+        let payload = BatchRecord::default().encode().payload;
+        let mut writer = SegmentWriter::create(&disk, 1, 77, 0).unwrap();
+        writer.append(1, 0, record::BATCH, &payload).unwrap();
+        writer.append(2, 1, record::BATCH, &payload).unwrap();
+        writer.append(3, synced, record::BATCH, &payload).unwrap();
+        writer.flush().unwrap();
+        let second = HEADER_BYTES + FRAME_HEADER_BYTES + payload.len();
+        disk.corrupt(&segment::path(1), second as u64 + 9, 1);
+        let mut found = Vec::new();
+        let report = replay(&disk, 0, |entry| {
+            if let Entry::Batch { sequence, is_doubtful, .. } = entry {
+                found.push((sequence, is_doubtful));
+            }
+            Ok(())
+        });
+        (report.unwrap(), found)
+    }
+
+    #[test]
+    fn a_torn_group_is_no_damage() {
+        let (report, found) = replay_damaged(1);
+        assert_eq!(found, [(1, false), (3, true)]);
+        assert_eq!((report.lost, report.damaged.len(), report.last_sequence), (0, 0, 3));
+        assert!(report.torn_tail_bytes > 0);
+    }
+
+    #[test]
+    fn a_record_that_was_synced_and_cannot_be_read_is_lost() {
+        let (report, found) = replay_damaged(2);
+        assert_eq!(found, [(1, false), (3, false)]);
+        assert_eq!((report.lost, report.damaged.len()), (1, 1));
+    }
+}

@@ -300,20 +300,25 @@ fn a_power_cut_under_concurrent_writes_splits_no_request_and_loses_none() {
         let stats = db.stats();
         groups += u64::from(stats.wal_syncs < stats.wal_records);
         drop(db);
-        let db = open(&disk.power_cut(seed), now).unwrap();
-        let what = format!("seed {seed}, {:?}", db.recovery());
-        assert_eq!(db.recovery().lost_records, 0, "{what}");
-        assert_eq!(names(&disk, "quarantine/"), Vec::<String>::new(), "{what}");
-        let mut rows_of: BTreeMap<u64, usize> = BTreeMap::new();
-        for stored in Oracle::of(&db, i64::MIN).rows.values() {
-            let Stored::Float(bits) = stored else { panic!("{what}: {stored:?}") };
-            *rows_of.entry(f64::from_bits(*bits) as u64).or_default() += 1;
-        }
-        for (id, rows) in &rows_of {
-            assert_eq!(*rows, ROWS, "{what}: request {id} is there in part");
-        }
-        for id in acknowledged.into_inner().unwrap() {
-            assert!(rows_of.contains_key(&id), "{what}: request {id} was acknowledged and is lost");
+        for cut in 0..4 {
+            let db = open(&disk.power_cut(4 * seed + cut), now).unwrap();
+            let what = format!("seed {seed}, {:?}", db.recovery());
+            assert_eq!(db.recovery().lost_records, 0, "{what}");
+            assert_eq!(names(&disk, "quarantine/"), Vec::<String>::new(), "{what}");
+            let mut rows_of: BTreeMap<u64, usize> = BTreeMap::new();
+            for stored in Oracle::of(&db, i64::MIN).rows.values() {
+                let Stored::Float(bits) = stored else { panic!("{what}: {stored:?}") };
+                *rows_of.entry(f64::from_bits(*bits) as u64).or_default() += 1;
+            }
+            for (id, rows) in &rows_of {
+                assert_eq!(*rows, ROWS, "{what}: request {id} is there in part");
+            }
+            for id in acknowledged.lock().unwrap().iter() {
+                assert!(
+                    rows_of.contains_key(id),
+                    "{what}: request {id} was acknowledged and is lost"
+                );
+            }
         }
     }
     assert!(groups > 0, "writers met in a group commit");

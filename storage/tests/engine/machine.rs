@@ -146,6 +146,7 @@ impl Machine {
         self.disk = disk;
         assert_eq!(self.db.recovery().lost_records, 0);
         assert_eq!(self.db.recovery().quarantined, Vec::<String>::new());
+        assert!(!self.db.recovery().manifest_rebuilt);
         let with = self.with(&self.last);
         if pending && Oracle::of(&self.db, kept) == with.from(kept) {
             self.oracle = with;

@@ -213,8 +213,11 @@ pub(crate) fn open(disk: &SimDisk, now_ms: i64) -> Result<Db, icecore_storage::E
 }
 
 pub(crate) fn open_on(disk: Arc<dyn Disk>, now_ms: i64) -> Result<Db, icecore_storage::Error> {
-    let options = Options { retention_ms: RETENTION_MS, seed: 7, ..Options::default() };
-    Db::open(disk, options, now_ms)
+    Db::open(disk, options(), now_ms)
+}
+
+pub(crate) fn options() -> Options {
+    Options { retention_ms: RETENTION_MS, seed: 7, ..Options::default() }
 }
 
 /// Files below a folder.
