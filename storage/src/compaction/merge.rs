@@ -14,9 +14,6 @@ use crate::metrics::chunk;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 
-/// Exemplars by the ids of their series, and metadata.
-type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
-
 /// Where a merged series comes from: (input, id there).
 type Origins = Vec<(u32, u32)>;
 
