@@ -21,7 +21,7 @@ use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::chunk;
 use crate::metrics::head::Head;
-use crate::metrics::head::series::SeriesView;
+use crate::metrics::head::read::{ReadView, SharedTimes};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 
@@ -39,7 +39,7 @@ pub struct SelectedSeries {
     version: Arc<Version>,
     /// (index into the version's blocks, id there), by time.
     blocks: Vec<(u32, u32)>,
-    head: Option<Box<SeriesView>>,
+    head: Option<ReadView>,
 }
 
 impl SelectedSeries {
@@ -71,13 +71,12 @@ impl Snapshot {
         let mut from_head = Vec::with_capacity(selectors.len());
         for selector in selectors {
             let mut found = Vec::new();
+            let mut shared = SharedTimes::default();
             for id in head.index.select(&selector.matchers) {
                 let series = head.series(id);
-                if series.may_overlap(selector.range) {
-                    let view = series.view(selector.range, &head.columns);
-                    if !view.is_empty() {
-                        found.push((head.index.labels(id), Box::new(view)));
-                    }
+                let view = ReadView::of(series, selector.range, &head.columns, &mut shared);
+                if let Some(view) = view {
+                    found.push((head.index.labels(id), view));
                 }
             }
             from_head.push(found);
@@ -91,7 +90,7 @@ impl Snapshot {
     fn join(
         &self,
         selector: &Selector,
-        head: Vec<(Labels, Box<SeriesView>)>,
+        head: Vec<(Labels, ReadView)>,
         version: &Arc<Version>,
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;

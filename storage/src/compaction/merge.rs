@@ -14,11 +14,11 @@ use crate::metrics::chunk;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 
-/// Exemplars by the ids of their series, and metadata.
-type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
-
 /// Where a merged series comes from: (input, id there).
 type Origins = Vec<(u32, u32)>;
+
+/// Exemplars by the ids of the merged block, and metadata.
+type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
 
 /// Writes a block with the content of `inputs`; of two values for a timestamp the greater wins, as
 /// everywhere. `meta` names the new block; sources, level and sequence follow from the inputs.

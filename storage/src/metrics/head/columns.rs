@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use crate::encoding::timestamps;
+use crate::time::TimeRange;
 
 /// How a mini-chunk refers to its timestamps.
 pub(crate) enum ColumnOf {
@@ -29,6 +30,7 @@ struct Column {
     content: u128,
     bytes: Box<[u8]>,
     holders: u32,
+    range: TimeRange,
 }
 
 impl TimestampColumns {
@@ -45,7 +47,7 @@ impl TimestampColumns {
         if was_alone {
             return ColumnOf::Own(bytes);
         }
-        ColumnOf::Shared(self.insert(content, bytes.into_boxed_slice()))
+        ColumnOf::Shared(self.insert(content, bytes.into_boxed_slice(), timestamps))
     }
 
     /// Adds a column read back from disk, or finds it.
@@ -56,12 +58,15 @@ impl TimestampColumns {
                 self.columns[id as usize].holders += 1;
                 id
             }
-            None => self.insert(content, bytes.into()),
+            None => self.insert(content, bytes.into(), timestamps),
         }
     }
 
-    fn insert(&mut self, content: u128, bytes: Box<[u8]>) -> u32 {
-        let column = Column { content, bytes, holders: 1 };
+    fn insert(&mut self, content: u128, bytes: Box<[u8]>, timestamps: &[i64]) -> u32 {
+        let first = timestamps.first().copied().unwrap_or(0);
+        let last = timestamps.last().copied().unwrap_or(-1);
+        let range = TimeRange::new(first, last);
+        let column = Column { content, bytes, holders: 1, range };
         let id = match self.free.pop() {
             Some(id) => {
                 self.columns[id as usize] = column;
@@ -78,6 +83,11 @@ impl TimestampColumns {
 
     pub(crate) fn bytes(&self, id: u32) -> &[u8] {
         &self.columns[id as usize].bytes
+    }
+
+    /// From its first timestamp to its last.
+    pub(crate) fn range(&self, id: u32) -> TimeRange {
+        self.columns[id as usize].range
     }
 
     /// One holder less; without any, the column goes.

@@ -7,6 +7,7 @@
 
 pub(crate) mod columns;
 mod keys;
+pub(crate) mod read;
 pub(crate) mod series;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};

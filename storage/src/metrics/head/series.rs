@@ -330,6 +330,21 @@ impl MemSeries {
         size_of::<MemSeries>() + self.packed.capacity() + rare
     }
 
+    pub(super) fn packed(&self) -> &[u8] {
+        &self.packed
+    }
+
+    /// The tail, if the series has nothing but floats in order of time.
+    pub(super) fn plain_tail(&self) -> Option<PlainTail<'_>> {
+        let length = usize::from(self.tail_length);
+        self.rare.is_none().then_some(PlainTail {
+            start: self.tail_start,
+            newest: self.newest,
+            offsets: &self.tail_offsets[..length],
+            values: &self.tail_values[..length],
+        })
+    }
+
     /// A copy of what a reader needs for `range`, with the columns it refers to.
     pub(crate) fn view(&self, range: TimeRange, columns: &TimestampColumns) -> SeriesView {
         let mut view = SeriesView::default();
@@ -511,32 +526,42 @@ fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// The raw samples at the end of a series.
+pub(super) struct PlainTail<'a> {
+    pub(super) start: i64,
+    /// Of the series, also if the tail is empty.
+    pub(super) newest: i64,
+    /// Milliseconds after `start`.
+    pub(super) offsets: &'a [u32],
+    pub(super) values: &'a [f64],
+}
+
 /// One packed entry.
 #[derive(Clone, Copy, Debug)]
-enum Entry<'a> {
+pub(super) enum Entry<'a> {
     Floats { count: u8, times: Times<'a>, values: &'a [u8] },
     Histograms { count: u8, times: &'a [u8], values: &'a [u8] },
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Times<'a> {
+pub(super) enum Times<'a> {
     Shared(u32),
     Own(&'a [u8]),
 }
 
 /// Walks packed bytes. Stops early, with `rest` not empty, at bytes that are no entry.
-struct Entries<'a> {
+pub(super) struct Entries<'a> {
     rest: &'a [u8],
     window: i64,
 }
 
 impl<'a> Entries<'a> {
-    fn new(packed: &'a [u8]) -> Entries<'a> {
+    pub(super) fn new(packed: &'a [u8]) -> Entries<'a> {
         Entries { rest: packed, window: i64::MIN }
     }
 
     /// The entry and the start of its window.
-    fn next(&mut self) -> Option<(i64, Entry<'a>)> {
+    pub(super) fn next(&mut self) -> Option<(i64, Entry<'a>)> {
         loop {
             let mut rest = self.rest;
             let (tag, tail) = rest.split_first()?;
