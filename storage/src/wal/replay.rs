@@ -106,7 +106,8 @@ impl Segment {
         let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
         let length = file.length();
         let bytes = file.range(0..length).map_err(|e| io_error("read", &path, e))?;
-        let reader = SegmentReader::open(number, bytes);
+        let reader = SegmentReader::open(number, bytes.clone());
+        let reader = reader.or_else(|| SegmentReader::salvage(bytes));
         Ok(Segment { number, path, length, reader, before_next: None })
     }
 }
@@ -153,7 +154,7 @@ fn replay_segment(
     let mut segment = State {
         acknowledged: synced.chain(before_next).max().unwrap_or(0),
         position: reader.previous_sequence,
-        is_damaged: false,
+        is_damaged: !reader.header_is_intact,
         is_doubtful: false,
     };
     for item in items {

@@ -195,6 +195,7 @@ pub(crate) struct SegmentReader {
     salt: u64,
     bytes: Bytes,
     offset: usize,
+    pub(crate) header_is_intact: bool,
 }
 
 impl SegmentReader {
@@ -207,7 +208,27 @@ impl SegmentReader {
             return None;
         }
         let (salt, previous_sequence) = (field(16), field(24));
-        Some(SegmentReader { previous_sequence, salt, bytes, offset: HEADER_BYTES })
+        let (offset, header_is_intact) = (HEADER_BYTES, true);
+        Some(SegmentReader { previous_sequence, salt, bytes, offset, header_is_intact })
+    }
+
+    /// A reader in spite of a damaged header, if the frame behind it proves the salt: that of the
+    /// header, or one that begins like the frame's marker.
+    pub(crate) fn salvage(bytes: Bytes) -> Option<SegmentReader> {
+        let salt: [u8; 8] = bytes.get(16..24)?.try_into().expect("8 bytes");
+        let mut by_marker = salt;
+        by_marker[..4].copy_from_slice(bytes.get(HEADER_BYTES..HEADER_BYTES + 4)?);
+        [salt, by_marker].into_iter().find_map(|salt| {
+            let reader = SegmentReader {
+                previous_sequence: 0,
+                salt: u64::from_le_bytes(salt),
+                bytes: bytes.clone(),
+                offset: HEADER_BYTES,
+                header_is_intact: false,
+            };
+            let first = reader.frame_at(HEADER_BYTES)?;
+            Some(SegmentReader { previous_sequence: first.previous, ..reader })
+        })
     }
 
     pub(crate) fn next(&mut self) -> Next {

@@ -103,6 +103,20 @@ fn one_damaged_byte_of_any_file_is_noticed_and_the_rest_is_served() {
 }
 
 #[test]
+fn a_damaged_segment_header_costs_nothing_while_its_salt_can_be_told() {
+    let (disk, oracle, now) = database();
+    let (path, _) = files(&disk, "wal/").pop().unwrap();
+    // All of the header but the half of the salt that no frame repeats, and bytes of no meaning.
+    for offset in (0..20).chain(24..36) {
+        let damaged = disk.kill();
+        damaged.corrupt(&path, offset, 0x04);
+        let db = open(&damaged, now).unwrap();
+        assert_eq!(Oracle::of(&db, i64::MIN), oracle, "byte {offset}");
+        assert!(db.stats().quarantined_files > 0, "byte {offset}");
+    }
+}
+
+#[test]
 fn a_missing_manifest_is_rebuilt_from_the_files() {
     let (disk, oracle, now) = database();
     for (path, _) in files(&disk, "manifest") {
