@@ -566,7 +566,10 @@ impl Inner {
             .cloned()
             .collect();
         let meta = self.new_meta(upkeep, window, 0);
-        let meta = merge::merge(&self.disk, &blocks, meta)?;
+        let meta = match merge::merge(&self.disk, &blocks, meta) {
+            Err(e @ Error::Corrupt { .. }) => return self.quarantine_blocks(upkeep, &blocks, e),
+            other => other?,
+        };
         let path = block::path(meta.id);
         let block = self.open_new(&meta)?;
         tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
@@ -576,6 +579,35 @@ impl Inner {
         manifest.blocks.push(meta);
         self.store_with_file(upkeep, manifest, &path)?;
         self.publish(vec![block], inputs);
+        Ok(())
+    }
+
+    /// Takes out of service the blocks that do not verify, so that the rest can be merged and read;
+    /// their files stay in quarantine. Gives the error back if all of them do.
+    fn quarantine_blocks(
+        &self,
+        upkeep: &mut Upkeep,
+        blocks: &[Arc<Block>],
+        error: Error,
+    ) -> Result<()> {
+        let damaged: Vec<BlockId> = blocks
+            .iter()
+            .filter(|block| matches!(block.verify(), Err(Error::Corrupt { .. })))
+            .map(|block| block.meta().id)
+            .collect();
+        if damaged.is_empty() {
+            return Err(error);
+        }
+        let mut report = RecoveryReport::default();
+        let mut manifest = upkeep.manifest.clone();
+        for id in &damaged {
+            tracing::error!(block = %id, %error, "block quarantined");
+            recovery::quarantine(self.disk.as_ref(), &block::path(*id), &mut report)?;
+            manifest.blocks.retain(|block| block.id != *id);
+        }
+        self.counters.quarantined.fetch_add(report.quarantined.len() as u64, Ordering::Relaxed);
+        self.store(upkeep, manifest)?;
+        self.publish(Vec::new(), &damaged);
         Ok(())
     }
 

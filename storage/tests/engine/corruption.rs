@@ -117,6 +117,34 @@ fn a_damaged_segment_header_costs_nothing_while_its_salt_can_be_told() {
 }
 
 #[test]
+fn a_damaged_block_stops_no_merge_and_goes_to_quarantine() {
+    let disk = SimDisk::new(2);
+    let db = open(&disk, time_of(0)).unwrap();
+    let window = |number: usize| time_of(0) + number as i64 * WINDOW_MS;
+    let write = |db: &Db, timestamp: i64, series: usize, now: i64| {
+        let row = Row::float(labels(series), timestamp, 1.0);
+        db.append(&batch(&[row]), now).unwrap();
+    };
+    // A block, damaged once it is there; then a late one for the same window.
+    write(&db, window(0), 0, window(0));
+    let now = window(1) + WINDOW_MS / 2;
+    write(&db, now, 0, now);
+    maintain(&db, now + 60_000).unwrap();
+    let (path, _) = files(&disk, "blocks/").pop().unwrap();
+    drop(db);
+    let disk = disk.kill();
+    disk.corrupt(&path, 45, 1);
+    let db = open(&disk, now).unwrap();
+    write(&db, window(0) + 1, 1, now);
+    // Late samples wait half an hour for company.
+    maintain(&db, now + 31 * 60_000).unwrap();
+    assert_eq!(db.stats().quarantined_files, 1);
+    assert_eq!(files(&disk, "quarantine/").len(), 1);
+    let kept = Oracle::of(&db, i64::MIN);
+    assert_eq!(kept.rows.len(), 2, "what is in no damaged block is served: {kept:?}");
+}
+
+#[test]
 fn a_missing_manifest_is_rebuilt_from_the_files() {
     let (disk, oracle, now) = database();
     for (path, _) in files(&disk, "manifest") {

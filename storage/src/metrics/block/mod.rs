@@ -413,6 +413,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         if self.retired.load(Ordering::Acquire)
             && let Err(e) = self.disk.remove(&self.path)
+            && e.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), error = %e, "retired block not removed");
         }
