@@ -15,7 +15,7 @@ use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::writer::{BlockWriter, data_order, sort_series};
 use crate::metrics::chunk;
 use crate::metrics::head::Head;
-use crate::metrics::head::series::SeriesView;
+use crate::metrics::head::view::SeriesView;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 

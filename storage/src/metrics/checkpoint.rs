@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::head::Head;
-use crate::metrics::head::series::{MemSeries, SeriesView};
+use crate::metrics::head::series::MemSeries;
+use crate::metrics::head::view::SeriesView;
 use crate::time::TimeRange;
 use crate::wal::io_error;
 use crate::wal::record::{

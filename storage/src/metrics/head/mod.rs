@@ -7,8 +7,11 @@
 
 pub(crate) mod columns;
 mod keys;
+mod late;
+mod packed;
 pub(crate) mod read;
 pub(crate) mod series;
+pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use crate::encoding::{decimal, timestamps};
 use crate::metrics::head::columns::TimestampColumns;
-use crate::metrics::head::series::{Entries, Entry, MemSeries, SeriesView, Times};
+use crate::metrics::head::packed::{Entries, Entry, Times};
+use crate::metrics::head::series::MemSeries;
+use crate::metrics::head::view::SeriesView;
 use crate::metrics::sample::Samples;
 use crate::time::{TimeRange, WINDOW_MS};
 

@@ -4,28 +4,23 @@
 //! in the *packed* bytes; so does one that would cross a two-hour window. Everything else is
 //! *late*: it waits, sorted, until the window it belongs to is sealed. Reading merges the three.
 //!
-//! Packed bytes are a list of entries, each with a tag (see [`Entry`]); a checkpoint stores them
-//! as they are. They are pictured in docs/format.md, "Checkpoint".
+//! [`packed`] knows those bytes, [`late`](super::late) the late samples; a [`SeriesView`] is a copy.
 
-use std::collections::btree_map::Entry as Slot;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::encoding::{decimal, histograms, timestamps, varint};
+use crate::encoding::{decimal, histograms, timestamps};
 use crate::metrics::chunk;
 use crate::metrics::head::columns::{ColumnOf, TimestampColumns};
+use crate::metrics::head::late::Late;
+use crate::metrics::head::packed::{self, Entries, Entry, NO_WINDOW, Times};
+use crate::metrics::head::view::SeriesView;
 use crate::metrics::histogram::Histogram;
 use crate::metrics::sample::{Samples, replaces};
 use crate::time::{TimeRange, WINDOW_MS, window_start_ms};
-use crate::wal::record::read_bytes;
 
 /// Samples in a tail. A mini-chunk of 32 takes 0.41 bytes a value, of 120 0.33; a longer tail
 /// would cost more memory (12 bytes a sample) than that saves.
 pub(crate) const TAIL_SAMPLES: usize = 32;
-
-const TAG_WINDOW: u8 = 0;
-const TAG_FLOATS_SHARED: u8 = 1;
-const TAG_FLOATS_OWN: u8 = 2;
-const TAG_HISTOGRAMS: u8 = 3;
 
 /// No column yet, or the last one was the series' own.
 const NO_COLUMN: u32 = u32::MAX;
@@ -57,58 +52,6 @@ struct Rare {
     sealing: Samples,
 }
 
-/// Late samples by time: they come in any order, and a request may bring a million of them.
-#[derive(Debug, Default, PartialEq)]
-struct Late {
-    rows: BTreeMap<i64, (f64, Option<Box<Histogram>>)>,
-}
-
-impl Late {
-    /// Whether the timestamp is new; of two values for one the greater stays.
-    fn insert(&mut self, timestamp: i64, value: f64, histogram: Option<&Histogram>) -> bool {
-        let row = || (value, histogram.map(|histogram| Box::new(histogram.clone())));
-        match self.rows.entry(timestamp) {
-            Slot::Vacant(slot) => {
-                slot.insert(row());
-                true
-            }
-            Slot::Occupied(mut slot) => {
-                let (old, old_histogram) = slot.get();
-                if replaces((value, histogram), (*old, old_histogram.as_deref())) {
-                    slot.insert(row());
-                }
-                false
-            }
-        }
-    }
-
-    fn insert_all(&mut self, samples: &Samples) {
-        for (row, timestamp) in samples.timestamps.iter().enumerate() {
-            self.insert(*timestamp, samples.values[row], samples.histogram(row));
-        }
-    }
-
-    /// Takes the samples of a window out.
-    fn take(&mut self, window: TimeRange) -> Late {
-        let mut inside = self.rows.split_off(&window.start_ms);
-        if let Some(next) = window.end_ms.checked_add(1) {
-            self.rows.append(&mut inside.split_off(&next));
-        }
-        Late { rows: inside }
-    }
-
-    fn samples(&self) -> Samples {
-        let mut samples = Samples::default();
-        for (timestamp, (value, histogram)) in &self.rows {
-            match histogram {
-                Some(histogram) => samples.push_histogram(*timestamp, (**histogram).clone()),
-                None => samples.push(*timestamp, *value),
-            }
-        }
-        samples
-    }
-}
-
 /// What became of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
@@ -131,7 +74,7 @@ impl Default for MemSeries {
             newest: i64::MIN,
             tail_start: 0,
             packed: Vec::new(),
-            packed_window: i64::MIN,
+            packed_window: NO_WINDOW,
             tail_values: [0.0; TAIL_SAMPLES],
             tail_offsets: [0; TAIL_SAMPLES],
             tail_length: 0,
@@ -237,29 +180,20 @@ impl MemSeries {
         for (time, (timestamp, _)) in times.iter_mut().zip(self.tail()) {
             *time = timestamp;
         }
-        self.pack_window(self.tail_start);
         let last = (self.last_column != NO_COLUMN).then_some(self.last_column);
-        let own = match columns.intern(&times[..length], last) {
-            ColumnOf::Shared(id) => {
-                self.packed.push(TAG_FLOATS_SHARED);
-                self.packed.push(self.tail_length);
-                self.packed.extend_from_slice(&id.to_le_bytes());
-                self.last_column = id;
-                None
-            }
-            ColumnOf::Own(bytes) => Some(bytes),
-        };
-        if let Some(own) = own {
-            self.packed.push(TAG_FLOATS_OWN);
-            self.packed.push(self.tail_length);
-            write_bytes(&mut self.packed, &own);
+        let column = columns.intern(&times[..length], last);
+        if let ColumnOf::Shared(id) = column {
+            self.last_column = id;
         }
+        let times = match &column {
+            ColumnOf::Shared(id) => Times::Shared(*id),
+            ColumnOf::Own(bytes) => Times::Own(bytes),
+        };
         VALUES.with_borrow_mut(|bytes| {
             bytes.clear();
             decimal::encode(&self.tail_values[..length], bytes);
-            // Growing by what is needed keeps a million series from holding doubled buffers.
-            self.packed.reserve_exact(bytes.len() + 2);
-            write_bytes(&mut self.packed, bytes);
+            let entry = Entry::Floats { count: self.tail_length, times, values: bytes };
+            self.push_entry(window_start_ms(self.tail_start), &entry);
         });
         self.tail_length = 0;
     }
@@ -268,26 +202,20 @@ impl MemSeries {
         let Some(rare) = &mut self.rare else { return };
         let tail = std::mem::take(&mut rare.histograms);
         let Some((first, _)) = tail.first() else { return };
-        self.pack_window(*first);
-        self.packed.push(TAG_HISTOGRAMS);
-        self.packed.push(u8::try_from(tail.len()).expect("a tail is short"));
-        let times: Vec<i64> = tail.iter().map(|(timestamp, _)| *timestamp).collect();
-        let mut bytes = Vec::new();
-        timestamps::encode(&times, &mut bytes);
-        write_bytes(&mut self.packed, &bytes);
-        let values: Vec<&Histogram> = tail.iter().map(|(_, histogram)| histogram).collect();
-        bytes.clear();
-        histograms::encode(&values, &mut bytes);
-        write_bytes(&mut self.packed, &bytes);
+        let count = u8::try_from(tail.len()).expect("a tail is short");
+        let (mut times, mut values) = (Vec::new(), Vec::new());
+        let column: Vec<i64> = tail.iter().map(|(timestamp, _)| *timestamp).collect();
+        timestamps::encode(&column, &mut times);
+        let column: Vec<&Histogram> = tail.iter().map(|(_, histogram)| histogram).collect();
+        histograms::encode(&column, &mut values);
+        let entry = Entry::Histograms { count, times: &times, values: &values };
+        self.push_entry(window_start_ms(*first), &entry);
     }
 
-    fn pack_window(&mut self, timestamp: i64) {
-        let window = window_start_ms(timestamp);
-        if window != self.packed_window {
-            self.packed.push(TAG_WINDOW);
-            varint::write_signed(&mut self.packed, window / WINDOW_MS);
-            self.packed_window = window;
-        }
+    fn push_entry(&mut self, window: i64, entry: &Entry<'_>) {
+        // Growing by what is needed keeps a million series from holding doubled buffers.
+        self.packed.reserve_exact(entry.bytes_max());
+        packed::push(&mut self.packed, &mut self.packed_window, window, entry);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -295,7 +223,7 @@ impl MemSeries {
     }
 
     pub(crate) fn has_late(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| !rare.late.rows.is_empty())
+        self.rare.as_ref().is_some_and(|rare| !rare.late.is_empty())
     }
 
     /// Whether a sample of the range may be here; `false` is certain.
@@ -323,7 +251,7 @@ impl MemSeries {
     pub(crate) fn bytes_held(&self) -> usize {
         let rare = self.rare.as_ref().map_or(0, |rare| {
             size_of::<Rare>()
-                + rare.late.rows.len() * 40
+                + rare.late.len() * 40
                 + rare.sealing.len() * 16
                 + rare.histograms.len() * 256
         });
@@ -348,6 +276,7 @@ impl MemSeries {
     /// A copy of what a reader needs for `range`, with the columns it refers to.
     pub(crate) fn view(&self, range: TimeRange, columns: &TimestampColumns) -> SeriesView {
         let mut view = SeriesView::default();
+        let mut last_window = NO_WINDOW;
         let mut hasher = xxhash_rust::xxh3::Xxh3::new();
         let mut entries = Entries::new(&self.packed);
         while let Some((window, entry)) = entries.next() {
@@ -356,16 +285,16 @@ impl MemSeries {
                 continue;
             }
             if let Entry::Floats { times: Times::Shared(id), .. } = entry {
-                hasher.update(&[TAG_FLOATS_SHARED]);
+                hasher.update(&[1]);
                 hasher.update(&id.to_le_bytes());
                 view.columns.push((id, columns.bytes(id).into()));
             } else if let Entry::Floats { times: Times::Own(bytes), .. } = entry {
                 // Tags and lengths keep one list of columns from reading like another.
-                hasher.update(&[TAG_FLOATS_OWN]);
+                hasher.update(&[2]);
                 hasher.update(&(bytes.len() as u64).to_le_bytes());
                 hasher.update(bytes);
             }
-            view.pack(window, &entry);
+            packed::push(&mut view.packed, &mut last_window, window, &entry);
         }
         if self.tail_length > 0 && self.newest >= range.start_ms {
             hasher.update(&[u8::MAX]);
@@ -396,13 +325,13 @@ impl MemSeries {
         let Some(rare) = &mut self.rare else { return 0 };
         let inside = rare.late.take(window);
         chunk::merge(&mut rare.sealing, &inside.samples());
-        inside.rows.len() as u64
+        inside.len() as u64
     }
 
     /// Drops what a block now holds: the packed entries of the window and what the seal took.
     pub(crate) fn end_seal(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
-        let mut kept = SeriesView::default();
-        let mut last_window = i64::MIN;
+        let mut kept = Vec::new();
+        let mut last_window = NO_WINDOW;
         let mut entries = Entries::new(&self.packed);
         while let Some((entry_window, entry)) = entries.next() {
             if window.contains(entry_window) {
@@ -413,11 +342,10 @@ impl MemSeries {
                     columns.release(id);
                 }
             } else {
-                kept.pack(entry_window, &entry);
-                last_window = entry_window;
+                packed::push(&mut kept, &mut last_window, entry_window, &entry);
             }
         }
-        self.packed = kept.packed;
+        self.packed = kept;
         self.packed.shrink_to_fit();
         self.packed_window = last_window;
         if let Some(rare) = &mut self.rare {
@@ -449,7 +377,6 @@ impl MemSeries {
         columns: &mut TimestampColumns,
     ) -> Option<MemSeries> {
         let mut series = MemSeries::default();
-        let mut packed = SeriesView::default();
         let mut shared = view.columns.iter();
         let mut entries = Entries::new(&view.packed);
         while let Some((window, mut entry)) = entries.next() {
@@ -461,13 +388,11 @@ impl MemSeries {
                 entry = Entry::Floats { count, times: Times::Shared(id), values };
                 series.last_column = id;
             }
-            packed.pack(window, &entry);
-            series.packed_window = window;
+            packed::push(&mut series.packed, &mut series.packed_window, window, &entry);
         }
-        if !entries.rest.is_empty() {
+        if !entries.is_complete() {
             return None;
         }
-        series.packed = packed.packed;
         series.packed.shrink_to_fit();
         for row in 0..view.tail.len() {
             let timestamp = view.tail.timestamps[row];
@@ -495,7 +420,7 @@ impl MemSeries {
     }
 
     pub(crate) fn late_count(&self) -> u64 {
-        self.rare.as_ref().map_or(0, |rare| rare.late.rows.len() as u64)
+        self.rare.as_ref().map_or(0, |rare| rare.late.len() as u64)
     }
 
     /// Starts of the windows of its samples.
@@ -510,7 +435,7 @@ impl MemSeries {
         }
         if let Some(rare) = &self.rare {
             windows.extend(rare.histograms.iter().map(|(t, _)| window_start_ms(*t)));
-            windows.extend(rare.late.rows.keys().map(|t| window_start_ms(*t)));
+            windows.extend(rare.late.timestamps().map(window_start_ms));
         }
         windows
     }
@@ -521,11 +446,6 @@ std::thread_local! {
     static VALUES: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    varint::write(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 /// The raw samples at the end of a series.
 pub(super) struct PlainTail<'a> {
     pub(super) start: i64,
@@ -534,217 +454,6 @@ pub(super) struct PlainTail<'a> {
     /// Milliseconds after `start`.
     pub(super) offsets: &'a [u32],
     pub(super) values: &'a [f64],
-}
-
-/// One packed entry.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Entry<'a> {
-    Floats { count: u8, times: Times<'a>, values: &'a [u8] },
-    Histograms { count: u8, times: &'a [u8], values: &'a [u8] },
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Times<'a> {
-    Shared(u32),
-    Own(&'a [u8]),
-}
-
-/// Walks packed bytes. Stops early, with `rest` not empty, at bytes that are no entry.
-pub(super) struct Entries<'a> {
-    rest: &'a [u8],
-    window: i64,
-}
-
-impl<'a> Entries<'a> {
-    pub(super) fn new(packed: &'a [u8]) -> Entries<'a> {
-        Entries { rest: packed, window: i64::MIN }
-    }
-
-    /// The entry and the start of its window.
-    pub(super) fn next(&mut self) -> Option<(i64, Entry<'a>)> {
-        loop {
-            let mut rest = self.rest;
-            let (tag, tail) = rest.split_first()?;
-            rest = tail;
-            if *tag == TAG_WINDOW {
-                self.window = varint::read_signed(&mut rest)?.checked_mul(WINDOW_MS)?;
-                self.rest = rest;
-                continue;
-            }
-            let (count, tail) = rest.split_first()?;
-            rest = tail;
-            let entry = match *tag {
-                TAG_FLOATS_SHARED => {
-                    let (id, tail) = rest.split_first_chunk::<4>()?;
-                    rest = tail;
-                    let times = Times::Shared(u32::from_le_bytes(*id));
-                    Entry::Floats { count: *count, times, values: read_bytes(&mut rest)? }
-                }
-                TAG_FLOATS_OWN => {
-                    let times = Times::Own(read_bytes(&mut rest)?);
-                    Entry::Floats { count: *count, times, values: read_bytes(&mut rest)? }
-                }
-                TAG_HISTOGRAMS => {
-                    let times = read_bytes(&mut rest)?;
-                    Entry::Histograms { count: *count, times, values: read_bytes(&mut rest)? }
-                }
-                _ => return None,
-            };
-            self.rest = rest;
-            return Some((self.window, entry));
-        }
-    }
-}
-
-/// A copy of a series at one moment, complete in itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct SeriesView {
-    /// Entries as in [`MemSeries`].
-    packed: Vec<u8>,
-    packed_window: Option<i64>,
-    /// Encoded columns of the entries that share one, in their order.
-    columns: Vec<(u32, Box<[u8]>)>,
-    tail: Samples,
-    late: Samples,
-    token: u64,
-}
-
-impl SeriesView {
-    fn pack(&mut self, window: i64, entry: &Entry<'_>) {
-        if self.packed_window != Some(window) {
-            self.packed.push(TAG_WINDOW);
-            varint::write_signed(&mut self.packed, window / WINDOW_MS);
-            self.packed_window = Some(window);
-        }
-        match entry {
-            Entry::Floats { count, times: Times::Shared(id), values } => {
-                self.packed.extend_from_slice(&[TAG_FLOATS_SHARED, *count]);
-                self.packed.extend_from_slice(&id.to_le_bytes());
-                write_bytes(&mut self.packed, values);
-            }
-            Entry::Floats { count, times: Times::Own(times), values } => {
-                self.packed.extend_from_slice(&[TAG_FLOATS_OWN, *count]);
-                write_bytes(&mut self.packed, times);
-                write_bytes(&mut self.packed, values);
-            }
-            Entry::Histograms { count, times, values } => {
-                self.packed.extend_from_slice(&[TAG_HISTOGRAMS, *count]);
-                write_bytes(&mut self.packed, times);
-                write_bytes(&mut self.packed, values);
-            }
-        }
-    }
-
-    /// Appends the samples to `into`, ascending; `None` if bytes are not what they should be.
-    pub(crate) fn read(&self, into: &mut Samples) -> Option<()> {
-        let was_empty = into.is_empty();
-        let mut entries = Entries::new(&self.packed);
-        let mut shared = self.columns.iter();
-        let mut histogram_times = Vec::new();
-        while let Some((_, entry)) = entries.next() {
-            match entry {
-                Entry::Floats { count, times, values } => {
-                    let times = match times {
-                        Times::Own(bytes) => bytes,
-                        Times::Shared(id) => &shared.next().filter(|(known, _)| *known == id)?.1,
-                    };
-                    timestamps::decode(times, usize::from(count), &mut into.timestamps)?;
-                    decimal::decode(values, usize::from(count), &mut into.values)?;
-                }
-                Entry::Histograms { count, times, values } => {
-                    histogram_times.clear();
-                    timestamps::decode(times, usize::from(count), &mut histogram_times)?;
-                    let values = histograms::decode(values, usize::from(count))?;
-                    for (time, histogram) in histogram_times.iter().zip(values) {
-                        into.push_histogram(*time, histogram);
-                    }
-                }
-            }
-        }
-        if !entries.rest.is_empty() {
-            return None;
-        }
-        chunk::append(into, &self.tail, 0..self.tail.len());
-        chunk::merge(into, &self.late);
-        into.timestamps_token = if was_empty { self.token } else { 0 };
-        Some(())
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.packed.is_empty() && self.tail.is_empty() && self.late.is_empty()
-    }
-
-    pub(crate) fn columns(&self) -> &[(u32, Box<[u8]>)] {
-        &self.columns
-    }
-
-    /// The view for a checkpoint, without its columns: they are written once for many series.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        write_bytes(out, &self.packed);
-        write_samples(out, &self.tail);
-        write_samples(out, &self.late);
-    }
-
-    pub(crate) fn parse(rest: &mut &[u8], columns: &[(u32, Box<[u8]>)]) -> Option<SeriesView> {
-        let packed = read_bytes(rest)?.to_vec();
-        let mut used = Vec::new();
-        let mut entries = Entries::new(&packed);
-        while let Some((_, entry)) = entries.next() {
-            if let Entry::Floats { times: Times::Shared(id), .. } = entry {
-                let at = columns.binary_search_by_key(&id, |(known, _)| *known).ok()?;
-                used.push(columns[at].clone());
-            }
-        }
-        let complete = entries.rest.is_empty();
-        let tail = read_samples(rest)?;
-        let late = read_samples(rest)?;
-        let view = SeriesView { packed, columns: used, tail, late, ..SeriesView::default() };
-        complete.then_some(view)
-    }
-}
-
-/// Few samples, not worth compressing: the frame around them is.
-fn write_samples(out: &mut Vec<u8>, samples: &Samples) {
-    varint::write(out, samples.len() as u64);
-    let mut previous = 0i64;
-    for row in 0..samples.len() {
-        varint::write_signed(out, samples.timestamps[row].wrapping_sub(previous));
-        previous = samples.timestamps[row];
-        match samples.histogram(row) {
-            Some(histogram) => {
-                out.push(1);
-                histogram.write(out);
-            }
-            None => {
-                out.push(0);
-                out.extend_from_slice(&samples.values[row].to_bits().to_le_bytes());
-            }
-        }
-    }
-}
-
-fn read_samples(rest: &mut &[u8]) -> Option<Samples> {
-    let mut samples = Samples::default();
-    let mut timestamp = 0i64;
-    for row in 0..crate::wal::record::read_count(rest, 10)? {
-        let difference = varint::read_signed(rest)?;
-        timestamp = timestamp.wrapping_add(difference);
-        if row > 0 && samples.timestamps[row - 1] >= timestamp {
-            return None;
-        }
-        let (tag, tail) = rest.split_first()?;
-        *rest = tail;
-        match tag {
-            0 => {
-                let (bits, tail) = rest.split_first_chunk::<8>()?;
-                *rest = tail;
-                samples.push(timestamp, f64::from_bits(u64::from_le_bytes(*bits)));
-            }
-            1 => samples.push_histogram(timestamp, Histogram::read(rest)?),
-            _ => return None,
-        }
-    }
-    Some(samples)
 }
 
 #[cfg(test)]
