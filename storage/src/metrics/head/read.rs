@@ -20,7 +20,9 @@ use crate::time::{TimeRange, WINDOW_MS};
 #[derive(Debug, Default)]
 pub(crate) struct SharedTimes {
     by_token: HashMap<u64, Arc<[i64]>>,
-    scratch: Vec<i64>,
+    times: Vec<i64>,
+    /// What the timestamps of a series are put together from; its hash is the token.
+    parts: Vec<u8>,
 }
 
 /// A copy of what a reader needs of a series for a range.
@@ -97,21 +99,25 @@ fn floats_view(
 ) -> Option<FloatsView> {
     let tail = series.plain_tail()?;
     let tail_in_range = tail.newest >= range.start_ms && tail.start <= range.end_ms;
-    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    let parts = &mut shared.parts;
+    parts.clear();
     let mut values = Vec::with_capacity(series.packed().len());
     let mut entries = Entries::new(series.packed());
     while let Some((window, entry)) = entries.next() {
         let Entry::Floats { count, times, values: encoded } = entry else { return None };
-        if !time_of(window, times, columns).overlaps(range) {
+        if !is_in_range(window, times, range, columns) {
             continue;
         }
         // Tags and lengths keep one list of columns from reading like another.
         match times {
-            Times::Shared(id) => hasher.update(&[&[1], &id.to_le_bytes()[..]].concat()),
+            Times::Shared(id) => {
+                parts.push(1);
+                parts.extend_from_slice(&id.to_le_bytes());
+            }
             Times::Own(bytes) => {
-                hasher.update(&[2]);
-                hasher.update(&(bytes.len() as u64).to_le_bytes());
-                hasher.update(bytes);
+                parts.push(2);
+                parts.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+                parts.extend_from_slice(bytes);
             }
         }
         values.push(count);
@@ -123,19 +129,19 @@ fn floats_view(
         false => (&[][..], &[][..]),
     };
     if !offsets.is_empty() {
-        hasher.update(&[3]);
-        hasher.update(&tail.start.to_le_bytes());
-        offsets.iter().for_each(|offset| hasher.update(&offset.to_le_bytes()));
+        parts.push(3);
+        parts.extend_from_slice(&tail.start.to_le_bytes());
+        offsets.iter().for_each(|offset| parts.extend_from_slice(&offset.to_le_bytes()));
     }
-    let token = hasher.digest().max(1);
+    let token = xxhash_rust::xxh3::xxh3_64(parts).max(1);
     let times = match shared.by_token.get(&token) {
         Some(times) => times.clone(),
         None => {
-            shared.scratch.clear();
-            decode_times(series, range, columns, &mut shared.scratch)?;
+            shared.times.clear();
+            decode_times(series, range, columns, &mut shared.times)?;
             let tail = offsets.iter().map(|offset| tail.start + i64::from(*offset));
-            shared.scratch.extend(tail);
-            let times: Arc<[i64]> = Arc::from(&shared.scratch[..]);
+            shared.times.extend(tail);
+            let times: Arc<[i64]> = Arc::from(&shared.times[..]);
             shared.by_token.insert(token, times.clone());
             times
         }
@@ -144,11 +150,23 @@ fn floats_view(
     Some(FloatsView { times, token, values, tail })
 }
 
-/// What a mini-chunk covers: known of a shared column, and else its window.
-fn time_of(window: i64, times: Times<'_>, columns: &TimestampColumns) -> TimeRange {
+/// Whether a mini-chunk may have samples of the range. The column, which is far away in memory, is
+/// asked only where the window does not tell.
+fn is_in_range(
+    window: i64,
+    times: Times<'_>,
+    range: TimeRange,
+    columns: &TimestampColumns,
+) -> bool {
+    let end = window.saturating_add(WINDOW_MS - 1);
+    if !TimeRange::new(window, end).overlaps(range) {
+        return false;
+    }
     match times {
-        Times::Shared(id) => columns.range(id),
-        Times::Own(_) => TimeRange::new(window, window.saturating_add(WINDOW_MS - 1)),
+        Times::Shared(id) if !(range.contains(window) && range.contains(end)) => {
+            columns.range(id).overlaps(range)
+        }
+        _ => true,
     }
 }
 
@@ -161,7 +179,7 @@ fn decode_times(
     let mut entries = Entries::new(series.packed());
     while let Some((window, entry)) = entries.next() {
         let Entry::Floats { count, times, .. } = entry else { return None };
-        if time_of(window, times, columns).overlaps(range) {
+        if is_in_range(window, times, range, columns) {
             let bytes = match times {
                 Times::Shared(id) => columns.bytes(id),
                 Times::Own(bytes) => bytes,
