@@ -61,7 +61,8 @@ struct Report {
 #[test]
 fn scripts_pass() {
     let Some(directory) = directory() else {
-        println!("no scripts: set PROMQLTEST_DIR");
+        println!("SKIPPED: no scripts; PROMQLTEST_DIR says where they are");
+        assert!(std::env::var_os("CI").is_none(), "in CI a skip is a failure");
         return;
     };
     let mut failures = Vec::new();
