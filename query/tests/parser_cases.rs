@@ -18,7 +18,7 @@ fn data(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("SKIPPED: {} is not there", path.display());
+    eprintln!("SKIPPED: {} is not there", path.display());
     assert!(std::env::var_os("CI").is_none(), "in CI a skip is a failure");
     None
 }
