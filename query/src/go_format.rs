@@ -61,27 +61,6 @@ pub fn float_general_digits(value: f64, digits: usize) -> String {
     format!("{value:.decimals$}")
 }
 
-/// Appends a sample value as Prometheus's JSON has it, without the quotes: plain digits, but an
-/// exponent below 1e-6 and from 1e21 on.
-pub fn write_json_float(out: &mut Vec<u8>, value: f64) {
-    use std::io::Write;
-    if let Some(text) = special(value) {
-        return out.extend_from_slice(text.as_bytes());
-    }
-    let magnitude = value.abs();
-    if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) {
-        return out.extend_from_slice(exponential(format!("{value:e}")).0.as_bytes());
-    }
-    write!(out, "{value}").expect("writing to a vector does not fail");
-}
-
-/// The text of [`write_json_float`].
-pub fn json_float(value: f64) -> String {
-    let mut out = Vec::new();
-    write_json_float(&mut out, value);
-    String::from_utf8(out).expect("numbers are ASCII")
-}
-
 fn special(value: f64) -> Option<&'static str> {
     if value.is_nan() {
         Some("NaN")
@@ -423,28 +402,27 @@ mod tests {
 
     #[test]
     fn floats_print_as_go_prints_them() {
-        for (value, plain, general, json) in [
-            (0.0, "0", "0", "0"),
-            (-0.0, "-0", "-0", "-0"),
-            (1.5, "1.5", "1.5", "1.5"),
-            (100_000.0, "100000", "100000", "100000"),
-            (1e6, "1000000", "1e+06", "1000000"),
-            (1_234_567.0, "1234567", "1.234567e+06", "1234567"),
-            (0.0001, "0.0001", "0.0001", "0.0001"),
-            (0.00001, "0.00001", "1e-05", "0.00001"),
-            (1e-6, "0.000001", "1e-06", "0.000001"),
-            (1.5e-7, "0.00000015", "1.5e-07", "1.5e-07"),
-            (1e20, "100000000000000000000", "1e+20", "100000000000000000000"),
-            (1e21, "1000000000000000000000", "1e+21", "1e+21"),
-            (-2.5e-100, &(-2.5e-100_f64).to_string(), "-2.5e-100", "-2.5e-100"),
-            (f64::INFINITY, "+Inf", "+Inf", "+Inf"),
-            (f64::NEG_INFINITY, "-Inf", "-Inf", "-Inf"),
-            (f64::NAN, "NaN", "NaN", "NaN"),
-            (69.31929824561402, "69.31929824561402", "69.31929824561402", "69.31929824561402"),
+        for (value, plain, general) in [
+            (0.0, "0", "0"),
+            (-0.0, "-0", "-0"),
+            (1.5, "1.5", "1.5"),
+            (100_000.0, "100000", "100000"),
+            (1e6, "1000000", "1e+06"),
+            (1_234_567.0, "1234567", "1.234567e+06"),
+            (0.0001, "0.0001", "0.0001"),
+            (0.00001, "0.00001", "1e-05"),
+            (1e-6, "0.000001", "1e-06"),
+            (1.5e-7, "0.00000015", "1.5e-07"),
+            (1e20, "100000000000000000000", "1e+20"),
+            (1e21, "1000000000000000000000", "1e+21"),
+            (-2.5e-100, &(-2.5e-100_f64).to_string(), "-2.5e-100"),
+            (f64::INFINITY, "+Inf", "+Inf"),
+            (f64::NEG_INFINITY, "-Inf", "-Inf"),
+            (f64::NAN, "NaN", "NaN"),
+            (69.31929824561402, "69.31929824561402", "69.31929824561402"),
         ] {
             assert_eq!(float(value), plain);
             assert_eq!(float_general(value), general);
-            assert_eq!(json_float(value), json);
         }
         assert_eq!(float_fixed(1_603_774_568.0, 3), "1603774568.000");
         assert_eq!(float_fixed(f64::NEG_INFINITY, 6), "-Inf");
