@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::compaction::plan::{Situation, Step, plan};
 use crate::compaction::{merge, seal};
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_error};
 use crate::labels::Labels;
 use crate::limits::Limits;
 use crate::manifest::{CheckpointId, Manifest, NotStored};
@@ -29,7 +29,7 @@ use crate::metrics::head::{AcceptedAge, Head};
 use crate::recovery::{self, RecoveryReport};
 use crate::snapshot::{Snapshot, Version};
 use crate::time::TimeRange;
-use crate::wal::{Durability, Wal, io_error, record};
+use crate::wal::{Durability, Wal, record};
 
 /// A sample may be this far ahead of the clock, as in Prometheus.
 const FUTURE_MS: i64 = 10 * 60 * 1000;

@@ -1,7 +1,7 @@
 //! What can go wrong in storage, by what the caller can do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,6 +23,11 @@ pub enum Error {
     /// The database has been closed.
     #[error("the database is closed")]
     Closed,
+}
+
+/// An [`Error::Io`].
+pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io { operation, path: path.to_owned(), source }
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

@@ -70,8 +70,8 @@ impl Labels {
         let mut rest = bytes;
         let mut previous: Option<&[u8]> = None;
         while !rest.is_empty() {
-            let name = take_string(&mut rest).ok_or(BAD)?;
-            let value = take_string(&mut rest).ok_or(BAD)?;
+            let name = varint::read_bytes(&mut rest).ok_or(BAD)?;
+            let value = varint::read_bytes(&mut rest).ok_or(BAD)?;
             let ordered = previous.is_none_or(|previous| previous < name);
             let legal = !name.is_empty() && !value.is_empty() && ordered;
             if !legal || std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err() {
@@ -126,16 +126,6 @@ impl Default for Labels {
     }
 }
 
-fn take_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(varint::read(rest)?).ok()?;
-    if length > rest.len() {
-        return None;
-    }
-    let (head, tail) = rest.split_at(length);
-    *rest = tail;
-    Some(head)
-}
-
 /// Pairs in order of their names.
 #[derive(Clone, Debug)]
 pub struct Iter<'a> {
@@ -150,7 +140,7 @@ impl<'a> Iterator for Iter<'a> {
             return None;
         }
         let mut string = || {
-            let bytes = take_string(&mut self.rest).expect("Labels holds canonical bytes");
+            let bytes = varint::read_bytes(&mut self.rest).expect("Labels holds canonical bytes");
             std::str::from_utf8(bytes).expect("Labels holds UTF-8")
         };
         Some((string(), string()))

@@ -8,12 +8,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
-use crate::encoding::{frame, varint};
-use crate::error::{Error, Result};
+use crate::encoding::frame;
+use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
+use crate::error::{Error, Result, io_error};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::time::TimeRange;
-use crate::wal::io_error;
-use crate::wal::record::{read_bytes, read_count, write_bytes};
 
 const MAGIC: &[u8; 8] = b"ICEMANI\x01";
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_error};
 use crate::manifest::{self, CheckpointId, Found, Manifest};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::{self, BLOCKS_DIR, Block};
@@ -18,7 +18,7 @@ use crate::metrics::checkpoint::{self, CHECKPOINTS_DIR};
 use crate::metrics::head::Head;
 use crate::time::TimeRange;
 use crate::wal::replay::{self, Entry};
-use crate::wal::{SealedSegment, WAL_DIR, io_error};
+use crate::wal::{SealedSegment, WAL_DIR};
 
 pub const QUARANTINE_DIR: &str = "quarantine";
 pub const TRASH_DIR: &str = "trash";

@@ -178,42 +178,19 @@ impl Snapshot {
 
     /// Label sets of the series that fulfil any of the lists of matchers, sorted. No list: all.
     pub fn series(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<Labels>> {
-        let mut found = BTreeSet::new();
-        self.visit_parts(
-            any,
-            |meta| meta.range.overlaps(range),
-            |part| {
-                match part {
-                    Part::Head(head, ids) => {
-                        found.extend(live(head, ids, range).iter().map(|id| head.index.labels(id)));
-                    }
-                    Part::Block(block, ids) => block.visit_labels(ids, |_, labels| {
-                        found.insert(labels);
-                    })?,
-                }
-                Ok(())
-            },
-        )?;
-        Ok(found.into_iter().collect())
+        let of_head =
+            |head: &Head, ids: &RoaringBitmap| ids.iter().map(|id| head.index.labels(id)).collect();
+        self.collect(any, range, of_head, |block, ids| {
+            let mut found = Vec::new();
+            block.visit_labels(ids, |_, labels| found.push(labels))?;
+            Ok(found)
+        })
     }
 
     /// Label names of those series, sorted.
     pub fn label_names(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<String>> {
-        let mut found = BTreeSet::new();
-        self.visit_parts(
-            any,
-            |meta| meta.range.overlaps(range),
-            |part| {
-                match part {
-                    Part::Head(head, ids) => {
-                        found.extend(head.index.label_names(Some(&live(head, ids, range))));
-                    }
-                    Part::Block(block, ids) => found.extend(block.label_names(ids)?),
-                }
-                Ok(())
-            },
-        )?;
-        Ok(found.into_iter().collect())
+        let of_head = |head: &Head, ids: &RoaringBitmap| head.index.label_names(Some(ids));
+        self.collect(any, range, of_head, Block::label_names)
     }
 
     /// Values of one label over those series, sorted.
@@ -223,17 +200,26 @@ impl Snapshot {
         any: &[Vec<Matcher>],
         range: TimeRange,
     ) -> Result<Vec<String>> {
+        let of_head = |head: &Head, ids: &RoaringBitmap| head.index.label_values(name, Some(ids));
+        self.collect(any, range, of_head, |block, ids| block.label_values(name, ids))
+    }
+
+    /// What head and blocks say of the series that may have samples of the range; sorted, once.
+    fn collect<T: Ord>(
+        &self,
+        any: &[Vec<Matcher>],
+        range: TimeRange,
+        of_head: impl Fn(&Head, &RoaringBitmap) -> Vec<T>,
+        of_block: impl Fn(&Block, &RoaringBitmap) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
         let mut found = BTreeSet::new();
         self.visit_parts(
             any,
             |meta| meta.range.overlaps(range),
             |part| {
                 match part {
-                    Part::Head(head, ids) => {
-                        let ids = live(head, ids, range);
-                        found.extend(head.index.label_values(name, Some(&ids)));
-                    }
-                    Part::Block(block, ids) => found.extend(block.label_values(name, ids)?),
+                    Part::Head(head, ids) => found.extend(of_head(head, &live(head, ids, range))),
+                    Part::Block(block, ids) => found.extend(of_block(block, ids)?),
                 }
                 Ok(())
             },

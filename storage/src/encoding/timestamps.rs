@@ -22,6 +22,16 @@ const KIND_RESIDUALS: u8 = 2;
 /// Integers as [`pfor::encode`] writes them.
 const KIND_INTEGERS: u8 = 3;
 
+/// A hash by which equal columns are found: 128 bits, so that equal hashes are taken for equal
+/// columns.
+pub fn content(timestamps: &[i64]) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    for timestamp in timestamps {
+        hasher.update(&timestamp.to_le_bytes());
+    }
+    hasher.digest128()
+}
+
 /// Appends a column of timestamps in ms, strictly ascending; of none nothing.
 pub fn encode(timestamps: &[i64], out: &mut Vec<u8>) {
     let Some(&first) = timestamps.first() else { return };

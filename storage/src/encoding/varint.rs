@@ -1,4 +1,4 @@
-//! LEB128 varints, and zigzag for signed numbers.
+//! LEB128 varints, zigzag for signed numbers, and byte strings and counts on top of them.
 //!
 //! Readers take `&mut &[u8]` and advance it; `None` means that the bytes end too early or that a
 //! number has more than 64 bits.
@@ -45,6 +45,26 @@ pub fn zigzag(value: i64) -> u64 {
 
 pub fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+/// Bytes behind their length.
+pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    write(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// What [`write_bytes`] wrote; bounded by what there is.
+pub fn read_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(read(rest)?).ok()?;
+    let (head, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(head)
+}
+
+/// A count of things that take at least `bytes_each`; bounds what is allocated for them.
+pub fn read_count(rest: &mut &[u8], bytes_each: usize) -> Option<usize> {
+    let count = usize::try_from(read(rest)?).ok()?;
+    (count <= rest.len() / bytes_each).then_some(count)
 }
 
 #[cfg(test)]

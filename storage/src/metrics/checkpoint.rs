@@ -9,19 +9,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, WriteFile};
-use crate::encoding::{frame, varint};
-use crate::error::{Error, Result};
+use crate::encoding::frame;
+use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
+use crate::error::{Error, Result, io_error};
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::head::Head;
 use crate::metrics::head::series::MemSeries;
 use crate::metrics::head::view::SeriesView;
 use crate::time::TimeRange;
-use crate::wal::io_error;
-use crate::wal::record::{
-    read_bytes, read_count, read_exemplar, read_metadata, write_bytes, write_exemplar,
-    write_metadata,
-};
+use crate::wal::record::{read_exemplar, read_metadata, write_exemplar, write_metadata};
 
 /// Folder of the checkpoints, below the data directory.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";

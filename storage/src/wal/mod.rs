@@ -19,13 +19,13 @@ pub mod segment;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_error};
 use crate::wal::segment::SegmentWriter;
 
 /// Folder of the segments, below the data directory.
@@ -485,8 +485,4 @@ impl State {
 
 fn unavailable(reason: impl Into<String>) -> Error {
     Error::Unavailable { reason: reason.into(), retry_after_seconds: 5 }
-}
-
-pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Io { operation, path: path.to_owned(), source }
 }

@@ -5,7 +5,7 @@
 //! are named by a reference that means something within its segment only. Layout: docs/format.md,
 //! "Write-ahead log".
 
-use crate::encoding::varint;
+use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata, MetricKind};
 use crate::metrics::histogram::Histogram;
@@ -225,24 +225,6 @@ impl BatchRecord {
         }
         Some(())
     }
-}
-
-pub(crate) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    varint::write(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-pub(crate) fn read_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(varint::read(rest)?).ok()?;
-    let (head, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(head)
-}
-
-/// A count of things that take at least `bytes_each`; bounds what is allocated for them.
-pub(crate) fn read_count(rest: &mut &[u8], bytes_each: usize) -> Option<usize> {
-    let count = usize::try_from(varint::read(rest)?).ok()?;
-    (count <= rest.len() / bytes_each).then_some(count)
 }
 
 pub(crate) fn write_exemplar(out: &mut Vec<u8>, exemplar: &Exemplar) {

@@ -12,10 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{Result, io_error};
 use crate::wal::record::{self, BatchRecord};
 use crate::wal::segment::{self, Frame, Next, SegmentReader};
-use crate::wal::{SealedSegment, WAL_DIR, io_error};
+use crate::wal::{SealedSegment, WAL_DIR};
 
 /// What replay found, apart from the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

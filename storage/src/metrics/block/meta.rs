@@ -1,9 +1,8 @@
 //! What a block says about itself: enough to plan with, and to rebuild a lost manifest.
 
-use crate::encoding::varint;
+use crate::encoding::varint::{self, read_bytes, write_bytes};
 use crate::labels::Labels;
 use crate::time::TimeRange;
-use crate::wal::record::{read_bytes, write_bytes};
 
 /// A block's number, unique in its data directory and ascending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

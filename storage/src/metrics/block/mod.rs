@@ -17,8 +17,9 @@ use roaring::RoaringBitmap;
 use std::collections::HashMap;
 
 use crate::disk::{Disk, ReadFile};
-use crate::encoding::{decimal, frame, histograms, timestamps, varint};
-use crate::error::{Error, Result};
+use crate::encoding::varint::{self, read_bytes, read_count};
+use crate::encoding::{decimal, frame, histograms, timestamps};
+use crate::error::{Error, Result, io_error};
 use crate::index::Damage;
 use crate::index::sealed::SealedIndex;
 use crate::labels::Labels;
@@ -30,8 +31,7 @@ use crate::metrics::block::writer::{CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
 use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkStatistics};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
-use crate::wal::io_error;
-use crate::wal::record::{read_bytes, read_count, read_exemplar, read_metadata};
+use crate::wal::record::{read_exemplar, read_metadata};
 
 /// Folder of the blocks, below the data directory.
 pub const BLOCKS_DIR: &str = "blocks";

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::collections::HashMap;
 
 use crate::disk::{Disk, WriteFile};
-use crate::encoding::{decimal, frame, histograms, timestamps, varint};
-use crate::error::Result;
+use crate::encoding::varint::{self, write_bytes};
+use crate::encoding::{decimal, frame, histograms, timestamps};
+use crate::error::{Result, io_error};
 use crate::index::sealed::SealedIndexBuilder;
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
@@ -23,8 +24,7 @@ use crate::metrics::chunk::{self, ChunkStatistics};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
-use crate::wal::io_error;
-use crate::wal::record::{write_bytes, write_exemplar, write_metadata};
+use crate::wal::record::{write_exemplar, write_metadata};
 
 /// Chunk flags: bit 0 histograms, bit 1 timestamps are a column less the listed slots.
 pub(crate) const CHUNK_HISTOGRAMS: u8 = 1;
@@ -398,9 +398,7 @@ struct Reference {
 
 impl Columns {
     fn refer(&mut self, times: &[i64]) -> Reference {
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        times.iter().for_each(|time| hasher.update(&time.to_le_bytes()));
-        let content = hasher.digest128();
+        let content = timestamps::content(times);
         if let Some(reference) = self.by_content.get(&content) {
             return reference.clone();
         }

@@ -35,36 +35,36 @@ struct Column {
 
 impl TimestampColumns {
     /// `last` is the column that the same series got before, if it was a shared one.
-    pub(crate) fn intern(&mut self, timestamps: &[i64], last: Option<u32>) -> ColumnOf {
-        let content = content_of(timestamps);
+    pub(crate) fn intern(&mut self, times: &[i64], last: Option<u32>) -> ColumnOf {
+        let content = timestamps::content(times);
         if let Some(&id) = self.by_content.get(&content) {
             self.columns[id as usize].holders += 1;
             return ColumnOf::Shared(id);
         }
         let mut bytes = Vec::new();
-        timestamps::encode(timestamps, &mut bytes);
+        timestamps::encode(times, &mut bytes);
         let was_alone = last.is_some_and(|last| self.columns[last as usize].holders == 1);
         if was_alone {
             return ColumnOf::Own(bytes);
         }
-        ColumnOf::Shared(self.insert(content, bytes.into_boxed_slice(), timestamps))
+        ColumnOf::Shared(self.insert(content, bytes.into_boxed_slice(), times))
     }
 
     /// Adds a column read back from disk, or finds it.
-    pub(crate) fn restore(&mut self, bytes: &[u8], timestamps: &[i64]) -> u32 {
-        let content = content_of(timestamps);
+    pub(crate) fn restore(&mut self, bytes: &[u8], times: &[i64]) -> u32 {
+        let content = timestamps::content(times);
         match self.by_content.get(&content) {
             Some(&id) => {
                 self.columns[id as usize].holders += 1;
                 id
             }
-            None => self.insert(content, bytes.into(), timestamps),
+            None => self.insert(content, bytes.into(), times),
         }
     }
 
-    fn insert(&mut self, content: u128, bytes: Box<[u8]>, timestamps: &[i64]) -> u32 {
-        let first = timestamps.first().copied().unwrap_or(0);
-        let last = timestamps.last().copied().unwrap_or(-1);
+    fn insert(&mut self, content: u128, bytes: Box<[u8]>, times: &[i64]) -> u32 {
+        let first = times.first().copied().unwrap_or(0);
+        let last = times.last().copied().unwrap_or(-1);
         let range = TimeRange::new(first, last);
         let column = Column { content, bytes, holders: 1, range };
         let id = match self.free.pop() {
@@ -106,14 +106,6 @@ impl TimestampColumns {
             + self.columns.capacity() * size_of::<Column>()
             + self.by_content.capacity() * 36
     }
-}
-
-fn content_of(timestamps: &[i64]) -> u128 {
-    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-    for timestamp in timestamps {
-        hasher.update(&timestamp.to_le_bytes());
-    }
-    hasher.digest128()
 }
 
 #[cfg(test)]

@@ -4,9 +4,8 @@
 //! of its own names the window where it changes. A checkpoint stores the bytes as they are; they
 //! are pictured in docs/format.md, "Checkpoint".
 
-use crate::encoding::varint;
+use crate::encoding::varint::{self, read_bytes, write_bytes};
 use crate::time::WINDOW_MS;
-use crate::wal::record::{read_bytes, write_bytes};
 
 const TAG_WINDOW: u8 = 0;
 const TAG_FLOATS_SHARED: u8 = 1;

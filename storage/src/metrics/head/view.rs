@@ -1,12 +1,12 @@
 //! A view: a copy of a series of the head, for a seal, a checkpoint, and queries of series that are not plain
 //! floats in order.
 
-use crate::encoding::{decimal, histograms, timestamps, varint};
+use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
+use crate::encoding::{decimal, histograms, timestamps};
 use crate::metrics::chunk;
 use crate::metrics::head::packed::{Entries, Entry, Times};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::sample::Samples;
-use crate::wal::record::{read_bytes, read_count, write_bytes};
 
 /// A copy of a series at one moment, complete in itself.
 #[derive(Clone, Debug, Default)]
