@@ -22,13 +22,14 @@ use script::{Command, Eval, Series, Text, Topic, When};
 
 /// Scripts of features that are not there yet: they are run and counted, and may fail.
 const SCRIPTS_AHEAD: &[&str] =
-    &["extended_vectors", "info", "limit", "native_histograms", "start_timestamps"];
+    &["extended_vectors", "info", "native_histograms", "start_timestamps"];
 
 /// Scripts whose float queries must pass.
 const SCRIPTS: &[&str] = &[
     "collision",
     "duration_expression",
     "functions",
+    "limit",
     "literals",
     "operators",
     "range_queries",
@@ -69,7 +70,7 @@ fn scripts_pass() {
     for name in SCRIPTS.iter().chain(SCRIPTS_AHEAD) {
         let path = directory.join(format!("{name}.test"));
         let text = std::fs::read_to_string(&path).expect("a script that can be read");
-        let report = run_script(&text);
+        let report = run_script(&text, true);
         let skipped: usize = report.skipped.values().sum();
         println!(
             "{name}: {} passed, {skipped} skipped, {} failed",
@@ -88,9 +89,33 @@ fn scripts_pass() {
     assert!(failures.is_empty(), "{} evaluations failed:\n{}", failures.len(), failures.join("\n"));
 }
 
-fn run_script(text: &str) -> Report {
+/// Our own scripts, in `tests/scripts`; those in `immediate` with names removed at once, as a
+/// server does it by default.
+#[test]
+fn own_scripts_pass() {
+    let own = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts"));
+    let mut failures = Vec::new();
+    for (directory, delayed) in [(own.clone(), true), (own.join("immediate"), false)] {
+        let entries = std::fs::read_dir(&directory).expect("a directory of scripts");
+        let mut scripts: Vec<PathBuf> =
+            entries.map(|entry| entry.expect("an entry").path()).collect();
+        scripts.retain(|path| path.extension().is_some_and(|extension| extension == "test"));
+        scripts.sort();
+        assert!(!scripts.is_empty(), "no scripts in {}", directory.display());
+        for path in scripts {
+            let text = std::fs::read_to_string(&path).expect("a script that can be read");
+            let report = run_script(&text, delayed);
+            let skipped = report.skipped.iter().map(|(reason, count)| format!("{count} {reason}"));
+            let bad = report.failed.into_iter().chain(skipped);
+            failures.extend(bad.map(|failure| format!("{}:{failure}", path.display())));
+        }
+    }
+    assert!(failures.is_empty(), "{} evaluations failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+fn run_script(text: &str, delayed_name_removal: bool) -> Report {
     let engine = Engine::new(EngineOptions {
-        delayed_name_removal: true,
+        delayed_name_removal,
         max_samples: 10_000,
         ..EngineOptions::default()
     });
