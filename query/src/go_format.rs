@@ -36,6 +36,12 @@ pub fn float_general(value: f64) -> String {
     }
 }
 
+/// `%g` with a decimal point in it, as OpenMetrics writes floats.
+pub fn float_with_point(value: f64) -> String {
+    let text = float_general(value);
+    if value.is_finite() && !text.contains(['.', 'e']) { text + ".0" } else { text }
+}
+
 /// Go's `%.{digits}g`: at most that many significant digits, no trailing zeros.
 pub fn float_general_digits(value: f64, digits: usize) -> String {
     if let Some(text) = special(value) {

@@ -1,4 +1,5 @@
 //! Aggregations that add series one by one: sum, avg, count, min, max, group, stddev, stdvar.
+//! Histograms in sums and means are kept by `histogram_groups.rs`.
 //!
 //! - A **group** is a set of grouping labels; its **ordinal** is found once for a series, by the
 //!   canonical bytes of those labels.
@@ -12,10 +13,12 @@ use std::collections::HashMap;
 
 use icecore_storage::labels::METRIC_NAME;
 
+use crate::annotations::Annotations;
+use crate::exec::histogram_groups::HistogramGroups;
 use crate::exec::label_edit;
 use crate::exec::rows::{HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
 use crate::functions::number::kahan_add;
-use crate::parser::ast::{Aggregate, AggregateOp};
+use crate::parser::ast::{Aggregate, AggregateOp, Span};
 
 /// Which labels make a group.
 #[derive(Clone, Debug)]
@@ -96,6 +99,9 @@ impl Ordinals {
 pub(crate) struct Groups {
     op: AggregateOp,
     steps: usize,
+    /// Where the operand stands; annotations point there.
+    span: Span,
+    histograms: HistogramGroups,
     pub(crate) ordinals: Ordinals,
     /// Cells that have seen a sample.
     seen: Vec<u64>,
@@ -109,10 +115,12 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    pub(crate) fn new(op: AggregateOp, steps: usize) -> Groups {
+    pub(crate) fn new(op: AggregateOp, steps: usize, span: Span) -> Groups {
         Groups {
             op,
             steps,
+            span,
+            histograms: HistogramGroups::default(),
             ordinals: Ordinals::default(),
             seen: Vec::new(),
             value: Vec::new(),
@@ -139,19 +147,43 @@ impl Groups {
         ordinal
     }
 
-    /// Adds the floats of a row. Histograms are the caller's business, but for `count` and `group`.
+    /// Adds a row of the series `metric`: floats, and histograms where the aggregation has a use for
+    /// them.
     pub(crate) fn add(
         &mut self,
         ordinal: usize,
-        values: &[f64],
-        valid: &[u64],
+        (values, valid): (&[f64], &[u64]),
         histograms: &HistogramPoints,
+        metric: &str,
+        annotations: &mut Annotations,
     ) {
+        if !histograms.is_empty() {
+            self.add_histograms(ordinal, values, histograms, metric, annotations);
+        }
         self.add_row(ordinal, values, valid);
-        if matches!(self.op, AggregateOp::Count | AggregateOp::Group) && !histograms.is_empty() {
-            let mut valid = vec![0; words(self.steps)];
-            histograms.iter().for_each(|(step, _)| set_bit(&mut valid, *step as usize));
-            self.add_row(ordinal, values, &valid);
+    }
+
+    fn add_histograms(
+        &mut self,
+        ordinal: usize,
+        values: &[f64],
+        histograms: &HistogramPoints,
+        metric: &str,
+        annotations: &mut Annotations,
+    ) {
+        let words = words(self.steps);
+        match self.op {
+            AggregateOp::Count | AggregateOp::Group => {
+                let mut valid = vec![0; words];
+                histograms.iter().for_each(|(step, _)| set_bit(&mut valid, *step as usize));
+                self.add_row(ordinal, values, &valid);
+            }
+            AggregateOp::Sum | AggregateOp::Avg => {
+                let floats = &self.seen[ordinal * words..][..words];
+                let (start, to) = (ordinal * self.steps, (annotations, self.span));
+                self.histograms.add(self.op, start, histograms, floats, metric, to);
+            }
+            _ => annotations.ignored_in_aggregation(self.op.text(), self.span),
         }
     }
 
@@ -280,10 +312,15 @@ impl Groups {
     }
 
     /// Adds the groups of a worker that looked at later series.
-    pub(crate) fn merge(&mut self, other: Groups) {
+    pub(crate) fn merge(&mut self, mut other: Groups, annotations: &mut Annotations) {
+        let mut histograms = std::mem::take(&mut other.histograms);
         let other = &other;
         for from in 0..other.ordinals.len() {
             let into = self.group(&other.ordinals.keys[from]);
+            let words = words(self.steps);
+            let cells = (into * self.steps, from * self.steps, self.steps);
+            let floats = &self.seen[into * words..][..words];
+            self.histograms.merge(&mut histograms, cells, floats, (annotations, self.span));
             self.ordinals.drop_name[into] |= other.ordinals.drop_name[from];
             let (cells, theirs) = (self.cells(into), other.cells(from));
             match self.op {
@@ -317,7 +354,6 @@ impl Groups {
                 }
                 _ => {}
             }
-            let words = words(self.steps);
             let seen = &mut self.seen[into * words..][..words];
             seen.iter_mut().zip(other.seen(from)).for_each(|(mine, theirs)| *mine |= theirs);
         }
@@ -371,12 +407,15 @@ impl Groups {
     }
 
     /// The result, one row a group.
-    pub(crate) fn finish(self) -> Rows {
+    pub(crate) fn finish(mut self, annotations: &mut Annotations) -> Rows {
         let mut rows = Rows::new(self.steps);
+        let mut histograms = std::mem::take(&mut self.histograms);
         for ordinal in 0..self.ordinals.len() {
+            let (cells, to) = ((ordinal * self.steps, self.steps), (&mut *annotations, self.span));
+            let mut floats = self.seen(ordinal).to_vec();
             rows.meta.push(self.ordinals.meta(ordinal));
-            rows.valid.extend_from_slice(self.seen(ordinal));
-            rows.histograms.push(Vec::new());
+            rows.histograms.push(histograms.finish(cells, &mut floats, to));
+            rows.valid.extend_from_slice(&floats);
             rows.values.extend(self.cells(ordinal).map(|cell| self.result(cell)));
         }
         rows.remove_empty();
@@ -407,18 +446,20 @@ mod tests {
 
     /// Aggregates one step of one group, split over two workers after `split` values.
     fn aggregated(op: AggregateOp, values: &[f64], split: usize) -> f64 {
-        let mut parts = [Groups::new(op, 1), Groups::new(op, 1)];
+        let mut annotations = Annotations::default();
+        let mut parts = [0, 1].map(|_| Groups::new(op, 1, Span::default()));
         for (index, value) in values.iter().enumerate() {
             let part = &mut parts[usize::from(index >= split)];
             let group = part.group(b"");
             let mut row = RowBuffer::default();
             row.reset(1);
             row.set(0, *value);
-            part.add(group, &row.values, &row.valid, &row.histograms);
+            let floats = (&row.values[..], &row.valid[..]);
+            part.add(group, floats, &row.histograms, "", &mut annotations);
         }
         let [mut all, rest] = parts;
-        all.merge(rest);
-        all.finish().values[0]
+        all.merge(rest, &mut annotations);
+        all.finish(&mut annotations).values[0]
     }
 
     #[test]
@@ -459,16 +500,18 @@ mod tests {
 
     #[test]
     fn a_mean_that_overflows_leaves_later_groups_alone() {
-        let mut groups = Groups::new(AggregateOp::Avg, 100);
+        let mut annotations = Annotations::default();
+        let mut groups = Groups::new(AggregateOp::Avg, 100, Span::default());
         let mut add = |key: &[u8], value: f64| {
             let group = groups.group(key);
-            groups.add(group, &[value; 100], &[u64::MAX, (1 << 36) - 1], &Vec::new());
+            let floats = (&[value; 100][..], &[u64::MAX, (1 << 36) - 1][..]);
+            groups.add(group, floats, &Vec::new(), "", &mut annotations);
         };
         add(b"", f64::INFINITY);
         add(b"", f64::INFINITY);
         add(b"\x01a\x01b", 1.0);
         add(b"\x01a\x01b", 2.0);
-        let rows = groups.finish();
+        let rows = groups.finish(&mut Annotations::default());
         assert_eq!((rows.values(0)[99], rows.values(1)[99]), (f64::INFINITY, 1.5));
     }
 

@@ -11,20 +11,19 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::histogram::{Histogram, ResetHint};
-use icecore_storage::metrics::sample::Samples;
+use icecore_storage::metrics::histogram::ResetHint;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Groups};
-use crate::exec::rows::{
-    HistogramPoints, RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset,
-};
+use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
+use crate::exec::series::Series;
 use crate::exec::window::{self, WindowCall, WindowScratch};
-use crate::exec::{Session, histograms_unsupported, label_edit};
+use crate::exec::{Session, label_edit};
 use crate::functions::FunctionId;
-use crate::parser::ast::{Aggregate, AggregateOp, Span};
+use crate::histogram::FloatHistogram;
+use crate::parser::ast::{Aggregate, Span};
 use crate::plan::{Grid, View};
 use crate::source::{SelectedSeries, Source};
 
@@ -42,13 +41,15 @@ pub(crate) trait Input: Sync {
     /// The labels, and whether the name is marked to go.
     fn meta(&self, index: usize) -> (&Labels, bool);
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError>;
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError>;
 }
 
 /// The series of a selection.
 pub(crate) struct Stored<'a, S: Source> {
     pub(crate) source: &'a S,
     pub(crate) series: &'a SelectedSeries<S::Series>,
+    /// Of histograms, only count and sum are needed.
+    pub(crate) statistics_only: bool,
 }
 
 impl<S: Source> Input for Stored<'_, S> {
@@ -60,9 +61,11 @@ impl<S: Source> Input for Stored<'_, S> {
         (&self.series[index].0, false)
     }
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError> {
-        let read = self.source.read(&self.series[index].1, into);
-        read.map_err(|error| QueryError::Internal(error.message))
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
+        let read = self.source.read(&self.series[index].1, &mut into.samples);
+        read.map_err(|error| QueryError::Internal(error.message))?;
+        into.set_stored(self.statistics_only);
+        Ok(())
     }
 }
 
@@ -82,28 +85,28 @@ impl Input for Inner {
         (&meta.labels, meta.drop_name)
     }
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError> {
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
         into.clear();
         let values = self.rows.values(index);
         let mut histograms = self.rows.histograms[index].iter().peekable();
-        let push_histogram = |(step, histogram): &(u32, Arc<Histogram>), into: &mut Samples| {
-            let mut histogram = Histogram::clone(histogram);
+        let push_histogram = |(step, histogram): &(u32, Arc<FloatHistogram>), into: &mut Series| {
+            let mut histogram = Arc::clone(histogram);
             // Between the steps of a subquery there may have been resets that nobody saw.
-            if histogram.reset_hint != ResetHint::Gauge {
-                histogram.reset_hint = ResetHint::Unknown;
+            if matches!(histogram.reset_hint, ResetHint::Reset | ResetHint::NotReset) {
+                Arc::make_mut(&mut histogram).reset_hint = ResetHint::Unknown;
             }
-            into.push_histogram(self.grid.time_ms(*step as usize), histogram);
+            into.push_computed(self.grid.time_ms(*step as usize), histogram);
         };
         for_each_bit(self.rows.valid(index), |step| {
             while let Some(point) = histograms.next_if(|(at, _)| (*at as usize) < step) {
                 push_histogram(point, into);
             }
-            into.push(self.grid.time_ms(step), values[step]);
+            into.samples.push(self.grid.time_ms(step), values[step]);
         });
         histograms.for_each(|point| push_histogram(point, into));
-        if into.len() == self.rows.steps {
+        if into.samples.len() == self.rows.steps {
             // Rows without gaps have equal timestamps.
-            into.timestamps_token = 1;
+            into.samples.timestamps_token = 1;
         }
         Ok(())
     }
@@ -163,7 +166,7 @@ struct Output<'a> {
 
 #[derive(Default)]
 struct Scratch {
-    samples: Samples,
+    series: Series,
     picks: Picks,
     window: WindowScratch,
     row: RowBuffer,
@@ -227,10 +230,10 @@ impl<'a, I: Input> Run<'a, I> {
         let steps = self.leaf.steps();
         let groups = match self.sink {
             Sink::Rows => None,
-            Sink::Aggregate(aggregate, _) => {
+            Sink::Aggregate(aggregate, span) => {
                 let name_dropped = self.leaf.drops_name() && !session.delayed;
                 let grouping = Grouping::new(aggregate, name_dropped);
-                Some((Groups::new(aggregate.op, steps), grouping))
+                Some((Groups::new(aggregate.op, steps, span), grouping))
             }
         };
         Output { rows: Rows::new(steps), groups, labels: Vec::new(), session, held: 0, cells: 0 }
@@ -260,26 +263,26 @@ impl<'a, I: Input> Run<'a, I> {
         output: &mut Output<'_>,
     ) -> Result<(), QueryError> {
         let (labels, marked) = self.input.meta(index);
-        let Scratch { samples, picks, window, row, key, no_counter } = scratch;
-        self.input.read(index, samples)?;
+        let Scratch { series, picks, window, row, key, no_counter } = scratch;
+        self.input.read(index, series)?;
         let session = &mut output.session;
         match &self.leaf {
             Leaf::Select { view, emit } => {
-                let looked_at = select::select(*view, *emit, samples, picks, row);
+                let looked_at = select::select(*view, *emit, series, picks, row);
                 session.budget.looked_at(looked_at);
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();
-                window::evaluate(call, metric, samples, window, row, session)?;
+                window::evaluate(call, metric, series, window, row, session)?;
             }
         }
         if row.is_empty() {
             return Ok(());
         }
-        let points = row.points();
-        session.budget.hold(points)?;
-        output.held += points;
-        if let Some(span) = self.leaf.expects_counter() {
+        let cost = row.cost();
+        session.budget.hold(cost)?;
+        output.held += cost;
+        if let Some(span) = self.leaf.expects_counter().filter(|_| row.has_floats()) {
             note_counter_name(labels.metric_name(), no_counter, span, session);
         }
         let drops = self.leaf.drops_name();
@@ -287,16 +290,17 @@ impl<'a, I: Input> Run<'a, I> {
         if self.check_labels {
             output.labels.push(label_edit::without_name(labels));
         }
-        match (&mut output.groups, self.sink) {
-            (Some((groups, grouping)), Sink::Aggregate(aggregate, span)) => {
-                note_histograms(aggregate.op, &row.histograms, span, session)?;
+        match &mut output.groups {
+            Some((groups, grouping)) => {
+                let metric = if drops && !session.delayed { "" } else { labels.metric_name() };
                 let meta = SeriesMeta { labels: labels.clone(), drop_name };
                 grouping.write_key(&meta, key);
                 let group = groups.group(key);
                 groups.ordinals.drop_name[group] |= drop_name;
-                groups.add(group, &row.values, &row.valid, &row.histograms);
+                let floats = (&row.values[..], &row.valid[..]);
+                groups.add(group, floats, &row.histograms, metric, &mut session.annotations);
             }
-            _ => {
+            None => {
                 let cells = row.values.len() as u64;
                 session.budget.hold_cells(cells)?;
                 output.cells += cells;
@@ -322,7 +326,7 @@ impl<'a, I: Input> Run<'a, I> {
             }
         }
         Ok(match total.groups {
-            Some((groups, _)) => groups.finish(),
+            Some((groups, _)) => groups.finish(&mut session.annotations),
             None => total.rows,
         })
     }
@@ -335,7 +339,9 @@ impl Output<'_> {
         self.held += later.held;
         self.cells += later.cells;
         match (&mut self.groups, later.groups) {
-            (Some((groups, _)), Some((later, _))) => groups.merge(later),
+            (Some((groups, _)), Some((later, _))) => {
+                groups.merge(later, &mut self.session.annotations);
+            }
             _ => self.rows.append(later.rows),
         }
     }
@@ -348,26 +354,4 @@ fn note_counter_name(name: &str, last: &mut String, span: Span, session: &mut Se
     }
     name.clone_into(last);
     session.annotations.possible_non_counter(name, span);
-}
-
-/// Histograms in an aggregation: counted by count and group, not yet summed, ignored by the rest.
-pub(crate) fn note_histograms(
-    op: AggregateOp,
-    histograms: &HistogramPoints,
-    span: Span,
-    session: &mut Session<'_>,
-) -> Result<(), QueryError> {
-    if histograms.is_empty() {
-        return Ok(());
-    }
-    match op {
-        AggregateOp::Count | AggregateOp::Group => Ok(()),
-        AggregateOp::Sum | AggregateOp::Avg => {
-            Err(histograms_unsupported(session, op.text(), span))
-        }
-        _ => {
-            session.annotations.ignored_in_aggregation(op.text(), span);
-            Ok(())
-        }
-    }
 }

@@ -12,6 +12,9 @@ mod buckets;
 mod budget;
 mod call;
 mod fill;
+mod histogram_groups;
+mod histogram_operator;
+mod histogram_window;
 mod instant;
 mod join;
 mod label_edit;
@@ -24,11 +27,14 @@ mod rate;
 mod relabel;
 mod rows;
 mod select;
+mod series;
 mod sort;
 mod window;
 
 pub(crate) use budget::Budget;
 pub(crate) use rows::Rows;
+
+use std::sync::Arc;
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
@@ -36,16 +42,15 @@ use crate::go_format::quote;
 use crate::parser::ast::{
     Aggregate, AggregateOp, Binary, NodeId, NodeKind, Span, UnaryOp, ValueType,
 };
-use crate::parser::place;
 use crate::plan::{Plan, is_accumulated};
 use crate::source::{SelectedSeries, Source};
 use crate::value::MatrixSeries;
 
 use aggregate::{Grouping, Groups};
-use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use leaf::{Leaf, Sink, Stored};
 use rows::{RowBuffer, for_each_bit};
 use select::Emit;
+use series::Series;
 use window::WindowCall;
 
 /// A scalar at every step of a grid.
@@ -88,18 +93,6 @@ impl<'a> Session<'a> {
         let Session { budget, text, delayed, .. } = *self;
         Session { annotations: Annotations::default(), budget, text, delayed }
     }
-}
-
-/// What a query that needs arithmetic on native histograms is answered.
-pub(crate) fn histograms_unsupported(session: &Session<'_>, name: &str, span: Span) -> QueryError {
-    let shown = if name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains(' ') {
-        let is_function = crate::functions::lookup(name).is_some();
-        if is_function { format!("{name}()") } else { name.to_owned() }
-    } else {
-        format!("operator {name}")
-    };
-    let at = place(session.text.as_bytes(), span.start);
-    QueryError::Execution(format!("native histograms are not supported in {shown} yet ({at})"))
 }
 
 pub(crate) struct Executor<'a, S: Source> {
@@ -152,7 +145,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 None => value,
             };
             let points = match &value {
-                NodeValue::Rows(rows) => rows.points(),
+                NodeValue::Rows(rows) => rows.cost(),
                 NodeValue::Scalar(Scalar::Steps(values)) => values.len() as u64,
                 NodeValue::Scalar(Scalar::Constant(_)) | NodeValue::Text(_) => 0,
             };
@@ -241,7 +234,11 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 
     fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
-        let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
+        let input = Stored {
+            source: self.source,
+            series: &self.series[self.selection(id)],
+            statistics_only: self.plan.node(id).statistics_only,
+        };
         let leaf = Leaf::Select { view: self.plan.view(id), emit };
         leaf::run(&input, leaf, sink, &mut self.session)
     }
@@ -266,18 +263,19 @@ impl<'a, S: Source> Executor<'a, S> {
             scalars.into_iter().map(|arg| self.take_scalar(arg)).collect();
         let call = WindowCall {
             id: function.id,
-            name: function.name,
             view: self.plan.view(range),
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
-            call_span: self.span(id),
         };
         over_time::check_parameters(&call)?;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
-                let series = &self.series[self.selection(*selector)];
-                let input = Stored { source: self.source, series };
+                let input = Stored {
+                    source: self.source,
+                    series: &self.series[self.selection(*selector)],
+                    statistics_only: self.plan.node(*selector).statistics_only,
+                };
                 leaf::run(&input, Leaf::Window(call), sink, &mut self.session)
             }
             NodeKind::Subquery(subquery) => {
@@ -297,7 +295,6 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 
     fn unary(&mut self, op: UnaryOp, operand: NodeId) -> Result<NodeValue, QueryError> {
-        let span = self.span(operand);
         Ok(match (op, self.take(operand)) {
             (UnaryOp::Plus, value) => value,
             (UnaryOp::Minus, NodeValue::Scalar(Scalar::Constant(value))) => {
@@ -308,10 +305,10 @@ impl<'a, S: Source> Executor<'a, S> {
                 NodeValue::Scalar(Scalar::Steps(values))
             }
             (UnaryOp::Minus, NodeValue::Rows(mut rows)) => {
-                if rows.has_histograms() {
-                    return Err(histograms_unsupported(&self.session, "-", span));
-                }
                 rows.values.iter_mut().for_each(|value| *value = -*value);
+                for (_, histogram) in rows.histograms.iter_mut().flatten() {
+                    Arc::make_mut(histogram).scale(-1.0);
+                }
                 NodeValue::Rows(self.renamed(rows)?)
             }
             (UnaryOp::Minus, NodeValue::Text(_)) => unreachable!("the parser checks types"),
@@ -347,8 +344,7 @@ impl<'a, S: Source> Executor<'a, S> {
             (NodeValue::Scalar(scalar), NodeValue::Rows(rows)) => (rows, scalar, true),
             _ => unreachable!("the parser checks types"),
         };
-        let rows = operator::vector_and_scalar(binary, rows, &scalar, swapped, span, session)?;
-        let rows = operator::without_histograms(rows);
+        let rows = operator::vector_and_scalar(binary, rows, &scalar, swapped, span, session);
         Ok(NodeValue::Rows(match operator::drops_name(binary) {
             true => self.renamed(rows)?,
             false => rows,
@@ -373,7 +369,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 let label = label.ok_or_else(|| {
                     QueryError::Execution(format!("invalid label name {}", quote(&written)))
                 })?;
-                ranked::count_values(aggregate, &rows, label, span, &mut self.session)
+                Ok(ranked::count_values(aggregate, &rows, label))
             }
             AggregateOp::Quantile => {
                 let spans = (span, self.span(self.plan.strip(parameter)));
@@ -405,16 +401,17 @@ impl<'a, S: Source> Executor<'a, S> {
         span: Span,
     ) -> Result<Rows, QueryError> {
         let grouping = Grouping::new(aggregate, false);
-        let mut groups = Groups::new(aggregate.op, rows.steps);
+        let mut groups = Groups::new(aggregate.op, rows.steps, span);
+        let annotations = &mut self.session.annotations;
         let mut key = Vec::new();
         for (row, meta) in rows.meta.iter().enumerate() {
-            leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
             grouping.write_key(meta, &mut key);
             let group = groups.group(&key);
             groups.ordinals.drop_name[group] |= meta.drop_name;
-            groups.add(group, rows.values(row), rows.valid(row), &rows.histograms[row]);
+            let (floats, metric) = ((rows.values(row), rows.valid(row)), meta.labels.metric_name());
+            groups.add(group, floats, &rows.histograms[row], metric, annotations);
         }
-        Ok(groups.finish())
+        Ok(groups.finish(annotations))
     }
 
     /// The samples of a range vector, for an instant query that is one; sorted by labels.
@@ -444,31 +441,34 @@ impl<'a, S: Source> Executor<'a, S> {
     ) -> Result<Vec<MatrixSeries>, QueryError> {
         let end_ms = view.times.last_ms();
         let start_ms = end_ms.saturating_sub(view.window_ms);
-        let mut samples = Samples::default();
+        let mut series = Series::default();
         let mut matrix = Vec::new();
-        for (labels, series) in &self.series[self.selection(selector)] {
+        for (labels, selected) in &self.series[self.selection(selector)] {
             self.session.budget.check()?;
             self.source
-                .read(series, &mut samples)
+                .read(selected, &mut series.samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
+            series.set_stored(false);
             let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
-            for (row, &timestamp) in samples.timestamps.iter().enumerate() {
-                if timestamp <= start_ms || timestamp > end_ms {
+            let mut histograms = 0;
+            for row in 0..series.samples.len() {
+                let histogram = series.histogram_rows().get(histograms) == Some(&(row as u32));
+                histograms += usize::from(histogram);
+                let timestamp = series.samples.timestamps[row];
+                if timestamp <= start_ms || timestamp > end_ms || series.is_stale(row as u32) {
                     continue;
                 }
-                match samples.histogram(row) {
-                    Some(histogram) if is_stale_nan(histogram.sum) => {}
-                    Some(histogram) => {
-                        found.histograms.push((timestamp, histogram.clone().into()));
-                    }
-                    None if is_stale_nan(samples.values[row]) => {}
-                    None => found.floats.push((timestamp, samples.values[row])),
+                if histogram {
+                    found.histograms.push((timestamp, series.histogram(histograms - 1)));
+                } else {
+                    found.floats.push((timestamp, series.samples.values[row]));
                 }
             }
-            let count = (found.floats.len() + found.histograms.len()) as u64;
-            self.session.budget.hold(count)?;
-            self.session.budget.looked_at(count);
-            if count > 0 {
+            let sizes = found.histograms.iter().map(|(_, histogram)| histogram.size_in_samples());
+            let cost = found.floats.len() as u64 + sizes.sum::<u64>();
+            self.session.budget.hold(cost)?;
+            self.session.budget.looked_at(cost);
+            if cost > 0 {
                 matrix.push(found);
             }
         }

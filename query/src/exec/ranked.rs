@@ -2,11 +2,13 @@
 
 use std::cmp::Ordering;
 
+use icecore_storage::labels::Labels;
+
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Ordinals};
 use crate::exec::over_time::quantile_of;
-use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, set_bit, words};
-use crate::exec::{Scalar, Session, histograms_unsupported, label_edit};
+use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
+use crate::exec::{Scalar, Session, label_edit};
 use crate::functions::number::{self, to_i64};
 use crate::go_format::{float, float_general};
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
@@ -169,49 +171,64 @@ pub(crate) fn top(
     Ok(result)
 }
 
-/// `count_values`: one row for each group and value.
-pub(crate) fn count_values(
-    aggregate: &Aggregate,
-    rows: &Rows,
-    label: &str,
-    span: Span,
-    session: &mut Session<'_>,
-) -> Result<Rows, QueryError> {
-    if rows.has_histograms() {
-        return Err(histograms_unsupported(session, "count_values", span));
-    }
-    let grouping = Grouping::new(aggregate, false).with(label);
-    let mut groups = Ordinals::default();
-    let mut result = Rows::new(rows.steps);
-    let mut empty = RowBuffer::default();
-    empty.reset(rows.steps);
-    let mut key = Vec::new();
+/// `count_values`: one row for each group and value; histograms by what they are written as.
+pub(crate) fn count_values(aggregate: &Aggregate, rows: &Rows, label: &str) -> Rows {
+    let mut counts = ValueCounts {
+        grouping: Grouping::new(aggregate, false).with(label),
+        label,
+        groups: Ordinals::default(),
+        rows: Rows::new(rows.steps),
+        empty: RowBuffer::default(),
+        key: Vec::new(),
+    };
+    counts.empty.reset(rows.steps);
     for (row, meta) in rows.meta.iter().enumerate() {
         // A series mostly repeats its value, and then its group.
         let mut last: Option<(u64, usize)> = None;
-        for step in 0..rows.steps {
-            if !bit(rows.valid(row), step) {
-                continue;
-            }
+        for_each_bit(rows.valid(row), |step| {
             let value = rows.values(row)[step];
             let group = match last {
                 Some((bits, group)) if bits == value.to_bits() => group,
-                _ => {
-                    let labels = label_edit::with(&meta.labels, label, &float(value));
-                    grouping.write_key(&SeriesMeta { labels, drop_name: false }, &mut key);
-                    groups.get(&key)
-                }
+                _ => counts.group(&meta.labels, &float(value)),
             };
             last = Some((value.to_bits(), group));
-            if group == result.len() {
-                result.push(groups.meta(group), &mut empty);
-            }
-            let (counts, valid, _) = result.row_mut(group);
-            counts[step] += 1.0;
-            set_bit(valid, step);
+            counts.count(group, step);
+        });
+        for (step, histogram) in &rows.histograms[row] {
+            let group = counts.group(&meta.labels, &histogram.to_string());
+            counts.count(group, *step as usize);
         }
     }
-    Ok(result)
+    counts.rows
+}
+
+/// The counts so far: a row for each group and value.
+struct ValueCounts<'a> {
+    grouping: Grouping,
+    label: &'a str,
+    groups: Ordinals,
+    rows: Rows,
+    empty: RowBuffer,
+    key: Vec<u8>,
+}
+
+impl ValueCounts<'_> {
+    /// The row of a value of a series.
+    fn group(&mut self, labels: &Labels, value: &str) -> usize {
+        let labels = label_edit::with(labels, self.label, value);
+        self.grouping.write_key(&SeriesMeta { labels, drop_name: false }, &mut self.key);
+        let group = self.groups.get(&self.key);
+        if group == self.rows.len() {
+            self.rows.push(self.groups.meta(group), &mut self.empty);
+        }
+        group
+    }
+
+    fn count(&mut self, group: usize, step: usize) {
+        let (counts, valid, _) = self.rows.row_mut(group);
+        counts[step] += 1.0;
+        set_bit(valid, step);
+    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::histogram::Histogram;
 
 use crate::engine::QueryError;
 use crate::exec::label_edit;
+use crate::histogram::FloatHistogram;
 
 /// A row's series.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,7 +27,12 @@ pub(crate) struct SeriesMeta {
 }
 
 /// Histograms of one row by step, ascending.
-pub(crate) type HistogramPoints = Vec<(u32, Arc<Histogram>)>;
+pub(crate) type HistogramPoints = Vec<(u32, Arc<FloatHistogram>)>;
+
+/// What histograms cost, in samples.
+pub(crate) fn histogram_cost(points: &HistogramPoints) -> u64 {
+    points.iter().map(|(_, histogram)| histogram.size_in_samples()).sum()
+}
 
 /// Words of a bitmap over `steps`.
 pub(crate) fn words(steps: usize) -> usize {
@@ -108,12 +113,17 @@ impl RowBuffer {
         set_bit(&mut self.valid, step);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.histograms.is_empty() && self.valid.iter().all(|word| *word == 0)
+    pub(crate) fn has_floats(&self) -> bool {
+        self.valid.iter().any(|word| *word != 0)
     }
 
-    pub(crate) fn points(&self) -> u64 {
-        count_bits(&self.valid) + self.histograms.len() as u64
+    pub(crate) fn is_empty(&self) -> bool {
+        self.histograms.is_empty() && !self.has_floats()
+    }
+
+    /// What it costs to hold, in samples.
+    pub(crate) fn cost(&self) -> u64 {
+        count_bits(&self.valid) + histogram_cost(&self.histograms)
     }
 }
 
@@ -178,10 +188,13 @@ impl Rows {
         self.histograms.push(other.histograms[row].clone());
     }
 
-    /// Points, floats and histograms alike.
-    pub(crate) fn points(&self) -> u64 {
-        count_bits(&self.valid)
-            + self.histograms.iter().map(|points| points.len() as u64).sum::<u64>()
+    /// What they cost to hold, in samples.
+    pub(crate) fn cost(&self) -> u64 {
+        count_bits(&self.valid) + self.histograms.iter().map(histogram_cost).sum::<u64>()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.valid.iter().all(|word| *word == 0) && !self.has_histograms()
     }
 
     /// The steps at which the row has a float or a histogram, into `bitmap`.

@@ -14,6 +14,7 @@
 
 pub(crate) mod duration;
 mod invariance;
+mod statistics;
 
 use icecore_storage::time::TimeRange;
 
@@ -111,6 +112,8 @@ pub(crate) struct PlanNode {
     pub(crate) view: Option<View>,
     /// Of vector selectors: which of the selections is theirs.
     pub(crate) selection: Option<usize>,
+    /// Of histograms, only count and sum are needed.
+    pub(crate) statistics_only: bool,
 }
 
 #[derive(Debug)]
@@ -153,6 +156,7 @@ impl<'e> Plan<'e> {
             fused: false,
             view: None,
             selection: None,
+            statistics_only: false,
         };
         let nodes = vec![blank; expr.nodes.len()];
         let selections = Vec::new();
@@ -163,6 +167,10 @@ impl<'e> Plan<'e> {
         plan.set_grids(&wraps, options)?;
         plan.fuse();
         plan.select()?;
+        let statistics_only = statistics::only(&plan);
+        for (node, only) in plan.nodes.iter_mut().zip(statistics_only) {
+            node.statistics_only = only;
+        }
         Ok(plan)
     }
 
