@@ -34,7 +34,6 @@ const SCRIPTS_AHEAD: &[&str] = &[
     "extended_vectors",
     "functions",
     "info",
-    "limit",
     "native_histograms",
     "operators",
     "range_queries",
