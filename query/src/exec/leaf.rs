@@ -135,7 +135,7 @@ impl Leaf<'_> {
 
     fn drops_name(&self) -> bool {
         match self {
-            Leaf::Select { emit, .. } => *emit == Emit::Timestamp,
+            Leaf::Select { emit, .. } => *emit != Emit::Value,
             Leaf::Smoothed { .. } => false,
             Leaf::Window(call) => !call.keeps_name(),
         }

@@ -26,6 +26,7 @@ mod relabel;
 mod rows;
 mod select;
 mod sort;
+mod start_time;
 mod window;
 
 pub(crate) use budget::Budget;
@@ -81,13 +82,13 @@ pub(crate) struct Session<'a> {
     /// The query's text, for positions in errors.
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
+    pub(crate) use_start_timestamps: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        let Session { budget, text, delayed, .. } = *self;
-        Session { annotations: Annotations::default(), budget, text, delayed }
+        Session { annotations: Annotations::default(), ..*self }
     }
 }
 
@@ -523,5 +524,6 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    f(&mut Session { annotations, budget: &budget, text: "", delayed: false });
+    let (delayed, use_start_timestamps) = (false, false);
+    f(&mut Session { annotations, budget: &budget, text: "", delayed, use_start_timestamps });
 }

@@ -16,7 +16,7 @@ use crate::exec::budget::Budget;
 use crate::exec::rate::{self, RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit, set_bit, words};
 use crate::exec::{Scalar, Session, histograms_unsupported};
-use crate::exec::{extended, over_time};
+use crate::exec::{extended, over_time, start_time};
 use crate::functions::FunctionId;
 use crate::parser::ast::Span;
 use crate::plan::extension::Extension;
@@ -107,6 +107,7 @@ pub(crate) struct WindowScratch {
     rate_token: u64,
     pub(crate) over_time: over_time::Scratch,
     pub(crate) extended: extended::Scratch,
+    start_time: start_time::Scratch,
     pub(crate) resets: Vec<u32>,
 }
 
@@ -123,6 +124,11 @@ pub(crate) fn evaluate(
     if let Some(extension) = call.extension {
         let scratch = &mut scratch.extended;
         return extended::evaluate(call, extension, metric, samples, scratch, row, session);
+    }
+    let has_starts = session.use_start_timestamps && !samples.start_timestamps.is_empty();
+    if has_starts && start_time::concerns(call.id) {
+        let scratch = &mut scratch.start_time;
+        return start_time::evaluate(call, metric, samples, scratch, row, session);
     }
     let clean = samples.histograms.is_empty()
         && !samples.values.iter().any(|value| value.to_bits() == STALE_NAN_BITS);

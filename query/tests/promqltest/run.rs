@@ -30,6 +30,7 @@ pub(crate) struct Report {
 pub(crate) fn run<S: Store>(script: &Script) -> Report {
     let engine = Engine::new(EngineOptions {
         delayed_name_removal: script.delayed_name_removal,
+        use_start_timestamps: script.use_start_timestamps,
         max_samples: SAMPLES_MAX,
         ..EngineOptions::default()
     });
