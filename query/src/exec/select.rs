@@ -56,6 +56,8 @@ pub(crate) enum Emit {
     Value,
     /// `timestamp()` over a selector: the sample's own time in seconds.
     Timestamp,
+    /// `start_timestamp()` over a selector: when the sample's counter started, in seconds.
+    StartTimestamp,
 }
 
 /// Fills `row` from the samples of one series; returns how many samples were looked at.
@@ -76,6 +78,13 @@ pub(crate) fn select(
         Emit::Timestamp => {
             for (value, &index) in row.values.iter_mut().zip(&picks.index) {
                 *value = samples.timestamps[index as usize] as f64 / 1000.0;
+            }
+        }
+        Emit::StartTimestamp => {
+            let starts = &samples.start_timestamps;
+            for (value, &index) in row.values.iter_mut().zip(&picks.index) {
+                let start_ms = starts.get(index as usize).copied().unwrap_or(0);
+                *value = start_ms as f64 / 1000.0;
             }
         }
         Emit::Value if !samples.histograms.is_empty() => take_histograms(picks, samples, row),
