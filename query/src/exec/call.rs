@@ -31,7 +31,8 @@ impl<S: Source> Executor<'_, S> {
                 self.scalar_function(function.id, args, grid).map(NodeValue::Scalar)
             }
             LabelReplace | LabelJoin => self.relabelled(function.id, args).map(NodeValue::Rows),
-            Info | StartTimestamp | HistogramQuantiles => {
+            Info => self.info(id, args).map(NodeValue::Rows),
+            StartTimestamp | HistogramQuantiles => {
                 Err(QueryError::Execution(format!("{}() is not supported yet", function.name)))
             }
             _ if args

@@ -56,6 +56,8 @@ pub(crate) enum Emit {
     Value,
     /// `timestamp()` over a selector: the sample's own time in seconds.
     Timestamp,
+    /// The same of floats, while histograms stay what they are.
+    InfoTimestamp,
 }
 
 /// Fills `row` from the samples of one series; returns how many samples were looked at.
@@ -72,14 +74,13 @@ pub(crate) fn select(
     }
     picks.update(view, samples);
     gather(picks, &samples.values, row);
-    match emit {
-        Emit::Timestamp => {
-            for (value, &index) in row.values.iter_mut().zip(&picks.index) {
-                *value = samples.timestamps[index as usize] as f64 / 1000.0;
-            }
+    if emit != Emit::Value {
+        for (value, &index) in row.values.iter_mut().zip(&picks.index) {
+            *value = samples.timestamps[index as usize] as f64 / 1000.0;
         }
-        Emit::Value if !samples.histograms.is_empty() => take_histograms(picks, samples, row),
-        Emit::Value => {}
+    }
+    if emit != Emit::Timestamp && !samples.histograms.is_empty() {
+        take_histograms(picks, samples, row);
     }
     row.points()
 }

@@ -21,14 +21,14 @@ use fixture::{Fixture, Loaded};
 use script::{Command, Eval, Series, Text, Topic, When};
 
 /// Scripts of features that are not there yet: they are run and counted, and may fail.
-const SCRIPTS_AHEAD: &[&str] =
-    &["extended_vectors", "info", "native_histograms", "start_timestamps"];
+const SCRIPTS_AHEAD: &[&str] = &["extended_vectors", "native_histograms", "start_timestamps"];
 
 /// Scripts whose float queries must pass.
 const SCRIPTS: &[&str] = &[
     "collision",
     "duration_expression",
     "functions",
+    "info",
     "limit",
     "literals",
     "operators",
