@@ -9,7 +9,7 @@ use icecore_storage::matcher::{MatchOp, Matcher};
 
 use crate::engine::QueryError;
 use crate::parser::ast::{At, NodeId, NodeKind};
-use crate::plan::{Grid, Plan, Times, children};
+use crate::plan::{Grid, Plan, Times};
 
 /// The info metric that is meant where none is named.
 const TARGET_INFO: &str = "target_info";
@@ -76,7 +76,7 @@ pub(super) fn times(plan: &Plan<'_>, base: NodeId, grid: Grid) -> Result<Times, 
         if let NodeKind::VectorSelector(_) = plan.kind(id) {
             return Ok(Times::new(grid, at.map(|at| plan.at_ms(at)), offset_ms));
         }
-        let mut below = children(plan.kind(id));
+        let mut below = plan.kind(id).children();
         if let NodeKind::Aggregate(_) = plan.kind(id) {
             // Prometheus looks into an aggregation's operand before its parameter.
             below.reverse();
