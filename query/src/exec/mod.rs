@@ -275,7 +275,6 @@ impl<'a, S: Source> Executor<'a, S> {
             span: self.span(self.plan.strip(args[0])),
             call_span: self.span(id),
         };
-        over_time::check_parameters(&call)?;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];
