@@ -12,7 +12,9 @@ mod buckets;
 mod budget;
 mod call;
 mod extended;
+mod failure;
 mod fill;
+mod info;
 mod instant;
 mod join;
 mod label_edit;
@@ -285,7 +287,6 @@ impl<'a, S: Source> Executor<'a, S> {
         if let Some(extension) = call.extension {
             extension.check(function.id, function.name)?;
         }
-        over_time::check_parameters(&call)?;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];
