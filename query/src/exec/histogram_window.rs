@@ -6,7 +6,6 @@
 //!
 //! Follows Prometheus's `promql/functions.go`.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,14 +13,14 @@ use icecore_storage::metrics::histogram::ResetHint;
 
 use crate::annotations::HistogramOperation;
 use crate::engine::QueryError;
-use crate::exec::Session;
-use crate::exec::over_time;
+use crate::exec::histogram_rate::{self, Notes};
 use crate::exec::rate::{RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit};
 use crate::exec::series::Series;
 use crate::exec::window::{Bounds, WindowCall, WindowScratch, account, compute};
+use crate::exec::{Session, over_time};
 use crate::functions::FunctionId;
-use crate::histogram::{FloatHistogram, IncompatibleSchemas, KahanMean, KahanSum, Schema};
+use crate::histogram::{FloatHistogram, IncompatibleSchemas, KahanMean, KahanSum};
 
 /// The samples of a series, floats and histograms apart, with the windows in both.
 struct Columns<'a> {
@@ -95,7 +94,9 @@ pub(crate) fn evaluate(
     let cost = |at: usize| columns.histograms[at].size_in_samples();
     account(session.budget, &columns.histogram_windows, cost)?;
     scratch.use_bounds(columns.windows.clone());
-    let notes = &mut Notes { metric, call, session };
+    let seen = columns.windows.mask.iter().zip(&columns.histogram_windows.mask);
+    over_time::check_parameters(call, &seen.map(|(f, h)| f | h).collect::<Vec<u64>>())?;
+    let notes = &mut Notes { metric, span: call.span, session };
     match call.id {
         CountOverTime | PresentOverTime | AbsentOverTime => count(call.id, &columns, row),
         TsOfFirstOverTime | TsOfLastOverTime | FirstOverTime | LastOverTime | DefaultRollup => {
@@ -108,17 +109,17 @@ pub(crate) fn evaluate(
         }
         Rate | Increase | Delta => {
             compute(call, times, values, 0, scratch, row, notes.session);
-            extrapolated(&columns, row, notes);
+            extrapolated(call, &columns, row, notes);
         }
         SumOverTime | AvgOverTime => {
             compute(call, times, values, 0, scratch, row, notes.session);
-            combined(&columns, row, notes);
+            combined(call.id, &columns, row, notes);
         }
         _ => {
             compute(call, times, values, 0, scratch, row, notes.session);
             let masks = columns.windows.mask.iter().zip(&columns.histogram_windows.mask);
             if masks.into_iter().any(|(floats, histograms)| floats & histograms != 0) {
-                notes.session.annotations.ignored_in_mixed_range(metric, call.span);
+                notes.ignored_histograms();
             }
         }
     }
@@ -140,35 +141,6 @@ fn columns<'a>(
     windows.update(times, call.view.times, call.view.window_ms);
     histogram_windows.update(&histogram_times, call.view.times, call.view.window_ms);
     Columns { times, values, histogram_times, histograms, windows, histogram_windows }
-}
-
-/// Where annotations of a call over a window go.
-struct Notes<'a, 's, 'q> {
-    metric: &'a str,
-    call: &'a WindowCall<'a>,
-    session: &'s mut Session<'q>,
-}
-
-impl Notes<'_, '_, '_> {
-    fn mixed_with_floats(&mut self) {
-        self.session.annotations.mixed_floats_and_histograms(self.metric, self.call.span);
-    }
-
-    fn mixed_schemas(&mut self) {
-        self.session.annotations.mixed_schemas(self.metric, self.call.span);
-    }
-
-    fn not_a_counter(&mut self) {
-        self.session.annotations.not_a_counter(self.metric, self.call.span);
-    }
-
-    fn not_a_gauge(&mut self) {
-        self.session.annotations.not_a_gauge(self.metric, self.call.span);
-    }
-
-    fn bounds_reconciled(&mut self, operation: HistogramOperation) {
-        self.session.annotations.bounds_reconciled(operation, self.call.span);
-    }
 }
 
 fn count(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer) {
@@ -232,55 +204,37 @@ fn instant(
     per_second: bool,
     columns: &Columns<'_>,
     row: &mut RowBuffer,
-    notes: &mut Notes<'_, '_, '_>,
+    notes: &mut Notes<'_, '_>,
 ) {
     for step in 0..row.values.len() {
         let Some([(before, previous), (now, last)]) = columns.newest_two(step) else { continue };
-        let (previous, last) = match (previous, last) {
+        match (previous, last) {
             (Sample::Float(_), Sample::Float(_)) => continue,
-            (Sample::Histogram(previous), Sample::Histogram(last)) => (previous, last),
-            _ => {
-                clear_bit(&mut row.valid, step);
-                notes.mixed_with_floats();
-                continue;
+            (Sample::Histogram(previous), Sample::Histogram(last)) => {
+                let rise = match per_second {
+                    true => {
+                        histogram_rate::per_second((before, previous), (now, last), false, notes)
+                    }
+                    false => histogram_rate::last_difference(previous, last, notes),
+                };
+                row.histograms.extend(rise.map(|rise| (step as u32, Arc::new(rise))));
             }
-        };
+            _ => notes.mixed_with_floats(),
+        }
         clear_bit(&mut row.valid, step);
-        let is_gauge = |histogram: &FloatHistogram| histogram.reset_hint == ResetHint::Gauge;
-        if per_second && (is_gauge(previous) || is_gauge(last)) {
-            notes.not_a_counter();
-        }
-        if !per_second && !(is_gauge(previous) && is_gauge(last)) {
-            notes.not_a_gauge();
-        }
-        let mut result = FloatHistogram::clone(last);
-        if !per_second || !last.detect_reset(previous) {
-            match result.sub(previous) {
-                Err(IncompatibleSchemas) => {
-                    notes.mixed_schemas();
-                    continue;
-                }
-                Ok(combined) if combined.bounds_reconciled => {
-                    notes.bounds_reconciled(HistogramOperation::Subtraction);
-                }
-                Ok(_) => {}
-            }
-        }
-        result.reset_hint = ResetHint::Gauge;
-        result.compact();
-        if per_second {
-            result.divide(now.saturating_sub(before) as f64 / 1000.0);
-        }
-        row.histograms.push((step as u32, Arc::new(result)));
     }
 }
 
 /// `rate`, `increase`, `delta`, where `row` has the results of the floats.
-fn extrapolated(columns: &Columns<'_>, row: &mut RowBuffer, notes: &mut Notes<'_, '_, '_>) {
-    let kind = RateKind::of(notes.call.id).expect("the caller passes rates");
+fn extrapolated(
+    call: &WindowCall<'_>,
+    columns: &Columns<'_>,
+    row: &mut RowBuffer,
+    notes: &mut Notes<'_, '_>,
+) {
+    let kind = RateKind::of(call.id).expect("the caller passes rates");
     let mut steps = RateSteps::default();
-    let windows = &columns.histogram_windows;
-    steps.update(&columns.histogram_times, windows, notes.call.view, kind);
+    steps.update(&columns.histogram_times, &columns.histogram_windows, call.view, kind);
     for step in 0..row.values.len() {
         let (floats, histograms) = columns.window(step);
         if !floats.is_empty() && !histograms.is_empty() {
@@ -288,10 +242,9 @@ fn extrapolated(columns: &Columns<'_>, row: &mut RowBuffer, notes: &mut Notes<'_
             notes.mixed_with_floats();
         } else if histograms.len() > 1 {
             let points = &columns.histograms[histograms];
-            let increase = if kind == RateKind::Delta {
-                difference(points, notes)
-            } else {
-                counter_increase(points, notes)
+            let increase = match kind {
+                RateKind::Delta => histogram_rate::difference(points, notes),
+                _ => histogram_rate::counter_increase(points, &[], notes),
             };
             if let Some(mut result) = increase {
                 result.scale(steps.factor_of(step, kind, points[0].count, result.count));
@@ -301,89 +254,8 @@ fn extrapolated(columns: &Columns<'_>, row: &mut RowBuffer, notes: &mut Notes<'_
     }
 }
 
-/// What was added between the first and the last of at least two states of a gauge.
-fn difference(
-    points: &[Arc<FloatHistogram>],
-    notes: &mut Notes<'_, '_, '_>,
-) -> Option<FloatHistogram> {
-    let (first, last) = (&points[0], &points[points.len() - 1]);
-    let mut result = FloatHistogram::clone(last);
-    match result.sub(first) {
-        Err(IncompatibleSchemas) => {
-            notes.mixed_schemas();
-            return None;
-        }
-        Ok(combined) if combined.bounds_reconciled => {
-            notes.bounds_reconciled(HistogramOperation::Subtraction);
-        }
-        Ok(_) => {}
-    }
-    if [first, last].iter().any(|end| end.reset_hint != ResetHint::Gauge) {
-        notes.not_a_gauge();
-    }
-    result.reset_hint = ResetHint::Gauge;
-    Some(result.compacted())
-}
-
-/// What was added to a counter between the first and the last of at least two states: the last less
-/// the first, and at each reset what there was before it.
-fn counter_increase(
-    points: &[Arc<FloatHistogram>],
-    notes: &mut Notes<'_, '_, '_>,
-) -> Option<FloatHistogram> {
-    let (first, second, last) = (&points[0], &points[1], &points[points.len() - 1]);
-    let is_gauge = |point: &Arc<FloatHistogram>| point.reset_hint == ResetHint::Gauge;
-    // What was before a reset right at the start is not looked at, whatever its layout.
-    let start = match second.detect_reset(first) {
-        true => Cow::Owned(FloatHistogram::empty(second.schema.clone())),
-        false => Cow::Borrowed(&**first),
-    };
-    if last.uses_custom_bounds() != start.uses_custom_bounds() {
-        if is_gauge(first) || is_gauge(last) {
-            notes.not_a_counter();
-        }
-        notes.mixed_schemas();
-        return None;
-    }
-    let between = &points[1..points.len() - 1];
-    if between.iter().any(|point| point.uses_custom_bounds() != start.uses_custom_bounds()) {
-        notes.mixed_schemas();
-        return None;
-    }
-    if points.iter().any(is_gauge) {
-        notes.not_a_counter();
-    }
-    let mut result = FloatHistogram::clone(last);
-    let schemas = between.iter().map(|point| &point.schema).chain([&start.schema, &last.schema]);
-    let coarsest = schemas.filter_map(|schema| match schema {
-        Schema::Exponential(schema) => Some(*schema),
-        Schema::Custom(_) => None,
-    });
-    if let Some(coarsest) = coarsest.min() {
-        result.reduce_resolution(coarsest);
-    }
-    // Resets are accounted for here, so that hints that collide mean nothing.
-    let mut reconcile = |combined: Result<_, IncompatibleSchemas>, operation| match combined {
-        Ok(crate::histogram::Combined { bounds_reconciled: true, .. }) => {
-            notes.bounds_reconciled(operation);
-        }
-        Ok(_) => {}
-        Err(IncompatibleSchemas) => unreachable!("all points have one kind of schema"),
-    };
-    reconcile(result.sub(&start), HistogramOperation::Subtraction);
-    let mut previous: &FloatHistogram = &start;
-    for point in &points[1..] {
-        if point.detect_reset(previous) {
-            reconcile(result.add(previous), HistogramOperation::Addition);
-        }
-        previous = point;
-    }
-    result.reset_hint = ResetHint::Gauge;
-    Some(result.compacted())
-}
-
 /// `sum_over_time` and `avg_over_time`, where `row` has the results of the floats.
-fn combined(columns: &Columns<'_>, row: &mut RowBuffer, notes: &mut Notes<'_, '_, '_>) {
+fn combined(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer, notes: &mut Notes<'_, '_>) {
     for step in 0..row.values.len() {
         let (floats, histograms) = columns.window(step);
         if !floats.is_empty() && !histograms.is_empty() {
@@ -391,14 +263,13 @@ fn combined(columns: &Columns<'_>, row: &mut RowBuffer, notes: &mut Notes<'_, '_
             notes.mixed_with_floats();
         } else if !histograms.is_empty() {
             let points = &columns.histograms[histograms];
-            let Ok((result, bounds_reconciled)) = sum_or_mean(notes.call.id, points) else {
+            let Ok((result, bounds_reconciled)) = sum_or_mean(id, points) else {
                 notes.mixed_schemas();
                 continue;
             };
             let hints = |hint| points.iter().any(|point| point.reset_hint == hint);
             if hints(ResetHint::Reset) && hints(ResetHint::NotReset) {
-                let Notes { call, session, .. } = notes;
-                session.annotations.resets_collide(HistogramOperation::Aggregation, call.span);
+                notes.resets_collide(HistogramOperation::Aggregation);
             }
             if bounds_reconciled {
                 notes.bounds_reconciled(HistogramOperation::Aggregation);

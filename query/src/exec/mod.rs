@@ -11,10 +11,14 @@ mod aggregate;
 mod buckets;
 mod budget;
 mod call;
+mod extended;
+mod failure;
 mod fill;
 mod histogram_groups;
 mod histogram_operator;
+mod histogram_rate;
 mod histogram_window;
+mod info;
 mod instant;
 mod join;
 mod label_edit;
@@ -29,6 +33,7 @@ mod rows;
 mod select;
 mod series;
 mod sort;
+mod start_time;
 mod window;
 
 pub(crate) use budget::Budget;
@@ -82,16 +87,14 @@ pub(crate) enum NodeValue {
 pub(crate) struct Session<'a> {
     pub(crate) annotations: Annotations,
     pub(crate) budget: &'a Budget,
-    /// The query's text, for positions in errors.
-    pub(crate) text: &'a str,
     pub(crate) delayed: bool,
+    pub(crate) use_start_timestamps: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        let Session { budget, text, delayed, .. } = *self;
-        Session { annotations: Annotations::default(), budget, text, delayed }
+        Session { annotations: Annotations::default(), ..*self }
     }
 }
 
@@ -239,7 +242,13 @@ impl<'a, S: Source> Executor<'a, S> {
             series: &self.series[self.selection(id)],
             statistics_only: self.plan.node(id).statistics_only,
         };
-        let leaf = Leaf::Select { view: self.plan.view(id), emit };
+        let view = self.plan.view(id);
+        let leaf = match (self.plan.node(id).extension, emit) {
+            (Some(extension), Emit::Value) => {
+                Leaf::Smoothed { view, reach: extension.reach, span: self.span(id) }
+            }
+            _ => Leaf::Select { view, emit },
+        };
         leaf::run(&input, leaf, sink, &mut self.session)
     }
 
@@ -264,11 +273,14 @@ impl<'a, S: Source> Executor<'a, S> {
         let call = WindowCall {
             id: function.id,
             view: self.plan.view(range),
+            extension: self.plan.node(range).extension,
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
         };
-        over_time::check_parameters(&call)?;
+        if let Some(extension) = call.extension {
+            extension.check(function.id, function.name)?;
+        }
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let input = Stored {
@@ -418,9 +430,7 @@ impl<'a, S: Source> Executor<'a, S> {
     pub(crate) fn range_vector(&mut self) -> Result<Vec<MatrixSeries>, QueryError> {
         let root = self.plan.strip(self.plan.expr.root);
         let mut matrix = match self.plan.kind(root) {
-            NodeKind::MatrixSelector { selector, .. } => {
-                self.read_range(*selector, self.plan.view(root))?
-            }
+            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector)?,
             NodeKind::Subquery(subquery) => {
                 let grid = self.inner_grid(subquery.expr);
                 match self.run()? {
@@ -434,11 +444,8 @@ impl<'a, S: Source> Executor<'a, S> {
         Ok(matrix)
     }
 
-    fn read_range(
-        &mut self,
-        selector: NodeId,
-        view: crate::plan::View,
-    ) -> Result<Vec<MatrixSeries>, QueryError> {
+    fn read_range(&mut self, selector: NodeId) -> Result<Vec<MatrixSeries>, QueryError> {
+        let (view, extension) = (self.plan.view(selector), self.plan.node(selector).extension);
         let end_ms = view.times.last_ms();
         let start_ms = end_ms.saturating_sub(view.window_ms);
         let mut series = Series::default();
@@ -450,6 +457,11 @@ impl<'a, S: Source> Executor<'a, S> {
                 .map_err(|error| QueryError::Internal(error.message))?;
             series.set_stored(false);
             let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
+            if let Some(extension) = extension {
+                found.floats =
+                    extended::range_vector(extension, (start_ms, end_ms), &series.samples)?;
+                series.clear();
+            }
             let mut histograms = 0;
             for row in 0..series.samples.len() {
                 let histogram = series.histogram_rows().get(histograms) == Some(&(row as u32));
@@ -513,5 +525,6 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    f(&mut Session { annotations, budget: &budget, text: "", delayed: false });
+    let (delayed, use_start_timestamps) = (false, false);
+    f(&mut Session { annotations, budget: &budget, delayed, use_start_timestamps });
 }

@@ -57,6 +57,10 @@ pub(crate) enum Emit {
     Value,
     /// `timestamp()` over a selector: the sample's own time in seconds.
     Timestamp,
+    /// `start_timestamp()` over a selector: when the sample's counter started, in seconds.
+    StartTimestamp,
+    /// The same as `Timestamp` of floats, while histograms stay what they are.
+    InfoTimestamp,
 }
 
 /// Fills `row` from the samples of one series; returns what it cost to look at them, in samples.
@@ -75,12 +79,22 @@ pub(crate) fn select(
     picks.update(view, samples);
     gather(picks, &samples.values, row);
     match emit {
-        Emit::Timestamp => {
+        Emit::Value => {}
+        Emit::Timestamp | Emit::InfoTimestamp => {
             for (value, &index) in row.values.iter_mut().zip(&picks.index) {
                 *value = samples.timestamps[index as usize] as f64 / 1000.0;
             }
         }
-        Emit::Value => take_histograms(picks, series, row),
+        Emit::StartTimestamp => {
+            let starts = &samples.start_timestamps;
+            for (value, &index) in row.values.iter_mut().zip(&picks.index) {
+                let start_ms = starts.get(index as usize).copied().unwrap_or(0);
+                *value = start_ms as f64 / 1000.0;
+            }
+        }
+    }
+    if matches!(emit, Emit::Value | Emit::InfoTimestamp) {
+        take_histograms(picks, series, row);
     }
     row.cost()
 }

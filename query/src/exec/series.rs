@@ -72,6 +72,10 @@ impl Series {
         &self.histogram_rows
     }
 
+    pub(crate) fn is_histogram(&self, row: u32) -> bool {
+        self.histogram_rows.binary_search(&row).is_ok()
+    }
+
     pub(crate) fn is_stale(&self, row: u32) -> bool {
         is_stale_nan(self.samples.values[row as usize])
     }
@@ -86,6 +90,17 @@ impl Series {
         }
         let histogram = Arc::clone(&self.convert(at).histogram);
         if self.statistics_only { Arc::new(histogram.statistics()) } else { histogram }
+    }
+
+    /// What a row that is no stale marker costs, in samples.
+    pub(crate) fn cost(&mut self, row: u32) -> u64 {
+        self.histogram_of_row(row).map_or(1, |histogram| histogram.size_in_samples())
+    }
+
+    /// The histogram of a row that has one.
+    pub(crate) fn histogram_of_row(&mut self, row: u32) -> Option<Arc<FloatHistogram>> {
+        let at = self.histogram_rows.binary_search(&row).ok()?;
+        Some(self.histogram(at))
     }
 
     fn convert(&mut self, at: usize) -> &mut Converted {

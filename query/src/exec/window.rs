@@ -14,9 +14,10 @@ use crate::exec::budget::Budget;
 use crate::exec::rate::{self, RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, set_bit, words};
 use crate::exec::series::Series;
-use crate::exec::{Scalar, Session, histogram_window, over_time};
+use crate::exec::{Scalar, Session, extended, histogram_window, over_time, start_time};
 use crate::functions::FunctionId;
 use crate::parser::ast::Span;
+use crate::plan::extension::Extension;
 use crate::plan::{Grid, Times, View};
 
 /// A call of a function over a range vector.
@@ -24,6 +25,8 @@ use crate::plan::{Grid, Times, View};
 pub(crate) struct WindowCall<'a> {
     pub(crate) id: FunctionId,
     pub(crate) view: View,
+    /// Of `anchored` and `smoothed` selectors.
+    pub(crate) extension: Option<Extension>,
     /// The evaluation times, which differ from those of `view` by offset and `@`.
     pub(crate) grid: Grid,
     /// The scalar arguments.
@@ -95,6 +98,8 @@ pub(crate) struct WindowScratch {
     rate_steps: RateSteps,
     rate_token: u64,
     pub(crate) over_time: over_time::Scratch,
+    pub(crate) extended: extended::Scratch,
+    start_time: start_time::Scratch,
     pub(crate) resets: Vec<u32>,
 }
 
@@ -117,7 +122,16 @@ pub(crate) fn evaluate(
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     row.reset(call.view.times.steps);
+    if let Some(extension) = call.extension {
+        let scratch = &mut scratch.extended;
+        return extended::evaluate(call, extension, metric, series, scratch, row, session);
+    }
     let samples = &series.samples;
+    let has_starts = session.use_start_timestamps && !samples.start_timestamps.is_empty();
+    if has_starts && start_time::concerns(call.id) {
+        let scratch = &mut scratch.start_time;
+        return start_time::evaluate(call, metric, series, scratch, row, session);
+    }
     let clean = !series.has_histograms()
         && !samples.values.iter().any(|value| value.to_bits() == STALE_NAN_BITS);
     if clean {
@@ -170,6 +184,7 @@ fn floats(
     }
     session.budget.looked_at(scratch.bounds.total);
     session.budget.touch(scratch.bounds.largest)?;
+    over_time::check_parameters(call, &scratch.bounds.mask)?;
     compute(call, timestamps, values, token, scratch, row, session);
     Ok(())
 }
@@ -178,7 +193,7 @@ fn floats(
 pub(crate) fn account(
     budget: &Budget,
     bounds: &Bounds,
-    cost: impl Fn(usize) -> u64,
+    mut cost: impl FnMut(usize) -> u64,
 ) -> Result<(), QueryError> {
     let windows = bounds.low.iter().zip(&bounds.high);
     let costs = windows.map(|(low, high)| (*low..*high).map(|at| cost(at as usize)).sum::<u64>());

@@ -6,7 +6,7 @@
 
 use crate::functions::FunctionId;
 use crate::parser::ast::{BinaryOp, NodeKind};
-use crate::plan::{Plan, children};
+use crate::plan::Plan;
 
 #[derive(Clone, Copy, Default)]
 struct Above {
@@ -34,7 +34,7 @@ pub(crate) fn only(plan: &Plan<'_>) -> Vec<bool> {
             }
             _ => {}
         }
-        for child in children(plan.kind(id)) {
+        for child in plan.kind(id).children() {
             above[child.0 as usize] = here;
         }
     }
