@@ -24,6 +24,7 @@ mod rows;
 mod select;
 mod sort;
 mod window;
+mod workers;
 
 pub(crate) use budget::Budget;
 pub(crate) use rows::Rows;
@@ -84,7 +85,7 @@ impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
         let Session { budget, text, delayed, .. } = *self;
-        Session { annotations: Annotations::default(), budget, text, delayed }
+        Session { annotations: self.annotations.fork(), budget, text, delayed }
     }
 }
 
@@ -144,6 +145,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 continue;
             }
             self.session.budget.check()?;
+            self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
             let value = match self.plan.node(id).repeat {
                 Some(steps) => repeated(value, steps),
@@ -399,12 +401,10 @@ impl<'a, S: Source> Executor<'a, S> {
         let grouping = Grouping::new(aggregate, false);
         let mut groups = Groups::new(aggregate.op, rows.steps);
         let mut key = Vec::new();
-        for (row, meta) in rows.meta.iter().enumerate() {
+        for row in aggregate::order_of_addition(&rows) {
             leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
-            grouping.write_key(meta, &mut key);
-            let group = groups.group(&key);
-            groups.ordinals.drop_name[group] |= meta.drop_name;
-            groups.add(group, rows.values(row), rows.valid(row), &rows.histograms[row]);
+            let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
+            groups.add_series(&grouping, &rows.meta[row], &mut key, points);
         }
         Ok(groups.finish())
     }
