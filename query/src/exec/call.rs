@@ -173,7 +173,10 @@ impl<S: Source> Executor<'_, S> {
     fn timestamp(&mut self, arg: NodeId, grid: Grid) -> Result<Rows, QueryError> {
         let inner = self.plan.strip(arg);
         if let NodeKind::VectorSelector(_) = self.plan.kind(inner) {
-            let rows = self.selected(inner, Emit::Timestamp, Sink::Rows)?;
+            let mut rows = self.selected(inner, Emit::Timestamp, Sink::Rows)?;
+            if !self.session.delayed {
+                rows = rows.unify()?;
+            }
             return Ok(match self.plan.node(arg).repeat {
                 Some(steps) => rows.repeat(steps),
                 None => rows,

@@ -188,7 +188,8 @@ pub(crate) fn run<I: Input>(
     sink: Sink<'_>,
     session: &mut Session<'_>,
 ) -> Result<Rows, QueryError> {
-    let drops = leaf.drops_name() && !session.delayed;
+    // The rows of `timestamp()` are merged where they become equal, those of a window never.
+    let drops = matches!(leaf, Leaf::Window(_)) && leaf.drops_name() && !session.delayed;
     let run = Run { input, leaf, sink, check_labels: drops && !same_names(input) };
     let morsels = input.len().div_ceil(MORSEL_SERIES);
     let mut total = run.output(session.fork());

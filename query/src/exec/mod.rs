@@ -11,10 +11,12 @@ mod aggregate;
 mod buckets;
 mod budget;
 mod call;
+mod fill;
 mod instant;
 mod join;
 mod label_edit;
 mod leaf;
+mod limit;
 mod operator;
 mod over_time;
 mod ranked;
@@ -382,10 +384,16 @@ impl<'a, S: Source> Executor<'a, S> {
                 let count = self.take_scalar(parameter);
                 ranked::top(aggregate, &rows, &count, whole, &mut self.session)
             }
-            other => {
-                let text = format!("{} is not supported yet", other.text());
-                Err(QueryError::Execution(text))
+            AggregateOp::Limitk => {
+                let count = self.take_scalar(parameter);
+                limit::limitk(aggregate, rows, &count)
             }
+            AggregateOp::LimitRatio => {
+                let parameter_span = self.span(self.plan.strip(parameter));
+                let ratio = self.take_scalar(parameter);
+                limit::limit_ratio(rows, &ratio, parameter_span, &mut self.session)
+            }
+            other => unreachable!("{} takes its series one by one", other.text()),
         }
     }
 

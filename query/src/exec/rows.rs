@@ -227,6 +227,19 @@ impl Rows {
         rows
     }
 
+    /// Keeps the points of each row whose step is set in `mask(row, word)`.
+    pub(crate) fn keep_steps(mut self, mask: impl Fn(usize, usize) -> u64) -> Rows {
+        for row in 0..self.len() {
+            let (_, valid, histograms) = self.row_mut(row);
+            for (index, word) in valid.iter_mut().enumerate() {
+                *word &= mask(row, index);
+            }
+            histograms.retain(|(step, _)| mask(row, *step as usize / 64) >> (step % 64) & 1 == 1);
+        }
+        self.remove_empty();
+        self
+    }
+
     pub(crate) fn drop_histograms(&mut self) {
         self.histograms.iter_mut().for_each(HistogramPoints::clear);
     }

@@ -254,7 +254,7 @@ impl<'e> Plan<'e> {
                 }
                 _ => {}
             }
-            for child in children(self.kind(id)) {
+            for child in self.kind(id).children() {
                 self.assign(child, below, wraps)?;
             }
         }
@@ -400,7 +400,7 @@ impl<'e> Plan<'e> {
                 }
                 _ => (None, None),
             };
-            for child in children(self.kind(id)) {
+            for child in self.kind(id).children() {
                 around[child.0 as usize] = here.clone();
             }
         }
@@ -454,22 +454,6 @@ fn subquery_grid(times: Times, window_ms: i64, step_ms: i64) -> Grid {
 pub(crate) fn is_accumulated(op: AggregateOp) -> bool {
     use AggregateOp::*;
     matches!(op, Sum | Avg | Count | Min | Max | Group | Stddev | Stdvar)
-}
-
-/// The nodes directly below.
-pub(crate) fn children(kind: &NodeKind) -> Vec<NodeId> {
-    match kind {
-        NodeKind::Number { .. } | NodeKind::String { .. } | NodeKind::VectorSelector(_) => vec![],
-        NodeKind::MatrixSelector { selector, .. } => vec![*selector],
-        NodeKind::Subquery(subquery) => vec![subquery.expr],
-        NodeKind::Unary { operand, .. } => vec![*operand],
-        NodeKind::Binary(binary) => vec![binary.left, binary.right],
-        NodeKind::Aggregate(aggregate) => {
-            aggregate.param.into_iter().chain([aggregate.expr]).collect()
-        }
-        NodeKind::Call { args, .. } => args.clone(),
-        NodeKind::Paren { inner } => vec![*inner],
-    }
 }
 
 #[cfg(test)]

@@ -5,51 +5,45 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::histogram::Histogram;
 use icecore_storage::metrics::sample::Samples;
 
-/// One loaded value.
-#[derive(Clone, Debug)]
-pub(crate) enum Loaded {
-    Float(f64),
-    Histogram(Histogram),
-}
+use crate::load::{Load, Sample};
+use crate::series::Value;
+use crate::store::Store;
 
 #[derive(Debug, Default)]
 pub(crate) struct Fixture {
     index: HashMap<Labels, usize>,
-    /// Classic histograms should have been loaded as native ones too, and were not.
-    pub(crate) is_converted: bool,
-    series: Vec<(Labels, Vec<(i64, Loaded)>)>,
+    series: Vec<(Labels, Vec<Sample>)>,
 }
 
-impl Fixture {
-    pub(crate) fn clear(&mut self) {
-        *self = Fixture::default();
-    }
+impl Store for Fixture {
+    type Source<'a> = &'a Fixture;
 
-    /// Adds samples; a later value for the same time replaces an earlier one.
-    pub(crate) fn load(
-        &mut self,
-        labels: Labels,
-        samples: impl IntoIterator<Item = (i64, Loaded)>,
-    ) {
-        let next = self.series.len();
-        let at = *self.index.entry(labels.clone()).or_insert(next);
-        if at == next {
-            self.series.push((labels, Vec::new()));
-        }
-        let known = &mut self.series[at].1;
-        for (timestamp, value) in samples {
-            match known.binary_search_by_key(&timestamp, |(at, _)| *at) {
-                Ok(at) => known[at].1 = value,
-                Err(at) => known.insert(at, (timestamp, value)),
+    /// A later value for the same time replaces an earlier one.
+    fn load(&mut self, load: &Load) {
+        for (labels, samples) in &load.series {
+            let next = self.series.len();
+            let at = *self.index.entry(labels.clone()).or_insert(next);
+            if at == next {
+                self.series.push((labels.clone(), Vec::new()));
+            }
+            let known = &mut self.series[at].1;
+            for sample in samples {
+                match known.binary_search_by_key(&sample.timestamp, |known| known.timestamp) {
+                    Ok(at) => known[at] = sample.clone(),
+                    Err(at) => known.insert(at, sample.clone()),
+                }
             }
         }
     }
+
+    fn source(&self) -> &Fixture {
+        self
+    }
 }
 
-impl Source for Fixture {
+impl Source for &Fixture {
     type Series = usize;
 
     fn select(&self, selections: &[Selection]) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
@@ -65,11 +59,17 @@ impl Source for Fixture {
 
     fn read(&self, series: &usize, into: &mut Samples) -> Result<(), SourceError> {
         into.clear();
-        for (timestamp, value) in &self.series[*series].1 {
-            match value {
-                Loaded::Float(value) => into.push(*timestamp, *value),
-                Loaded::Histogram(histogram) => into.push_histogram(*timestamp, histogram.clone()),
+        let samples = &self.series[*series].1;
+        for sample in samples {
+            match &sample.value {
+                Value::Float(value) => into.push(sample.timestamp, *value),
+                Value::Histogram { histogram, .. } => {
+                    into.push_histogram(sample.timestamp, histogram.clone());
+                }
             }
+        }
+        if samples.iter().any(|sample| sample.start_timestamp != 0) {
+            into.start_timestamps = samples.iter().map(|sample| sample.start_timestamp).collect();
         }
         let mut hasher = DefaultHasher::new();
         into.timestamps.hash(&mut hasher);
