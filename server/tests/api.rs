@@ -246,6 +246,23 @@ fn a_query_that_cannot_be_parsed_names_the_place() {
 }
 
 #[test]
+fn the_length_of_a_query_is_bounded_by_its_flag() {
+    let (server, _folder) = start();
+    let query = format!("1{}", " ".repeat(262_143));
+    let times = "start=0&end=1&step=1";
+    for endpoint in ["query", "query_range", "format_query", "parse_query", "query_exemplars"] {
+        let path = format!("/api/v1/{endpoint}");
+        let answer = server.post_form(&path, &format!("{times}&query={query}"));
+        assert!(answer.status < 300, "{endpoint}: {}", answer.text());
+        let answer = server.post_form(&path, &format!("{times}&query={query} "));
+        assert_eq!((answer.status, &answer.json()["errorType"]), (400, &json!("bad_data")));
+        let text =
+            r#"invalid parameter "query": 262145 bytes are more than --query.max-length=262144"#;
+        assert_eq!(answer.json()["error"], text);
+    }
+}
+
+#[test]
 fn patterns_have_gos_dialect_and_its_messages() {
     let (server, _folder) = start();
     for (query, text) in [

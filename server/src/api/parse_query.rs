@@ -22,7 +22,8 @@ use crate::http::reply::{self, Notes};
 
 pub(crate) async fn tree(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let options = app.config.parser;
-    let written = blocking(move || match parse(params.get("query"), options) {
+    let text = params.query(&app.config)?.to_owned();
+    let written = blocking(move || match parse(&text, options) {
         Ok(expr) => Ok(written(&expr)),
         Err(errors) => Err(ApiError::parameter("query", errors)),
     });

@@ -47,7 +47,7 @@ struct Question {
 pub(crate) async fn instant(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let time_ms = params.time_ms_or("time", clock::now_ms())?;
-    answer(app, Question::new(&params, Grid::At { time_ms }, limit)?).await
+    answer(app, Question::new(app, &params, Grid::At { time_ms }, limit)?).await
 }
 
 pub(crate) async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
@@ -68,21 +68,28 @@ pub(crate) async fn range(app: &Arc<App>, params: Params) -> Result<Response, Ap
             "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
         ));
     }
-    answer(app, Question::new(&params, Grid::Range { start_ms, end_ms, step_ms }, limit)?).await
+    let grid = Grid::Range { start_ms, end_ms, step_ms };
+    answer(app, Question::new(app, &params, grid, limit)?).await
 }
 
 pub(crate) async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let options = app.config.parser;
-    let pretty = blocking(move || parse(params.get("query"), options).map(|expr| prettify(&expr)));
+    let text = params.query(&app.config)?.to_owned();
+    let pretty = blocking(move || parse(&text, options).map(|expr| prettify(&expr)));
     Ok(reply::value(&pretty.await??))
 }
 
 impl Question {
-    fn new(params: &Params, grid: Grid, limit: Option<usize>) -> Result<Question, ApiError> {
+    fn new(
+        app: &App,
+        params: &Params,
+        grid: Grid,
+        limit: Option<usize>,
+    ) -> Result<Question, ApiError> {
         Ok(Question {
             timeout: params.timeout()?,
             lookback_ms: params.lookback_ms()?,
-            text: params.get("query").to_owned(),
+            text: params.query(&app.config)?.to_owned(),
             stats: params.get("stats").to_owned(),
             grid,
             limit,
