@@ -1,13 +1,13 @@
 //! Aggregations that add series one by one: sum, avg, count, min, max, group, stddev, stdvar.
-//! Histograms in sums and means are kept by `histogram_groups.rs`.
 //!
 //! - A **group** is a set of grouping labels; its **ordinal** is found once for a series, by the
 //!   canonical bytes of those labels.
 //! - **Cells** are the state of every group at every step, column by column, so that adding a row
-//!   is a loop over slices.
+//!   is a loop over slices. Histograms are kept apart, by `histogram_groups.rs`.
 //!
-//! Workers fill [`Groups`] of their own; these are merged in the order of the series, whatever the
-//! order in which workers finish, so that results do not depend on scheduling.
+//! Additions of floats do not commute. Rows are added one after the other in an order that their
+//! labels decide ([`order_of_addition`]; of series, `leaf.rs`), so that a result depends neither on
+//! scheduling nor on series that have no value at its step.
 
 use std::collections::HashMap;
 
@@ -94,6 +94,13 @@ impl Ordinals {
     }
 }
 
+/// Rows in the order in which an aggregation adds them.
+pub(crate) fn order_of_addition(rows: &Rows) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_cached_key(|row| rows.meta[*row].labels.identity());
+    order
+}
+
 /// The state of all groups of one aggregation.
 #[derive(Debug)]
 pub(crate) struct Groups {
@@ -147,20 +154,23 @@ impl Groups {
         ordinal
     }
 
-    /// Adds a row of the series `metric`: floats, and histograms where the aggregation has a use for
-    /// them.
-    pub(crate) fn add(
+    /// Adds a row to the group of its labels; `key` is memory for them.
+    pub(crate) fn add_series(
         &mut self,
-        ordinal: usize,
-        (values, valid): (&[f64], &[u64]),
-        histograms: &HistogramPoints,
-        metric: &str,
+        grouping: &Grouping,
+        meta: &SeriesMeta,
+        key: &mut Vec<u8>,
+        (values, valid, histograms): (&[f64], &[u64], &HistogramPoints),
         annotations: &mut Annotations,
     ) {
+        grouping.write_key(meta, key);
+        let group = self.group(key);
+        self.ordinals.drop_name[group] |= meta.drop_name;
         if !histograms.is_empty() {
-            self.add_histograms(ordinal, values, histograms, metric, annotations);
+            let metric = if grouping.name_dropped { "" } else { meta.labels.metric_name() };
+            self.add_histograms(group, values, histograms, metric, annotations);
         }
-        self.add_row(ordinal, values, valid);
+        self.add(group, values, valid);
     }
 
     fn add_histograms(
@@ -171,14 +181,14 @@ impl Groups {
         metric: &str,
         annotations: &mut Annotations,
     ) {
-        let words = words(self.steps);
         match self.op {
             AggregateOp::Count | AggregateOp::Group => {
-                let mut valid = vec![0; words];
+                let mut valid = vec![0; words(self.steps)];
                 histograms.iter().for_each(|(step, _)| set_bit(&mut valid, *step as usize));
-                self.add_row(ordinal, values, &valid);
+                self.add(ordinal, values, &valid);
             }
             AggregateOp::Sum | AggregateOp::Avg => {
+                let words = words(self.steps);
                 let floats = &self.seen[ordinal * words..][..words];
                 let (start, to) = (ordinal * self.steps, (annotations, self.span));
                 self.histograms.add(self.op, start, histograms, floats, metric, to);
@@ -187,7 +197,8 @@ impl Groups {
         }
     }
 
-    fn add_row(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
+    /// Adds the floats of a row.
+    fn add(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
         match self.op {
             AggregateOp::Sum => self.add_sum(ordinal, values, valid),
             AggregateOp::Avg => self.add_mean(ordinal, values, valid),
@@ -311,101 +322,6 @@ impl Groups {
         });
     }
 
-    /// Adds the groups of a worker that looked at later series.
-    pub(crate) fn merge(&mut self, mut other: Groups, annotations: &mut Annotations) {
-        let mut histograms = std::mem::take(&mut other.histograms);
-        let other = &other;
-        for from in 0..other.ordinals.len() {
-            let into = self.group(&other.ordinals.keys[from]);
-            let words = words(self.steps);
-            let cells = (into * self.steps, from * self.steps, self.steps);
-            let floats = &self.seen[into * words..][..words];
-            self.histograms.merge(&mut histograms, cells, floats, (annotations, self.span));
-            self.ordinals.drop_name[into] |= other.ordinals.drop_name[from];
-            let (cells, theirs) = (self.cells(into), other.cells(from));
-            match self.op {
-                AggregateOp::Sum => {
-                    // A compensation is a summand like any other.
-                    self.add_sum(into, &other.value[theirs.clone()], other.seen(from));
-                    for (mine, c) in self.second[cells].iter_mut().zip(&other.second[theirs]) {
-                        *mine += c;
-                    }
-                }
-                AggregateOp::Count => {
-                    for (mine, n) in self.count[cells].iter_mut().zip(&other.count[theirs]) {
-                        *mine += n;
-                    }
-                }
-                AggregateOp::Min => {
-                    self.add_extreme(into, &other.value[theirs], other.seen(from), |a, b| a > b);
-                }
-                AggregateOp::Max => {
-                    self.add_extreme(into, &other.value[theirs], other.seen(from), |a, b| a < b);
-                }
-                AggregateOp::Avg => {
-                    for_each_bit(other.seen(from), |step| {
-                        self.merge_mean(cells.start + step, other, theirs.start + step);
-                    });
-                }
-                AggregateOp::Stddev | AggregateOp::Stdvar => {
-                    for_each_bit(other.seen(from), |step| {
-                        self.merge_deviation(cells.start + step, other, theirs.start + step);
-                    });
-                }
-                _ => {}
-            }
-            let seen = &mut self.seen[into * words..][..words];
-            seen.iter_mut().zip(other.seen(from)).for_each(|(mine, theirs)| *mine |= theirs);
-        }
-    }
-
-    fn merge_mean(&mut self, cell: usize, other: &Groups, from: usize) {
-        let (mine, theirs) = (self.count[cell], other.count[from]);
-        let total = mine + theirs;
-        self.count[cell] = total;
-        let (mut value, mut second) = (other.value[from], other.second[from]);
-        if mine == 0.0 {
-            (self.value[cell], self.second[cell]) = (value, second);
-            if other.is_incremental(from) {
-                self.make_incremental(cell, 1.0);
-            }
-            return;
-        }
-        if !self.is_incremental(cell) && !other.is_incremental(from) {
-            let (sum, compensation) = kahan_add(value, self.value[cell], self.second[cell]);
-            if !sum.is_infinite() {
-                (self.value[cell], self.second[cell]) = (sum, compensation + second);
-                return;
-            }
-        }
-        if !self.is_incremental(cell) {
-            self.make_incremental(cell, mine);
-        }
-        if !other.is_incremental(from) {
-            value /= theirs;
-            second /= theirs;
-        }
-        let (kept, added) = (mine / total, theirs / total);
-        let (mean, compensation) =
-            kahan_add(added * value, kept * self.value[cell], kept * self.second[cell]);
-        (self.value[cell], self.second[cell]) = (mean, compensation + added * second);
-    }
-
-    /// Chan's combination of two variances.
-    fn merge_deviation(&mut self, cell: usize, other: &Groups, from: usize) {
-        let (mine, theirs) = (self.count[cell], other.count[from]);
-        let total = mine + theirs;
-        self.count[cell] = total;
-        if mine == 0.0 {
-            self.value[cell] = other.value[from];
-            self.second[cell] = other.second[from];
-            return;
-        }
-        let delta = other.second[from] - self.second[cell];
-        self.second[cell] += delta * theirs / total;
-        self.value[cell] += other.value[from] + delta * delta * mine * theirs / total;
-    }
-
     /// The result, one row a group.
     pub(crate) fn finish(mut self, annotations: &mut Annotations) -> Rows {
         let mut rows = Rows::new(self.steps);
@@ -441,29 +357,22 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::exec::rows::RowBuffer;
+    use icecore_storage::labels::Labels;
 
-    /// Aggregates one step of one group, split over two workers after `split` values.
-    fn aggregated(op: AggregateOp, values: &[f64], split: usize) -> f64 {
-        let mut annotations = Annotations::default();
-        let mut parts = [0, 1].map(|_| Groups::new(op, 1, Span::default()));
-        for (index, value) in values.iter().enumerate() {
-            let part = &mut parts[usize::from(index >= split)];
-            let group = part.group(b"");
-            let mut row = RowBuffer::default();
-            row.reset(1);
-            row.set(0, *value);
-            let floats = (&row.values[..], &row.valid[..]);
-            part.add(group, floats, &row.histograms, "", &mut annotations);
+    use super::*;
+
+    /// Aggregates one step of one group.
+    fn aggregated(op: AggregateOp, values: &[f64]) -> f64 {
+        let mut groups = Groups::new(op, 1, Span::default());
+        for value in values {
+            let group = groups.group(b"");
+            groups.add(group, &[*value], &[1]);
         }
-        let [mut all, rest] = parts;
-        all.merge(rest, &mut annotations);
-        all.finish(&mut annotations).values[0]
+        groups.finish(&mut Annotations::default()).values[0]
     }
 
     #[test]
-    fn splitting_the_work_does_not_change_the_result() {
+    fn every_operator_has_its_value() {
         let values = [1.0, 4.0, -2.0, 0.5, 8.0];
         let expected = [
             (AggregateOp::Sum, 11.5),
@@ -475,37 +384,49 @@ mod tests {
             (AggregateOp::Stdvar, 11.76),
         ];
         for (op, expected) in expected {
-            for split in 0..=values.len() {
-                let got = aggregated(op, &values, split);
-                assert!((got - expected).abs() < 1e-12, "{op:?} at {split}: {got}");
-            }
+            let got = aggregated(op, &values);
+            assert!((got - expected).abs() < 1e-12, "{op:?}: {got}");
         }
     }
 
     #[test]
-    fn sums_are_compensated_also_across_workers() {
-        for split in 0..=4 {
-            assert_eq!(aggregated(AggregateOp::Sum, &[1.0, 1e100, 1.0, -1e100], split), 2.0);
-        }
+    fn sums_are_compensated() {
+        assert_eq!(aggregated(AggregateOp::Sum, &[1.0, 1e100, 1.0, -1e100]), 2.0);
     }
 
     #[test]
     fn means_do_not_overflow() {
-        let values = [f64::MAX, f64::MAX, f64::MAX, f64::MAX];
-        for split in 0..=4 {
-            let mean = aggregated(AggregateOp::Avg, &values, split);
-            assert!((mean / f64::MAX - 1.0).abs() < 1e-12, "{split}: {mean}");
-        }
+        let mean = aggregated(AggregateOp::Avg, &[f64::MAX; 4]);
+        assert!((mean / f64::MAX - 1.0).abs() < 1e-12, "{mean}");
+    }
+
+    #[test]
+    fn rows_are_added_in_an_order_that_the_others_do_not_change() {
+        let labels = |n: usize| Labels::from_pairs([("n", n.to_string())]).unwrap();
+        let rows_of = |numbers: &[usize]| {
+            let mut rows = Rows::new(0);
+            rows.meta = numbers
+                .iter()
+                .map(|n| SeriesMeta { labels: labels(*n), drop_name: false })
+                .collect();
+            rows
+        };
+        let all: Vec<usize> = (0..50).collect();
+        let some: Vec<usize> = all.iter().rev().copied().filter(|n| n % 3 > 0).collect();
+        let in_order = |numbers: &[usize]| -> Vec<usize> {
+            order_of_addition(&rows_of(numbers)).into_iter().map(|row| numbers[row]).collect()
+        };
+        let mut expected = in_order(&all);
+        expected.retain(|n| n % 3 > 0);
+        assert_eq!(in_order(&some), expected);
     }
 
     #[test]
     fn a_mean_that_overflows_leaves_later_groups_alone() {
-        let mut annotations = Annotations::default();
         let mut groups = Groups::new(AggregateOp::Avg, 100, Span::default());
         let mut add = |key: &[u8], value: f64| {
             let group = groups.group(key);
-            let floats = (&[value; 100][..], &[u64::MAX, (1 << 36) - 1][..]);
-            groups.add(group, floats, &Vec::new(), "", &mut annotations);
+            groups.add(group, &[value; 100], &[u64::MAX, (1 << 36) - 1]);
         };
         add(b"", f64::INFINITY);
         add(b"", f64::INFINITY);
@@ -517,9 +438,9 @@ mod tests {
 
     #[test]
     fn nan_yields_to_any_number_but_spoils_a_variance() {
-        assert_eq!(aggregated(AggregateOp::Max, &[f64::NAN, 1.0, f64::NAN], 1), 1.0);
-        assert_eq!(aggregated(AggregateOp::Min, &[f64::NAN, 1.0], 1), 1.0);
-        assert!(aggregated(AggregateOp::Stddev, &[f64::INFINITY], 1).is_nan());
-        assert!(aggregated(AggregateOp::Stddev, &[1.0, f64::NAN], 1).is_nan());
+        assert_eq!(aggregated(AggregateOp::Max, &[f64::NAN, 1.0, f64::NAN]), 1.0);
+        assert_eq!(aggregated(AggregateOp::Min, &[f64::NAN, 1.0]), 1.0);
+        assert!(aggregated(AggregateOp::Stddev, &[f64::INFINITY]).is_nan());
+        assert!(aggregated(AggregateOp::Stddev, &[1.0, f64::NAN]).is_nan());
     }
 }

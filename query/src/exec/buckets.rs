@@ -55,38 +55,28 @@ pub(crate) enum Question<'a> {
     Fraction(Scalar, Scalar),
 }
 
-/// Where annotations point.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Places {
-    /// The first argument.
-    pub(crate) first: Span,
-    /// The vector.
-    pub(crate) vector: Span,
-    /// Where corrections of classic histograms are noted.
-    pub(crate) forced: Span,
-}
-
-/// Evaluates the question for every histogram; the names are the caller's to drop.
+/// Evaluates the question for every histogram; annotations point to the vector at `span`. The names
+/// are the caller's to drop.
 pub(crate) fn evaluate(
     question: &Question<'_>,
     rows: &Rows,
     grid: Grid,
-    places: Places,
+    span: Span,
     session: &mut Session<'_>,
 ) -> Result<Rows, QueryError> {
     if let Question::Quantiles(quantiles, _) = question {
-        for (quantile, span) in quantiles {
+        for (quantile, place) in quantiles {
             for value in distinct(quantile, rows.steps) {
                 if !(0.0..=1.0).contains(&value) && !rows.is_empty() {
-                    session.annotations.invalid_quantile(value, *span);
+                    session.annotations.invalid_quantile(value, *place);
                 }
             }
         }
     }
-    let (mut classics, ordinals) = classics(rows, places.vector, session);
-    let natives = natives(rows, &mut classics, &ordinals, places.vector, session);
+    let (mut classics, ordinals) = classics(rows, span, session);
+    let natives = natives(rows, &mut classics, &ordinals, span, session);
     let mut output = Rows::new(rows.steps);
-    let mut answers = Answers { rows, grid, places, output: &mut output, session };
+    let mut answers = Answers { rows, grid, span, output: &mut output, session };
     match question {
         Question::Quantiles(quantiles, label) => {
             for (quantile, _) in quantiles {
@@ -143,7 +133,7 @@ fn natives(
 struct Answers<'a, 'q> {
     rows: &'a Rows,
     grid: Grid,
-    places: Places,
+    span: Span,
     output: &'a mut Rows,
     session: &'a mut Session<'q>,
 }
@@ -164,7 +154,7 @@ impl Answers<'_, '_> {
         for native in natives {
             let values = native.points.iter().map(|(step, histogram)| {
                 let (value, effect) = histogram.quantile(quantile.at(*step as usize));
-                let (metric, span) = (self.metric(&native.meta), self.places.first);
+                let (metric, span) = (self.metric(&native.meta), self.span);
                 match effect {
                     None => {}
                     Some(NanEffect::IsNan) => {
@@ -188,7 +178,7 @@ impl Answers<'_, '_> {
                     let forced =
                         ForcedMonotonicity { start_ms: time_ms, end_ms: time_ms, ..forced };
                     let annotations = &mut answers.session.annotations;
-                    annotations.forced_monotonicity(metric, forced, answers.places.forced);
+                    annotations.forced_monotonicity(metric, forced, answers.span);
                 }
                 value
             })?;
@@ -209,7 +199,7 @@ impl Answers<'_, '_> {
                 let step = *step as usize;
                 let (value, has_nans) = histogram.fraction(lower.at(step), upper.at(step));
                 if has_nans {
-                    let (metric, span) = (self.metric(&native.meta), self.places.first);
+                    let (metric, span) = (self.metric(&native.meta), self.span);
                     self.session.annotations.fraction_without_nans(metric, span);
                 }
                 (step, value)
@@ -307,7 +297,11 @@ fn classics(
         histograms[at].buckets.push((upper_bound, row));
     }
     for histogram in &mut histograms {
-        histogram.buckets.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal));
+        let labels = |row: usize| &rows.meta[row].labels;
+        histogram.buckets.sort_by(|a, b| {
+            let by_bound = a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal);
+            by_bound.then_with(|| labels(a.1).cmp(labels(b.1)))
+        });
     }
     (histograms, known)
 }

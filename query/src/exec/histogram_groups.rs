@@ -24,8 +24,6 @@ pub(crate) struct HistogramGroups {
 struct Cell {
     /// `None` if there was a float before.
     total: Option<Total>,
-    /// The metric of the first histogram.
-    metric: Box<str>,
     reset_seen: bool,
     not_reset_seen: bool,
     mixed_schemas: Option<Mixed>,
@@ -56,14 +54,6 @@ impl Total {
         match self {
             Total::Sum(sum) => sum.add(histogram),
             Total::Mean(mean) => mean.add(histogram),
-        }
-    }
-
-    fn append(&mut self, later: Total) -> Result<Combined, IncompatibleSchemas> {
-        match (self, later) {
-            (Total::Sum(sum), Total::Sum(later)) => sum.append(later),
-            (Total::Mean(mean), Total::Mean(later)) => mean.append(later),
-            _ => unreachable!("an aggregation is a sum or a mean"),
         }
     }
 
@@ -119,7 +109,6 @@ impl HistogramGroups {
             let has_floats = bit(floats, *step as usize);
             let cell = self.cells.entry(start + *step as usize).or_insert_with(|| Cell {
                 total: None,
-                metric: Box::from(metric),
                 reset_seen: false,
                 not_reset_seen: false,
                 mixed_schemas: None,
@@ -138,37 +127,6 @@ impl HistogramGroups {
                     cell.note_hint(histogram.reset_hint);
                 }
                 None => {}
-            }
-        }
-    }
-
-    /// Adds the cells at `from` of groups that saw later series to those at `start`.
-    pub(crate) fn merge(
-        &mut self,
-        later: &mut HistogramGroups,
-        (start, from, steps): (usize, usize, usize),
-        floats: &[u64],
-        (annotations, span): (&mut Annotations, Span),
-    ) {
-        if later.cells.is_empty() {
-            return;
-        }
-        for step in 0..steps {
-            let Some(theirs) = later.cells.remove(&(from + step)) else { continue };
-            let Some(mine) = self.cells.get_mut(&(start + step)) else {
-                let total = if bit(floats, step) { None } else { theirs.total };
-                self.cells.insert(start + step, Cell { total, ..theirs });
-                continue;
-            };
-            if mine.mixed_schemas.is_some() {
-                continue;
-            }
-            mine.reset_seen |= theirs.reset_seen;
-            mine.not_reset_seen |= theirs.not_reset_seen;
-            mine.mixed_schemas = theirs.mixed_schemas;
-            if let (Some(total), Some(later)) = (&mut mine.total, theirs.total) {
-                let combined = total.append(later);
-                mine.note(combined, &theirs.metric, bit(floats, step), (annotations, span));
             }
         }
     }
@@ -212,26 +170,6 @@ mod tests {
         let schema = Schema::Exponential(0);
         let positive = Buckets::run(0, &[count]);
         Arc::new(FloatHistogram { count, positive, ..FloatHistogram::empty(schema) })
-    }
-
-    #[test]
-    fn splitting_the_work_does_not_change_totals() {
-        for op in [AggregateOp::Sum, AggregateOp::Avg] {
-            for split in 0..=3 {
-                let mut annotations = Annotations::default();
-                let mut parts = [HistogramGroups::default(), HistogramGroups::default()];
-                for (at, count) in [1e100, 1.0, -1e100].into_iter().enumerate() {
-                    let points = vec![(0, counted(count))];
-                    let to = (&mut annotations, Span::default());
-                    parts[usize::from(at >= split)].add(op, 0, &points, &[0], "m", to);
-                }
-                let [mut all, mut rest] = parts;
-                all.merge(&mut rest, (0, 0, 1), &[0], (&mut annotations, Span::default()));
-                let points = all.finish((0, 1), &mut [0], (&mut annotations, Span::default()));
-                let expected = if op == AggregateOp::Sum { 1.0 } else { 1.0 / 3.0 };
-                assert_eq!(points[0].1.count, expected, "{op:?} {split}");
-            }
-        }
     }
 
     #[test]

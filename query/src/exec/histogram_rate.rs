@@ -274,7 +274,8 @@ pub(crate) fn extended_rise(
         true => interpolate(point(last - 1), point(last), end_ms, is_counter, notes)?,
         false => point(last).1.clone(),
     };
-    if !is_counter && !(is_gauge(&left) && is_gauge(&right)) {
+    let are_gauges = is_gauge(&left) && is_gauge(&right);
+    if !is_counter && !are_gauges {
         notes.not_a_gauge();
     }
     let mut rise = right.clone();

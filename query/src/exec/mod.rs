@@ -35,9 +35,10 @@ mod series;
 mod sort;
 mod start_time;
 mod window;
+mod workers;
 
 pub(crate) use budget::Budget;
-pub(crate) use rows::Rows;
+pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
 
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ use crate::value::MatrixSeries;
 
 use aggregate::{Grouping, Groups};
 use leaf::{Leaf, Sink, Stored};
-use rows::{RowBuffer, for_each_bit};
+use rows::RowBuffer;
 use select::Emit;
 use series::Series;
 use window::WindowCall;
@@ -89,12 +90,16 @@ pub(crate) struct Session<'a> {
     pub(crate) budget: &'a Budget,
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
+    /// Whether series may have become equal by what the whole query has selected: names were taken
+    /// from series that had more than a name to lose.
+    pub(crate) has_typed_series: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        Session { annotations: Annotations::default(), ..*self }
+        let annotations = self.annotations.fork();
+        Session { annotations, has_typed_series: false, ..*self }
     }
 }
 
@@ -142,6 +147,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 continue;
             }
             self.session.budget.check()?;
+            self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
             let value = match self.plan.node(id).repeat {
                 Some(steps) => repeated(value, steps),
@@ -416,12 +422,9 @@ impl<'a, S: Source> Executor<'a, S> {
         let mut groups = Groups::new(aggregate.op, rows.steps, span);
         let annotations = &mut self.session.annotations;
         let mut key = Vec::new();
-        for (row, meta) in rows.meta.iter().enumerate() {
-            grouping.write_key(meta, &mut key);
-            let group = groups.group(&key);
-            groups.ordinals.drop_name[group] |= meta.drop_name;
-            let (floats, metric) = ((rows.values(row), rows.valid(row)), meta.labels.metric_name());
-            groups.add(group, floats, &rows.histograms[row], metric, annotations);
+        for row in aggregate::order_of_addition(&rows) {
+            let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
+            groups.add_series(&grouping, &rows.meta[row], &mut key, points, annotations);
         }
         Ok(groups.finish(annotations))
     }
@@ -525,6 +528,7 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    let (delayed, use_start_timestamps) = (false, false);
-    f(&mut Session { annotations, budget: &budget, delayed, use_start_timestamps });
+    let (delayed, use_start_timestamps, has_typed_series) = (false, false, false);
+    let budget = &budget;
+    f(&mut Session { annotations, budget, delayed, use_start_timestamps, has_typed_series });
 }

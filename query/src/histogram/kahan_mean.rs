@@ -32,34 +32,13 @@ impl KahanMean {
                 self.sum = sum;
                 return Ok(combined);
             }
-            self.make_incremental(self.count - 1.0);
+            self.incremental = true;
+            self.sum.divide(self.count - 1.0);
         }
         self.sum.scale((self.count - 1.0) / self.count);
         let mut share = other.clone();
         share.divide(self.count);
         self.sum.add(&share)
-    }
-
-    /// Turns the sum of `count` histograms into their mean.
-    fn make_incremental(&mut self, count: f64) {
-        if !std::mem::replace(&mut self.incremental, true) {
-            self.sum.divide(count);
-        }
-    }
-
-    /// Adds a mean of other histograms.
-    pub(crate) fn append(&mut self, mut later: KahanMean) -> Result<Combined, IncompatibleSchemas> {
-        let (mine, theirs) = (self.count, later.count);
-        self.count = mine + theirs;
-        let sums = !self.incremental && !later.incremental;
-        if sums && is_small(self.sum.sum()) && is_small(later.sum.sum()) {
-            return self.sum.append(later.sum);
-        }
-        self.make_incremental(mine);
-        later.make_incremental(theirs);
-        self.sum.scale(mine / self.count);
-        later.sum.scale(theirs / self.count);
-        self.sum.append(later.sum)
     }
 
     pub fn finish(mut self) -> FloatHistogram {

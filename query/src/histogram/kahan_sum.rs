@@ -100,22 +100,6 @@ impl KahanSum {
         sum.schema = schema;
     }
 
-    /// Adds a sum of other histograms, with what it lost.
-    pub(crate) fn append(&mut self, later: KahanSum) -> Result<Combined, IncompatibleSchemas> {
-        let KahanSum { sum, lost } = later;
-        let combined = self.add(&sum)?;
-        let lost = FloatHistogram {
-            zero_count: lost.zero_count,
-            count: lost.count,
-            sum: lost.sum,
-            positive: Buckets::new(sum.positive.spans().to_vec(), lost.positive),
-            negative: Buckets::new(sum.negative.spans().to_vec(), lost.negative),
-            ..sum
-        };
-        let bounds_reconciled = self.add(&lost)?.bounds_reconciled | combined.bounds_reconciled;
-        Ok(Combined { bounds_reconciled, ..combined })
-    }
-
     pub(super) fn scale(&mut self, factor: f64) {
         self.sum.scale(factor);
         self.lost.for_each_number(|number| *number *= factor);

@@ -10,8 +10,8 @@ use icecore_storage::metrics::histogram::{
     CUSTOM_BUCKETS_SCHEMA, Counts, Histogram, ResetHint, Span,
 };
 
-use crate::load::Sample;
-use crate::series::{Value, number_prefix};
+use crate::series::number_prefix;
+use crate::stores::{Sample, Series, Value};
 
 /// One classic histogram at one time.
 #[derive(Debug, Default)]
@@ -23,9 +23,7 @@ struct Classic {
 }
 
 /// The native histograms of all classic ones among some series.
-pub(crate) fn converted(
-    series: &[(Labels, Vec<Sample>)],
-) -> Result<Vec<(Labels, Vec<Sample>)>, String> {
+pub(crate) fn converted(series: &[Series]) -> Result<Vec<Series>, String> {
     let mut histograms: BTreeMap<Labels, BTreeMap<i64, Classic>> = BTreeMap::new();
     for (labels, samples) in series {
         let name = labels.metric_name();
@@ -53,8 +51,7 @@ pub(crate) fn converted(
     let convert = |(labels, by_time): (Labels, BTreeMap<i64, Classic>)| {
         let samples = by_time.into_iter().map(|(timestamp, classic)| {
             let histogram = classic.native().map_err(|error| format!("{labels}: {error}"))?;
-            let value = Value::Histogram { histogram, hint_written: false };
-            Ok(Sample { timestamp, start_timestamp: 0, value })
+            Ok(Sample { timestamp, start_timestamp: 0, value: Value::Histogram(histogram) })
         });
         let samples = samples.collect::<Result<Vec<Sample>, String>>()?;
         Ok((labels, samples))
@@ -111,7 +108,7 @@ fn series_of_one_histogram_become_one_series() {
     let series = load.unwrap().series;
     let (labels, samples) = &series[5];
     assert_eq!(labels.to_string(), "h{a=\"b\"}");
-    let Value::Histogram { histogram, .. } = &samples[1].value else { panic!("a histogram") };
+    let Value::Histogram(histogram) = &samples[1].value else { panic!("a histogram") };
     let positive = vec![2.0, 0.0, 3.0];
     let counts = Counts::Float { count: 5.0, zero_count: 0.0, positive, negative: vec![] };
     assert_eq!((&histogram.counts, &histogram.custom_values[..]), (&counts, &[0.5, 1.0][..]));
