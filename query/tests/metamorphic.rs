@@ -27,7 +27,8 @@ use stores::{Sample, Series, Store, When};
 /// Samples are from here on: a multiple of every step of a subquery.
 const START_MS: i64 = 1_000_000 * 60_000;
 
-const EXTENT: Extent = Extent { start_ms: START_MS, scrapes: 160, targets: 4, natives: true };
+const EXTENT: Extent =
+    Extent { start_ms: START_MS, scrapes: 160, targets: 4, natives: true, young_counters: true };
 
 const RANGE: When =
     When::Range { start_ms: START_MS + 600_000, end_ms: START_MS + 2_400_000, step_ms: 45_000 };
