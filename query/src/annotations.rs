@@ -115,6 +115,23 @@ impl Annotations {
         other.entries.into_iter().for_each(|entry| self.add(entry));
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether merging `other` would change nothing, and so any part of `other`.
+    pub(crate) fn contains(&self, other: &Annotations) -> bool {
+        other.entries.iter().all(|entry| {
+            // What was corrected is summed up over steps.
+            entry.forced.is_none() && self.entries.contains(entry)
+        })
+    }
+
+    /// Memory of the texts, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| size_of::<Entry>() + 2 * entry.text.len()).sum()
+    }
+
     /// The rendered warnings and infos.
     pub(crate) fn render(&self, query: &str) -> (Vec<String>, Vec<String>) {
         let of = |kind: Kind| {

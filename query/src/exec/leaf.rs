@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use icecore_storage::labels::Labels;
+use icecore_storage::labels::{Labels, METRIC_NAME};
 use icecore_storage::metrics::histogram::{Histogram, ResetHint};
 use icecore_storage::metrics::sample::Samples;
 use xxhash_rust::xxh3::xxh3_64;
@@ -211,6 +211,7 @@ pub(crate) fn run<I: Input>(
     session: &mut Session<'_>,
 ) -> Result<Rows, QueryError> {
     let drops = leaf.drops_name() && !session.delayed;
+    session.has_typed_series |= drops && has_typed_series(input);
     let order = match sink {
         Sink::Rows => (0..input.len() as u32).collect(),
         Sink::Aggregate(..) => order_of_addition(input),
@@ -240,6 +241,14 @@ pub(crate) fn run<I: Input>(
 fn same_names<I: Input>(input: &I) -> bool {
     let of = |index: usize| label_edit::metadata(input.meta(index).0);
     (1..input.len()).all(|index| of(index).eq(of(0)))
+}
+
+/// Whether there are series with a type or a unit among their labels.
+fn has_typed_series<I: Input>(input: &I) -> bool {
+    let is_typed = |index: usize| {
+        label_edit::metadata(input.meta(index).0).any(|(name, _)| name != METRIC_NAME)
+    };
+    (0..input.len()).any(is_typed)
 }
 
 /// An order of the series that their labels decide, and that keeps those of one target together,

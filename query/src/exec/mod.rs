@@ -27,7 +27,7 @@ mod window;
 mod workers;
 
 pub(crate) use budget::Budget;
-pub(crate) use rows::Rows;
+pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
@@ -43,7 +43,7 @@ use crate::value::MatrixSeries;
 use aggregate::{Grouping, Groups};
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use leaf::{Leaf, Sink, Stored};
-use rows::{RowBuffer, for_each_bit};
+use rows::RowBuffer;
 use select::Emit;
 use window::WindowCall;
 
@@ -79,13 +79,17 @@ pub(crate) struct Session<'a> {
     /// The query's text, for positions in errors.
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
+    /// Whether series may have become equal by what the whole query has selected: names were taken
+    /// from series that had more than a name to lose.
+    pub(crate) has_typed_series: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
         let Session { budget, text, delayed, .. } = *self;
-        Session { annotations: self.annotations.fork(), budget, text, delayed }
+        let annotations = self.annotations.fork();
+        Session { annotations, budget, text, delayed, has_typed_series: false }
     }
 }
 
@@ -505,5 +509,6 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    f(&mut Session { annotations, budget: &budget, text: "", delayed: false });
+    let (text, delayed, has_typed_series) = ("", false, false);
+    f(&mut Session { annotations, budget: &budget, text, delayed, has_typed_series });
 }
