@@ -177,6 +177,12 @@ impl Annotations {
         self.warn(format!("quantile value should be between 0 and 1, got {got}"), span);
     }
 
+    pub(crate) fn invalid_ratio(&mut self, ratio: f64, capped: f64, span: Span) {
+        let (got, to) = (float_general(ratio), float_general(capped));
+        let text = format!("ratio value should be between -1 and 1, got {got}, capping to {to}");
+        self.warn(text, span);
+    }
+
     pub(crate) fn bad_bucket_label(&mut self, metric: &str, label: &str, span: Span) {
         let text = format!(
             "bucket label \"le\" is missing or has a malformed value of {}{}",
@@ -206,6 +212,14 @@ impl Annotations {
             quote(metric.as_bytes())
         );
         self.inform(text, span);
+    }
+
+    pub(crate) fn start_time_overlap(&mut self, metric: &str, span: Span) {
+        let text = format!(
+            "sample has start time that overlaps with previous sample timestamp for metric {}",
+            quote(metric.as_bytes())
+        );
+        self.warn(text, span);
     }
 
     pub(crate) fn forced_monotonicity(

@@ -6,6 +6,7 @@ pub mod engine;
 pub(crate) mod exec;
 pub mod functions;
 pub mod go_format;
+pub mod histogram;
 pub mod parser;
 pub(crate) mod plan;
 pub mod source;

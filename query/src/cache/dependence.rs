@@ -13,7 +13,7 @@ use crate::functions::FunctionId;
 use crate::parser::ast::{
     AggregateOp, At, ComputedDuration, DurationExpr, Modifiers, NodeId, NodeKind, ValueType,
 };
-use crate::plan::{Plan, children};
+use crate::plan::Plan;
 
 /// The samples that one selector looks at for an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,7 +100,7 @@ impl Dependence {
                 NodeKind::VectorSelector(_) => reaches.push(below),
                 _ => {}
             }
-            for child in children(plan.kind(id)) {
+            for child in plan.kind(id).children() {
                 reach_of[child.0 as usize] = below;
             }
         }
@@ -138,7 +138,10 @@ fn is_of_its_step(plan: &Plan<'_>, id: NodeId) -> bool {
         | NodeKind::String { .. }
         | NodeKind::Unary { .. }
         | NodeKind::Paren { .. } => true,
-        NodeKind::VectorSelector(selector) => is_absolute(&selector.modifiers),
+        NodeKind::VectorSelector(selector) => {
+            // An extended selector looks beyond its view.
+            is_absolute(&selector.modifiers) && plan.node(id).extension.is_none()
+        }
         NodeKind::MatrixSelector { range, .. } => !names_range(range),
         NodeKind::Subquery(subquery) => {
             is_absolute(&subquery.modifiers)
@@ -325,6 +328,7 @@ mod tests {
             "max_over_time((x or y)[5m:])",
             "rate(label_replace(x, \"__name__\", \"$1\", \"n\", \"(.*)\")[5m:])",
             "x + on(n) fill(0) y",
+            "rate(x[5m] anchored)",
             "info(x)",
         ] {
             assert_eq!(dependence(query), None, "{query}");

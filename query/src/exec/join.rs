@@ -13,19 +13,22 @@ use std::collections::HashMap;
 use icecore_storage::labels::METRIC_NAME;
 
 use crate::engine::QueryError;
+use crate::exec::failure::FirstFailure;
 use crate::exec::label_edit;
-use crate::exec::operator::{apply, drops_name, holds, is_trim};
-use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, first_bit, for_each_bit, words};
-use crate::exec::{Session, histograms_unsupported};
+use crate::exec::operator::{apply, changes_metric, holds, is_trim, type_errors};
+use crate::exec::rows::{
+    RowBuffer, Rows, SAME_LABELSET, SeriesMeta, first_bit, for_each_bit, words,
+};
+use crate::exec::{Session, fill, histograms_unsupported};
 use crate::go_format::quote;
 use crate::parser::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
 use icecore_storage::labels::Labels;
 
 /// Signature ordinals of the rows of both sides.
-struct Signatures {
-    left: Vec<usize>,
-    right: Vec<usize>,
-    count: usize,
+pub(super) struct Signatures {
+    pub(super) left: Vec<usize>,
+    pub(super) right: Vec<usize>,
+    pub(super) count: usize,
 }
 
 fn signatures(matching: &Matching, left: &Rows, right: &Rows) -> Signatures {
@@ -55,6 +58,13 @@ fn write_signature(labels: &Labels, matching: &Matching, key: &mut Vec<u8>) {
     });
 }
 
+/// The labels by which a series matches.
+pub(super) fn match_labels(labels: &Labels, matching: &Matching) -> Labels {
+    let mut key = Vec::new();
+    write_signature(labels, matching, &mut key);
+    label_edit::from_bytes(&key)
+}
+
 /// `and`, `or`, `unless`.
 pub(crate) fn set_operator(
     binary: &Binary,
@@ -71,16 +81,16 @@ pub(crate) fn set_operator(
     match binary.op {
         BinaryOp::Or => {
             let mut result = left;
-            result.append(masked(right, &found.right, |ordinal, word| !mask(ordinal)[word]));
+            result.append(right.keep_steps(|row, word| !mask(found.right[row])[word]));
             result.unify()
         }
-        BinaryOp::Unless => Ok(masked(left, &found.left, |ordinal, word| !mask(ordinal)[word])),
-        _ => Ok(masked(left, &found.left, |ordinal, word| mask(ordinal)[word])),
+        BinaryOp::Unless => Ok(left.keep_steps(|row, word| !mask(found.left[row])[word])),
+        _ => Ok(left.keep_steps(|row, word| mask(found.left[row])[word])),
     }
 }
 
 /// For each ordinal the steps at which any of its rows has a point.
-fn present_by_ordinal(rows: &Rows, ordinals: &[usize], count: usize) -> Vec<u64> {
+pub(super) fn present_by_ordinal(rows: &Rows, ordinals: &[usize], count: usize) -> Vec<u64> {
     let stride = words(rows.steps);
     let mut present = vec![0u64; count * stride];
     let presences = rows.presences();
@@ -91,34 +101,10 @@ fn present_by_ordinal(rows: &Rows, ordinals: &[usize], count: usize) -> Vec<u64>
     present
 }
 
-/// Keeps the points of each row that `mask` lets through.
-fn masked(mut rows: Rows, ordinals: &[usize], mask: impl Fn(usize, usize) -> u64) -> Rows {
-    for (row, &ordinal) in ordinals.iter().enumerate() {
-        let (_, valid, histograms) = rows.row_mut(row);
-        for (index, word) in valid.iter_mut().enumerate() {
-            *word &= mask(ordinal, index);
-        }
-        histograms.retain(|(step, _)| mask(ordinal, *step as usize / 64) >> (step % 64) & 1 == 1);
-    }
-    rows.remove_empty();
-    rows
-}
-
-/// A step at which Prometheus would have failed, and with what.
-struct Failure {
-    step: usize,
-    /// Failures of one step, in the order in which Prometheus meets them.
-    rank: u8,
-    text: String,
-}
-
-/// Keeps the failure that Prometheus would have met first.
-fn record(first: &mut Option<Failure>, failure: Failure) {
-    let earlier = |known: &Failure| (known.step, known.rank) <= (failure.step, failure.rank);
-    if !first.as_ref().is_some_and(earlier) {
-        *first = Some(failure);
-    }
-}
+/// Failures of one step, in the order in which Prometheus meets them.
+const RANK_ONE_SIDE: u8 = 0;
+const RANK_MATCHES: u8 = 1;
+const RANK_SAME_LABELS: u8 = 2;
 
 /// Arithmetic and comparisons.
 pub(crate) fn operator(
@@ -129,14 +115,15 @@ pub(crate) fn operator(
     span: Span,
     session: &mut Session<'_>,
 ) -> Result<Rows, QueryError> {
-    if matching.fill_left.is_some() || matching.fill_right.is_some() {
-        return Err(QueryError::Execution("fill modifiers are not supported yet".into()));
-    }
+    let fills = matching.fill_left.is_some() || matching.fill_right.is_some();
     let steps = left.steps;
     let swapped = matching.cardinality == Cardinality::OneToMany;
     // From here on, `many` is the side that may repeat a signature and `one` is the other.
-    let (many, one) = if swapped { (right, left) } else { (left, right) };
-    let found = signatures(matching, &many, &one);
+    let (mut many, mut one) = if swapped { (right, left) } else { (left, right) };
+    let mut found = signatures(matching, &many, &one);
+    if fills {
+        fill::fill(binary, matching, &mut many, &mut one, &mut found);
+    }
     let stride = words(steps);
     let (many_present, one_present) = (many.presences(), one.presences());
     let of = |presences: &[u64], row: usize| presences[row * stride..][..stride].to_vec();
@@ -145,15 +132,18 @@ pub(crate) fn operator(
     let mut many_rows: Vec<Vec<usize>> = vec![Vec::new(); found.count];
     found.left.iter().enumerate().for_each(|(row, &ordinal)| many_rows[ordinal].push(row));
 
-    let mut failure = None;
-    let any_many = any_present(&many_present, stride);
+    let mut failure = FirstFailure::default();
+    // Without anything to match, Prometheus looks at neither side.
+    let any_many = match fills {
+        true => vec![u64::MAX; stride],
+        false => any_present(&many_present, stride),
+    };
     for rows in one_rows.iter().filter(|rows| rows.len() > 1) {
         if let Some(step) = first_overlap(rows, &one_present, stride, &any_many) {
             let side = if swapped { "left" } else { "right" };
-            record(
-                &mut failure,
-                duplicate_one_side(step, rows, &one, &one_present, matching, side),
-            );
+            failure.record(step, RANK_ONE_SIDE, || {
+                duplicate_one_side(step, rows, &one, &one_present, matching, side)
+            });
         }
     }
 
@@ -161,31 +151,31 @@ pub(crate) fn operator(
     for (ordinal, rows) in many_rows.iter().enumerate() {
         for &one_row in &one_rows[ordinal] {
             let one_mask = of(&one_present, one_row);
-            if matching.cardinality == Cardinality::OneToOne
-                && let Some(step) = first_overlap(rows, &many_present, stride, &one_mask)
-            {
-                let text = "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)";
-                record(&mut failure, Failure { step, rank: 1, text: text.into() });
-            }
+            let group = (rows.len() > 1).then_some(ordinal);
             for &many_row in rows {
                 let mut both = of(&many_present, many_row);
                 both.iter_mut().zip(&one_mask).for_each(|(both, one)| *both &= one);
                 if both.iter().any(|word| *word != 0) {
-                    output.pair(ordinal, many_row, one_row, both, span, session)?;
+                    output.pair(group, many_row, one_row, both, span, session)?;
                 }
             }
         }
     }
-    if matching.cardinality != Cardinality::OneToOne
-        && let Some(step) = output.first_duplicate(stride)
-    {
-        let text = "multiple matches for labels: grouping labels must ensure unique matches";
-        record(&mut failure, Failure { step, rank: 1, text: text.into() });
+    if let Some(step) = output.first_duplicate(stride) {
+        let wanted = match matching.cardinality {
+            Cardinality::OneToOne => {
+                "many-to-one matching must be explicit (group_left/group_right)"
+            }
+            _ => "grouping labels must ensure unique matches",
+        };
+        failure.record(step, RANK_MATCHES, || format!("multiple matches for labels: {wanted}"));
     }
-    match failure {
-        Some(failure) => Err(QueryError::Execution(failure.text)),
-        None => output.rows.unify(),
+    let merged = output.rows.merge_equal();
+    if let Err(step) = merged {
+        failure.record(step, RANK_SAME_LABELS, || SAME_LABELSET.into());
     }
+    failure.finish()?;
+    Ok(merged.unwrap_or_default())
 }
 
 fn any_present(presences: &[u64], stride: usize) -> Vec<u64> {
@@ -220,26 +210,22 @@ fn duplicate_one_side(
     presences: &[u64],
     matching: &Matching,
     side: &str,
-) -> Failure {
+) -> String {
     let stride = words(one.steps);
     let present = |row: &&usize| presences[**row * stride + step / 64] >> (step % 64) & 1 == 1;
     let mut two: Vec<String> =
         rows.iter().filter(present).take(2).map(|row| written(&one.meta[*row].labels)).collect();
     two.sort_unstable();
-    let group = label_edit::filtered(&one.meta[rows[0]].labels, |name| {
-        let listed = matching.labels.iter().any(|label| label == name);
-        if matching.on { listed } else { !listed && name != METRIC_NAME }
-    });
-    let text = format!(
+    let group = match_labels(&one.meta[rows[0]].labels, matching);
+    format!(
         "found duplicate series for the match group {} on the {side} hand-side of the operation: [{}];many-to-many matching not allowed: matching labels must be unique on one side",
         written(&group),
         two.join(", ")
-    );
-    Failure { step, rank: 0, text }
+    )
 }
 
 /// Labels as Go's `Labels.String` writes them: the name among the others.
-fn written(labels: &Labels) -> String {
+pub(super) fn written(labels: &Labels) -> String {
     let pairs: Vec<String> =
         labels.iter().map(|(name, value)| format!("{name}={}", quote(value.as_bytes()))).collect();
     format!("{{{}}}", pairs.join(", "))
@@ -254,7 +240,8 @@ struct Output<'a> {
     swapped: bool,
     rows: Rows,
     buffer: RowBuffer,
-    /// Of many-to-one matches: signature, labels, and where both sides were present.
+    /// Of signatures that several series of the many side have: with the labels of the result if
+    /// those tell the matches apart, where there was a match.
     matches: HashMap<(usize, Labels), Vec<Vec<u64>>>,
 }
 
@@ -279,9 +266,11 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Computes a pair where `both` are present; `group` is their signature if other series of the
+    /// many side have it too.
     fn pair(
         &mut self,
-        ordinal: usize,
+        group: Option<usize>,
         many_row: usize,
         one_row: usize,
         both: Vec<u64>,
@@ -319,8 +308,15 @@ impl<'a> Output<'a> {
             self.buffer.valid.copy_from_slice(&floats);
             arithmetic(op, left, right, &mut self.buffer.values);
         }
-        if self.matching.cardinality != Cardinality::OneToOne {
-            self.matches.entry((ordinal, meta.labels.clone())).or_default().push(both);
+        if let Some(ordinal) = group {
+            let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
+            let labels = if one_to_one { Labels::empty() } else { meta.labels.clone() };
+            let matched = both.iter().enumerate().map(|(word, both)| {
+                let sides = (self.many.valid(many_row)[word], self.one.valid(one_row)[word]);
+                let (left, right) = if self.swapped { (sides.1, sides.0) } else { sides };
+                both & !type_errors(op, left, right)
+            });
+            self.matches.entry((ordinal, labels)).or_default().push(matched.collect());
         }
         if !self.buffer.is_empty() {
             self.rows.push(meta, &mut self.buffer);
@@ -328,11 +324,11 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// The labels of a result.
+    /// The labels of a result. A name that is marked to go stays, as in Prometheus, where an
+    /// operator forgets the mark.
     fn meta(&self, many_row: usize, one_row: usize, delayed: bool) -> SeriesMeta {
         let many = &self.many.meta[many_row].labels;
-        let arithmetic = drops_name(self.binary) && !self.binary.return_bool;
-        let drop_now = arithmetic_drops(self.binary) || self.binary.return_bool && !delayed;
+        let drop_now = changes_metric(self.binary.op);
         let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
         let matching = self.matching;
         let mut labels = label_edit::filtered(many, |name| {
@@ -346,10 +342,10 @@ impl<'a> Output<'a> {
             let value = self.one.meta[one_row].labels.get(name).unwrap_or("");
             labels = label_edit::with(&labels, name, value);
         }
-        let kept = !arithmetic && !self.binary.return_bool;
-        let drop_name =
-            delayed && (self.binary.return_bool || kept && self.many.meta[many_row].drop_name);
-        SeriesMeta { labels, drop_name }
+        if self.binary.return_bool && !delayed {
+            labels = label_edit::without_name(&labels);
+        }
+        SeriesMeta { labels, drop_name: self.binary.return_bool && delayed }
     }
 
     /// Says which steps are ignored for having a histogram on one side; an error where both have.
@@ -424,11 +420,6 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Arithmetic drops the name at once, with or without delayed name removal.
-fn arithmetic_drops(binary: &Binary) -> bool {
-    !binary.op.is_comparison() && !is_trim(binary.op)
-}
-
 /// One operator over two rows; the loop of the common operators has no branch.
 fn arithmetic(op: BinaryOp, left: &[f64], right: &[f64], out: &mut [f64]) {
     let each = |out: &mut [f64], f: &dyn Fn(f64, f64) -> f64| {
@@ -463,15 +454,6 @@ mod tests {
         assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX; 2]), Some(66));
         assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX, 0]), None);
         assert_eq!(first_overlap(&[0, 1], &presences, 2, &[u64::MAX; 2]), None);
-    }
-
-    #[test]
-    fn the_earliest_step_fails_first() {
-        let mut first = None;
-        record(&mut first, Failure { step: 3, rank: 0, text: "late".into() });
-        record(&mut first, Failure { step: 1, rank: 1, text: "early".into() });
-        record(&mut first, Failure { step: 1, rank: 1, text: "second".into() });
-        assert_eq!(first.map(|failure| failure.text), Some("early".into()));
     }
 
     #[test]

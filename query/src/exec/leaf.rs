@@ -24,7 +24,7 @@ use crate::exec::rows::{
 };
 use crate::exec::select::{self, Emit, Picks};
 use crate::exec::window::{self, WindowCall, WindowScratch};
-use crate::exec::{Session, histograms_unsupported, label_edit, workers};
+use crate::exec::{Session, extended, histograms_unsupported, label_edit, workers};
 use crate::functions::FunctionId;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 use crate::plan::{Grid, View};
@@ -117,14 +117,23 @@ impl Input for Inner {
 /// How a series becomes a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Leaf<'a> {
-    Select { view: View, emit: Emit },
+    Select {
+        view: View,
+        emit: Emit,
+    },
+    /// A smoothed instant selector, what it looks at, and where it stands.
+    Smoothed {
+        view: View,
+        reach: View,
+        span: Span,
+    },
     Window(WindowCall<'a>),
 }
 
 impl Leaf<'_> {
     fn steps(&self) -> usize {
         match self {
-            Leaf::Select { view, .. } => view.times.steps,
+            Leaf::Select { view, .. } | Leaf::Smoothed { view, .. } => view.times.steps,
             Leaf::Window(call) => call.view.times.steps,
         }
     }
@@ -132,7 +141,7 @@ impl Leaf<'_> {
     /// Series that make a morsel.
     fn morsel_series(&self) -> usize {
         let view = match self {
-            Leaf::Select { view, .. } => view,
+            Leaf::Select { view, .. } | Leaf::Smoothed { reach: view, .. } => view,
             Leaf::Window(call) => &call.view,
         };
         let range_ms = view.times.last_ms().abs_diff(view.times.first_ms);
@@ -144,7 +153,8 @@ impl Leaf<'_> {
 
     fn drops_name(&self) -> bool {
         match self {
-            Leaf::Select { emit, .. } => *emit == Emit::Timestamp,
+            Leaf::Select { emit, .. } => *emit != Emit::Value,
+            Leaf::Smoothed { .. } => false,
             Leaf::Window(call) => !call.keeps_name(),
         }
     }
@@ -210,7 +220,8 @@ pub(crate) fn run<I: Input>(
     sink: Sink<'_>,
     session: &mut Session<'_>,
 ) -> Result<Rows, QueryError> {
-    let drops = leaf.drops_name() && !session.delayed;
+    // The rows of `timestamp()` are merged where they become equal, those of a window never.
+    let drops = matches!(leaf, Leaf::Window(_)) && leaf.drops_name() && !session.delayed;
     session.has_typed_series |= drops && has_typed_series(input);
     let order = match sink {
         Sink::Rows => (0..input.len() as u32).collect(),
@@ -312,6 +323,10 @@ impl<'a, I: Input> Run<'a, I> {
             Leaf::Select { view, emit } => {
                 let looked_at = select::select(*view, *emit, samples, picks, row);
                 session.budget.looked_at(looked_at);
+            }
+            Leaf::Smoothed { view, reach, span } => {
+                let (metric, scratch) = (labels.metric_name(), &mut window.extended);
+                extended::smooth(*view, *reach, *span, metric, samples, scratch, row, session)?;
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();

@@ -11,10 +11,15 @@ mod aggregate;
 mod buckets;
 mod budget;
 mod call;
+mod extended;
+mod failure;
+mod fill;
+mod info;
 mod instant;
 mod join;
 mod label_edit;
 mod leaf;
+mod limit;
 mod operator;
 mod over_time;
 mod ranked;
@@ -23,6 +28,7 @@ mod relabel;
 mod rows;
 mod select;
 mod sort;
+mod start_time;
 mod window;
 mod workers;
 
@@ -79,6 +85,7 @@ pub(crate) struct Session<'a> {
     /// The query's text, for positions in errors.
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
+    pub(crate) use_start_timestamps: bool,
     /// Whether series may have become equal by what the whole query has selected: names were taken
     /// from series that had more than a name to lose.
     pub(crate) has_typed_series: bool,
@@ -87,9 +94,8 @@ pub(crate) struct Session<'a> {
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        let Session { budget, text, delayed, .. } = *self;
         let annotations = self.annotations.fork();
-        Session { annotations, budget, text, delayed, has_typed_series: false }
+        Session { annotations, has_typed_series: false, ..*self }
     }
 }
 
@@ -246,7 +252,13 @@ impl<'a, S: Source> Executor<'a, S> {
 
     fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
         let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
-        let leaf = Leaf::Select { view: self.plan.view(id), emit };
+        let view = self.plan.view(id);
+        let leaf = match (self.plan.node(id).extension, emit) {
+            (Some(extension), Emit::Value) => {
+                Leaf::Smoothed { view, reach: extension.reach, span: self.span(id) }
+            }
+            _ => Leaf::Select { view, emit },
+        };
         leaf::run(&input, leaf, sink, &mut self.session)
     }
 
@@ -272,12 +284,15 @@ impl<'a, S: Source> Executor<'a, S> {
             id: function.id,
             name: function.name,
             view: self.plan.view(range),
+            extension: self.plan.node(range).extension,
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
             call_span: self.span(id),
         };
-        over_time::check_parameters(&call)?;
+        if let Some(extension) = call.extension {
+            extension.check(function.id, function.name)?;
+        }
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];
@@ -388,10 +403,16 @@ impl<'a, S: Source> Executor<'a, S> {
                 let count = self.take_scalar(parameter);
                 ranked::top(aggregate, &rows, &count, whole, &mut self.session)
             }
-            other => {
-                let text = format!("{} is not supported yet", other.text());
-                Err(QueryError::Execution(text))
+            AggregateOp::Limitk => {
+                let count = self.take_scalar(parameter);
+                limit::limitk(aggregate, rows, &count)
             }
+            AggregateOp::LimitRatio => {
+                let parameter_span = self.span(self.plan.strip(parameter));
+                let ratio = self.take_scalar(parameter);
+                limit::limit_ratio(rows, &ratio, parameter_span, &mut self.session)
+            }
+            other => unreachable!("{} takes its series one by one", other.text()),
         }
     }
 
@@ -417,9 +438,7 @@ impl<'a, S: Source> Executor<'a, S> {
     pub(crate) fn range_vector(&mut self) -> Result<Vec<MatrixSeries>, QueryError> {
         let root = self.plan.strip(self.plan.expr.root);
         let mut matrix = match self.plan.kind(root) {
-            NodeKind::MatrixSelector { selector, .. } => {
-                self.read_range(*selector, self.plan.view(root))?
-            }
+            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector)?,
             NodeKind::Subquery(subquery) => {
                 let grid = self.inner_grid(subquery.expr);
                 match self.run()? {
@@ -433,11 +452,8 @@ impl<'a, S: Source> Executor<'a, S> {
         Ok(matrix)
     }
 
-    fn read_range(
-        &mut self,
-        selector: NodeId,
-        view: crate::plan::View,
-    ) -> Result<Vec<MatrixSeries>, QueryError> {
+    fn read_range(&mut self, selector: NodeId) -> Result<Vec<MatrixSeries>, QueryError> {
+        let (view, extension) = (self.plan.view(selector), self.plan.node(selector).extension);
         let end_ms = view.times.last_ms();
         let start_ms = end_ms.saturating_sub(view.window_ms);
         let mut samples = Samples::default();
@@ -448,6 +464,10 @@ impl<'a, S: Source> Executor<'a, S> {
                 .read(series, &mut samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
             let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
+            if let Some(extension) = extension {
+                found.floats = extended::range_vector(extension, (start_ms, end_ms), &samples)?;
+                samples.clear();
+            }
             for (row, &timestamp) in samples.timestamps.iter().enumerate() {
                 if timestamp <= start_ms || timestamp > end_ms {
                     continue;
@@ -509,6 +529,14 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    let (text, delayed, has_typed_series) = ("", false, false);
-    f(&mut Session { annotations, budget: &budget, text, delayed, has_typed_series });
+    let (delayed, use_start_timestamps, has_typed_series) = (false, false, false);
+    let budget = &budget;
+    f(&mut Session {
+        annotations,
+        budget,
+        text: "",
+        delayed,
+        use_start_timestamps,
+        has_typed_series,
+    });
 }

@@ -33,10 +33,30 @@ pub(crate) fn holds(op: BinaryOp, left: f64, right: f64) -> bool {
     }
 }
 
-/// Arithmetic makes another metric of it; so does `bool`.
-pub(crate) fn drops_name(binary: &Binary) -> bool {
+/// Arithmetic makes another metric of it.
+pub(crate) fn changes_metric(op: BinaryOp) -> bool {
     use BinaryOp::*;
-    binary.return_bool || matches!(binary.op, Add | Sub | Mul | Div | Mod | Pow | Atan2)
+    matches!(op, Add | Sub | Mul | Div | Mod | Pow | Atan2)
+}
+
+/// So does `bool`.
+pub(crate) fn drops_name(binary: &Binary) -> bool {
+    binary.return_bool || changes_metric(binary.op)
+}
+
+/// The steps of a word at which the operator is not defined on the types of its operands. `left`
+/// and `right` say where these are floats; elsewhere they are histograms.
+pub(crate) fn type_errors(op: BinaryOp, left: u64, right: u64) -> u64 {
+    use BinaryOp::*;
+    let all_if = |yes: bool| if yes { u64::MAX } else { 0 };
+    let floats = all_if(is_trim(op));
+    let float_histogram = all_if(op != Mul);
+    let histogram_float = all_if(!matches!(op, Mul | Div) && !is_trim(op));
+    let histograms = all_if(!matches!(op, Add | Sub | Equal | NotEqual));
+    (left & right & floats)
+        | (left & !right & float_histogram)
+        | (!left & right & histogram_float)
+        | (!left & !right & histograms)
 }
 
 pub(crate) fn is_trim(op: BinaryOp) -> bool {

@@ -7,12 +7,12 @@ use crate::exec::aggregate::{Grouping, Ordinals};
 use crate::exec::over_time::quantile_of;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, set_bit, words};
 use crate::exec::{Scalar, Session, histograms_unsupported, label_edit};
-use crate::functions::number::to_i64;
+use crate::functions::number::{self, to_i64};
 use crate::go_format::{float, float_general};
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 
 /// The group of each row.
-fn ordinals(rows: &Rows, grouping: &Grouping) -> (Vec<usize>, Ordinals) {
+pub(super) fn ordinals(rows: &Rows, grouping: &Grouping) -> (Vec<usize>, Ordinals) {
     let mut ordinals = Ordinals::default();
     let mut key = Vec::new();
     let of_rows = rows
@@ -29,7 +29,7 @@ fn ordinals(rows: &Rows, grouping: &Grouping) -> (Vec<usize>, Ordinals) {
 }
 
 /// Rows by group.
-fn members(of_rows: &[usize], groups: usize) -> Vec<Vec<usize>> {
+pub(super) fn members(of_rows: &[usize], groups: usize) -> Vec<Vec<usize>> {
     let mut members = vec![Vec::new(); groups];
     of_rows.iter().enumerate().for_each(|(row, &group)| members[group].push(row));
     members
@@ -44,8 +44,9 @@ pub(crate) fn quantile(
     session: &mut Session<'_>,
 ) -> Rows {
     let all = || (0..rows.steps).map(|step| parameter.at(step));
-    let max = all().fold(f64::NEG_INFINITY, |max, q| if q > max { q } else { max });
-    let min = all().fold(f64::INFINITY, |min, q| if q < min { q } else { min });
+    // As in Go, one NaN hides the extremes.
+    let max = all().fold(f64::NEG_INFINITY, number::max);
+    let min = all().fold(f64::INFINITY, number::min);
     if all().any(f64::is_nan) {
         session.annotations.invalid_quantile(f64::NAN, parameter_span);
     }
@@ -79,8 +80,8 @@ pub(crate) fn quantile(
     result
 }
 
-/// How many series `topk` and `bottomk` keep at a step; `None` if at no step any.
-fn counts(
+/// How many series `topk`, `bottomk` and `limitk` keep at a step; `None` if at no step any.
+pub(super) fn counts(
     parameter: &Scalar,
     steps: usize,
     series: usize,

@@ -174,7 +174,7 @@ fn matching_suffix(matching: &Matching) -> String {
     }
     let fill = |word: &str, value: f64| format!(" {word} ({})", go_format::float_general(value));
     match (matching.fill_left, matching.fill_right) {
-        (Some(left), Some(right)) if left.to_bits() == right.to_bits() => {
+        (Some(left), Some(right)) if left == right => {
             out.push_str(&fill("fill", left));
         }
         (left, right) => {
