@@ -31,7 +31,8 @@ impl<S: Source> Executor<'_, S> {
                 self.scalar_function(function.id, args, grid).map(NodeValue::Scalar)
             }
             LabelReplace | LabelJoin => self.relabelled(function.id, args).map(NodeValue::Rows),
-            Info | HistogramQuantiles => {
+            Info => self.info(id, args).map(NodeValue::Rows),
+            HistogramQuantiles => {
                 Err(QueryError::Execution(format!("{}() is not supported yet", function.name)))
             }
             _ if args
@@ -252,7 +253,8 @@ impl<S: Source> Executor<'_, S> {
         result
     }
 
-    /// The labels that a selector fixes by `=`, each of them once.
+    /// The labels that a selector fixes by `=`. A second matcher of a name takes the label away; one
+    /// of another kind does so too, but not for an `=` after it.
     fn absent_labels(&self, arg: NodeId) -> Labels {
         let selector = match self.plan.kind(arg) {
             NodeKind::MatrixSelector { selector, .. } => *selector,
@@ -261,16 +263,18 @@ impl<S: Source> Executor<'_, S> {
         let NodeKind::VectorSelector(selector) = self.plan.kind(selector) else {
             return Labels::empty();
         };
-        let mut fixed: Vec<(&str, Option<&str>)> = Vec::new();
+        let mut seen: Vec<&str> = Vec::new();
+        let mut fixed: Vec<(&str, &str)> = Vec::new();
         for matcher in selector.matchers.iter().filter(|matcher| matcher.name() != METRIC_NAME) {
-            let value = (matcher.op() == MatchOp::Equal).then(|| matcher.value());
-            match fixed.iter_mut().find(|(name, _)| *name == matcher.name()) {
-                Some(known) => known.1 = None,
-                None => fixed.push((matcher.name(), value)),
+            let name = matcher.name();
+            if matcher.op() == MatchOp::Equal && !seen.contains(&name) {
+                seen.push(name);
+                fixed.push((name, matcher.value()));
+            } else {
+                fixed.retain(|(known, _)| *known != name);
             }
         }
-        let pairs = fixed.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        Labels::from_pairs(pairs).unwrap_or_default()
+        Labels::from_pairs(fixed).unwrap_or_default()
     }
 }
 

@@ -12,7 +12,9 @@ mod buckets;
 mod budget;
 mod call;
 mod extended;
+mod failure;
 mod fill;
+mod info;
 mod instant;
 mod join;
 mod label_edit;
@@ -28,9 +30,10 @@ mod select;
 mod sort;
 mod start_time;
 mod window;
+mod workers;
 
 pub(crate) use budget::Budget;
-pub(crate) use rows::Rows;
+pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
@@ -46,7 +49,7 @@ use crate::value::MatrixSeries;
 use aggregate::{Grouping, Groups};
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use leaf::{Leaf, Sink, Stored};
-use rows::{RowBuffer, for_each_bit};
+use rows::RowBuffer;
 use select::Emit;
 use window::WindowCall;
 
@@ -83,12 +86,16 @@ pub(crate) struct Session<'a> {
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
+    /// Whether series may have become equal by what the whole query has selected: names were taken
+    /// from series that had more than a name to lose.
+    pub(crate) has_typed_series: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        Session { annotations: Annotations::default(), ..*self }
+        let annotations = self.annotations.fork();
+        Session { annotations, has_typed_series: false, ..*self }
     }
 }
 
@@ -148,6 +155,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 continue;
             }
             self.session.budget.check()?;
+            self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
             let value = match self.plan.node(id).repeat {
                 Some(steps) => repeated(value, steps),
@@ -285,7 +293,6 @@ impl<'a, S: Source> Executor<'a, S> {
         if let Some(extension) = call.extension {
             extension.check(function.id, function.name)?;
         }
-        over_time::check_parameters(&call)?;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];
@@ -419,12 +426,10 @@ impl<'a, S: Source> Executor<'a, S> {
         let grouping = Grouping::new(aggregate, false);
         let mut groups = Groups::new(aggregate.op, rows.steps);
         let mut key = Vec::new();
-        for (row, meta) in rows.meta.iter().enumerate() {
+        for row in aggregate::order_of_addition(&rows) {
             leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
-            grouping.write_key(meta, &mut key);
-            let group = groups.group(&key);
-            groups.ordinals.drop_name[group] |= meta.drop_name;
-            groups.add(group, rows.values(row), rows.valid(row), &rows.histograms[row]);
+            let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
+            groups.add_series(&grouping, &rows.meta[row], &mut key, points);
         }
         Ok(groups.finish())
     }
@@ -524,6 +529,14 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    let (delayed, use_start_timestamps) = (false, false);
-    f(&mut Session { annotations, budget: &budget, text: "", delayed, use_start_timestamps });
+    let (delayed, use_start_timestamps, has_typed_series) = (false, false, false);
+    let budget = &budget;
+    f(&mut Session {
+        annotations,
+        budget,
+        text: "",
+        delayed,
+        use_start_timestamps,
+        has_typed_series,
+    });
 }

@@ -58,6 +58,8 @@ pub(crate) enum Emit {
     Timestamp,
     /// `start_timestamp()` over a selector: when the sample's counter started, in seconds.
     StartTimestamp,
+    /// The same as `Timestamp` of floats, while histograms stay what they are.
+    InfoTimestamp,
 }
 
 /// Fills `row` from the samples of one series; returns how many samples were looked at.
@@ -75,7 +77,8 @@ pub(crate) fn select(
     picks.update(view, samples);
     gather(picks, &samples.values, row);
     match emit {
-        Emit::Timestamp => {
+        Emit::Value => {}
+        Emit::Timestamp | Emit::InfoTimestamp => {
             for (value, &index) in row.values.iter_mut().zip(&picks.index) {
                 *value = samples.timestamps[index as usize] as f64 / 1000.0;
             }
@@ -87,8 +90,10 @@ pub(crate) fn select(
                 *value = start_ms as f64 / 1000.0;
             }
         }
-        Emit::Value if !samples.histograms.is_empty() => take_histograms(picks, samples, row),
-        Emit::Value => {}
+    }
+    let keeps_histograms = matches!(emit, Emit::Value | Emit::InfoTimestamp);
+    if keeps_histograms && !samples.histograms.is_empty() {
+        take_histograms(picks, samples, row);
     }
     row.points()
 }

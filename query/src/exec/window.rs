@@ -191,6 +191,7 @@ fn floats(
         scratch.bounds_token = token;
     }
     account(session.budget, &scratch.bounds)?;
+    over_time::check_parameters(call, &scratch.bounds.mask)?;
     compute(call, timestamps, values, token, scratch, row, session);
     Ok(())
 }
@@ -258,6 +259,8 @@ fn mixed(
     scratch.rate_token = 0;
     account(session.budget, &scratch.bounds)?;
     account(session.budget, &histograms)?;
+    let seen = scratch.bounds.mask.iter().zip(&histograms.mask).map(|(f, h)| f | h);
+    over_time::check_parameters(call, &seen.collect::<Vec<u64>>())?;
     let floats = |scratch: &WindowScratch, step| scratch.bounds.window(step).len();
     match call.id {
         CountOverTime | PresentOverTime | AbsentOverTime => {

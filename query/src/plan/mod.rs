@@ -14,14 +14,17 @@
 
 pub(crate) mod duration;
 pub(crate) mod extension;
+pub(crate) mod info;
 mod invariance;
+
+use std::collections::HashSet;
 
 use icecore_storage::time::TimeRange;
 
 use crate::engine::{EngineOptions, QueryError};
 use crate::functions::FunctionId;
 use crate::parser::ast::{
-    Aggregate, AggregateOp, At, DurationExpr, Expr, Modifiers, NodeId, NodeKind, ValueType,
+    Aggregate, AggregateOp, At, Expr, Modifiers, NodeId, NodeKind, ValueType,
 };
 use crate::source::Selection;
 
@@ -109,11 +112,11 @@ pub(crate) struct PlanNode {
     /// The value is repeated to so many steps.
     pub(crate) repeat: Option<usize>,
     pub(crate) fused: bool,
-    /// Of selectors and subqueries.
+    /// Of selectors and subqueries, and of `info()`: where it looks at its info series.
     pub(crate) view: Option<View>,
     /// Of selectors that look beyond their view.
     pub(crate) extension: Option<Extension>,
-    /// Of vector selectors: which of the selections is theirs.
+    /// Of vector selectors and of `info()`: which of the selections is theirs.
     pub(crate) selection: Option<usize>,
 }
 
@@ -261,6 +264,11 @@ impl<'e> Plan<'e> {
                         return Err(QueryError::Execution("subquery has too many steps".into()));
                     }
                 }
+                NodeKind::Call { function, args } if function.id == FunctionId::Info => {
+                    let times = info::times(self, args[0], grid)?;
+                    let window_ms = self.lookback_ms;
+                    self.node_mut(id).view = Some(View { times, window_ms });
+                }
                 _ => {}
             }
             for child in self.kind(id).children() {
@@ -290,14 +298,20 @@ impl<'e> Plan<'e> {
     }
 
     fn times(&self, grid: Grid, modifiers: &Modifiers) -> Result<Times, QueryError> {
-        let none = DurationExpr::Literal(0);
-        let offset_ms = self.durations().any(modifiers.offset.as_ref().unwrap_or(&none))?;
-        let at_ms = modifiers.at.map(|at| match at {
+        let offset_ms = self.offset_ms(modifiers)?;
+        Ok(Times::new(grid, modifiers.at.map(|at| self.at_ms(at)), offset_ms))
+    }
+
+    fn offset_ms(&self, modifiers: &Modifiers) -> Result<i64, QueryError> {
+        modifiers.offset.as_ref().map_or(Ok(0), |offset| self.durations().any(offset))
+    }
+
+    fn at_ms(&self, at: At) -> i64 {
+        match at {
             At::TimestampMs(timestamp) => timestamp,
             At::Start => self.start_ms,
             At::End => self.end_ms,
-        });
-        Ok(Times::new(grid, at_ms, offset_ms))
+        }
     }
 
     /// Marks the nodes that the node around them evaluates.
@@ -305,6 +319,9 @@ impl<'e> Plan<'e> {
         for id in self.ids() {
             match self.kind(id) {
                 NodeKind::MatrixSelector { selector, .. } => self.node_mut(*selector).fused = true,
+                NodeKind::Call { function, args } if function.id == FunctionId::Info => {
+                    args.iter().skip(1).for_each(|labels| self.fuse_chain(*labels));
+                }
                 NodeKind::Call { function, args } => {
                     for arg in args {
                         let inner = self.strip(*arg);
@@ -363,14 +380,31 @@ impl<'e> Plan<'e> {
     fn select(&mut self) -> Result<(), QueryError> {
         let names = self.label_names();
         let around = self.surroundings();
+        // What `info()` selects stands in its second argument, which selects nothing itself.
+        let mut labels_only = HashSet::new();
         for id in self.ids() {
-            let NodeKind::VectorSelector(selector) = self.kind(id) else { continue };
+            if let NodeKind::Call { function, args } = self.kind(id)
+                && function.id == FunctionId::Info
+            {
+                labels_only.extend(args.get(1).map(|labels| self.strip(*labels)));
+            }
+        }
+        for id in self.ids() {
+            let (matchers, (function, grouping)) = match self.kind(id) {
+                NodeKind::VectorSelector(selector) if !labels_only.contains(&id) => {
+                    (selector.matchers.clone(), around[id.0 as usize].clone())
+                }
+                NodeKind::Call { function, args } if function.id == FunctionId::Info => {
+                    let matchers = info::InfoSelector::new(self, args).matchers();
+                    (matchers, (Some(function.name), None))
+                }
+                _ => continue,
+            };
             let view = self.node(id).extension.map_or(self.view(id), |extension| extension.reach);
             // Windows and lookbacks are left-open.
             let start_ms = view.times.first_ms.saturating_sub(view.window_ms).saturating_add(1);
-            let (function, grouping) = around[id.0 as usize].clone();
             let selection = Selection {
-                matchers: selector.matchers.clone(),
+                matchers,
                 range: TimeRange::new(start_ms, view.times.last_ms()),
                 function,
                 window_ms: self.view(id).window_ms,

@@ -32,7 +32,6 @@ const SCRIPTS_AHEAD: &[&str] = &[
     "collision",
     "extended_vectors",
     "functions",
-    "info",
     "native_histograms",
     "operators",
     "range_queries",
