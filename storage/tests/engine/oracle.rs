@@ -288,7 +288,7 @@ pub(crate) fn round(round: usize) -> Vec<Row> {
     // Counters that say when they started: of floats, of histograms, one that only sometimes does.
     rows[3].start_timestamp = Some(time_of(round - round % 10) - 1);
     rows[5].start_timestamp = Some(now - STEP_MS);
-    rows[6].start_timestamp = (round % 3 > 0).then_some(-now);
+    rows[6].start_timestamp = (!round.is_multiple_of(3)).then_some(-now);
     if round.is_multiple_of(2) {
         let trace = Labels::from_pairs([("trace_id", format!("{round:x}"))]).unwrap();
         let (timestamp, value) = (now - 40_000 * (round as i64 % 3), round as f64 / 3.0);
