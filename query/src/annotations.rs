@@ -176,6 +176,14 @@ impl Annotations {
         self.inform(text, span);
     }
 
+    pub(crate) fn start_time_overlap(&mut self, metric: &str, span: Span) {
+        let text = format!(
+            "sample has start time that overlaps with previous sample timestamp for metric {}",
+            quote(metric.as_bytes())
+        );
+        self.warn(text, span);
+    }
+
     pub(crate) fn forced_monotonicity(
         &mut self,
         metric: &str,

@@ -23,6 +23,8 @@ pub struct EngineOptions {
     pub max_samples: usize,
     pub timeout: Duration,
     pub delayed_name_removal: bool,
+    /// Counters are reset, and rise from zero, where their start timestamps say so.
+    pub use_start_timestamps: bool,
 }
 
 impl Default for EngineOptions {
@@ -33,6 +35,7 @@ impl Default for EngineOptions {
             max_samples: 50_000_000,
             timeout: Duration::from_secs(120),
             delayed_name_removal: false,
+            use_start_timestamps: false,
         }
     }
 }
@@ -148,6 +151,7 @@ impl Engine {
             budget: &budget,
             text,
             delayed: self.options.delayed_name_removal,
+            use_start_timestamps: self.options.use_start_timestamps,
         };
         let mut executor = Executor::new(&plan, source, session)?;
         let value = value_of(&plan, &mut executor)?;

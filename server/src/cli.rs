@@ -116,6 +116,8 @@ enum Feature {
     BinopFillModifiers,
     #[value(name = "promql-delayed-name-removal")]
     DelayedNameRemoval,
+    #[value(name = "use-start-timestamps")]
+    UseStartTimestamps,
 }
 
 impl ServeArgs {
@@ -136,6 +138,7 @@ impl ServeArgs {
                 max_samples: self.query_samples_max,
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
                 delayed_name_removal: has(Feature::DelayedNameRemoval),
+                use_start_timestamps: has(Feature::UseStartTimestamps),
                 ..EngineOptions::default()
             },
             parser: ParserOptions {
@@ -253,12 +256,14 @@ mod tests {
             "--web.listen-address=:80",
             "--storage.wal-sync=interval:1s",
             "--storage.retention=90d",
-            "--enable-feature=promql-experimental-functions,promql-delayed-name-removal",
+            "--enable-feature=promql-experimental-functions,promql-delayed-name-removal,\
+             use-start-timestamps",
         ])
         .unwrap();
         assert_eq!(config.listen_address, "0.0.0.0:80");
         assert_eq!(config.storage.sync, SyncMode::Interval(Duration::from_secs(1)));
         assert!(config.parser.experimental_functions && config.engine.delayed_name_removal);
+        assert!(config.engine.use_start_timestamps);
         assert!(config.flags.contains(&("storage.wal-sync", "interval:1s".into())));
         assert!(config.flags.contains(&("storage.retention", "90d".into())));
     }

@@ -32,7 +32,7 @@ impl<S: Source> Executor<'_, S> {
             }
             LabelReplace | LabelJoin => self.relabelled(function.id, args).map(NodeValue::Rows),
             Info => self.info(id, args).map(NodeValue::Rows),
-            StartTimestamp | HistogramQuantiles => {
+            HistogramQuantiles => {
                 Err(QueryError::Execution(format!("{}() is not supported yet", function.name)))
             }
             _ if args
@@ -98,6 +98,7 @@ impl<S: Source> Executor<'_, S> {
         match function.id {
             Vector => Ok(vector_of(&self.take_scalar(args[0]), grid.steps)),
             Timestamp => self.timestamp(args[0], grid),
+            StartTimestamp => self.start_timestamp(args[0], grid),
             Absent => {
                 let rows = self.take_rows(args[0]);
                 Ok(self.absent(args[0], &rows))
@@ -172,16 +173,8 @@ impl<S: Source> Executor<'_, S> {
 
     /// `timestamp()`: of a selector the samples' own times, of anything else that of the step.
     fn timestamp(&mut self, arg: NodeId, grid: Grid) -> Result<Rows, QueryError> {
-        let inner = self.plan.strip(arg);
-        if let NodeKind::VectorSelector(_) = self.plan.kind(inner) {
-            let mut rows = self.selected(inner, Emit::Timestamp, Sink::Rows)?;
-            if !self.session.delayed {
-                rows = rows.unify()?;
-            }
-            return Ok(match self.plan.node(arg).repeat {
-                Some(steps) => rows.repeat(steps),
-                None => rows,
-            });
+        if let Some(rows) = self.times_of_samples(arg, Emit::Timestamp)? {
+            return Ok(rows);
         }
         let mut rows = self.take_rows(arg);
         for row in 0..rows.len() {
@@ -192,6 +185,30 @@ impl<S: Source> Executor<'_, S> {
             }
         }
         self.renamed(rows)
+    }
+
+    /// `start_timestamp()`: of a selector the start times of the samples' counters; of anything else
+    /// nothing, since samples that were computed with have none.
+    fn start_timestamp(&mut self, arg: NodeId, grid: Grid) -> Result<Rows, QueryError> {
+        let rows = match self.session.use_start_timestamps {
+            true => self.times_of_samples(arg, Emit::StartTimestamp)?,
+            false => None,
+        };
+        Ok(rows.unwrap_or_else(|| Rows::new(grid.steps)))
+    }
+
+    /// A time of each sample that a selector picks; `None` for what is no selector.
+    fn times_of_samples(&mut self, arg: NodeId, emit: Emit) -> Result<Option<Rows>, QueryError> {
+        let inner = self.plan.strip(arg);
+        let NodeKind::VectorSelector(_) = self.plan.kind(inner) else { return Ok(None) };
+        let mut rows = self.selected(inner, emit, Sink::Rows)?;
+        if !self.session.delayed {
+            rows = rows.unify()?;
+        }
+        Ok(Some(match self.plan.node(arg).repeat {
+            Some(steps) => rows.repeat(steps),
+            None => rows,
+        }))
     }
 
     fn sort(

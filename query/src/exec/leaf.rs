@@ -22,7 +22,7 @@ use crate::exec::rows::{
 };
 use crate::exec::select::{self, Emit, Picks};
 use crate::exec::window::{self, WindowCall, WindowScratch};
-use crate::exec::{Session, histograms_unsupported, label_edit};
+use crate::exec::{Session, extended, histograms_unsupported, label_edit};
 use crate::functions::FunctionId;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 use crate::plan::{Grid, View};
@@ -112,21 +112,31 @@ impl Input for Inner {
 /// How a series becomes a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Leaf<'a> {
-    Select { view: View, emit: Emit },
+    Select {
+        view: View,
+        emit: Emit,
+    },
+    /// A smoothed instant selector, what it looks at, and where it stands.
+    Smoothed {
+        view: View,
+        reach: View,
+        span: Span,
+    },
     Window(WindowCall<'a>),
 }
 
 impl Leaf<'_> {
     fn steps(&self) -> usize {
         match self {
-            Leaf::Select { view, .. } => view.times.steps,
+            Leaf::Select { view, .. } | Leaf::Smoothed { view, .. } => view.times.steps,
             Leaf::Window(call) => call.view.times.steps,
         }
     }
 
     fn drops_name(&self) -> bool {
         match self {
-            Leaf::Select { emit, .. } => *emit == Emit::Timestamp,
+            Leaf::Select { emit, .. } => *emit != Emit::Value,
+            Leaf::Smoothed { .. } => false,
             Leaf::Window(call) => !call.keeps_name(),
         }
     }
@@ -267,6 +277,10 @@ impl<'a, I: Input> Run<'a, I> {
             Leaf::Select { view, emit } => {
                 let looked_at = select::select(*view, *emit, samples, picks, row);
                 session.budget.looked_at(looked_at);
+            }
+            Leaf::Smoothed { view, reach, span } => {
+                let (metric, scratch) = (labels.metric_name(), &mut window.extended);
+                extended::smooth(*view, *reach, *span, metric, samples, scratch, row, session)?;
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();

@@ -11,6 +11,7 @@ mod aggregate;
 mod buckets;
 mod budget;
 mod call;
+mod extended;
 mod failure;
 mod fill;
 mod info;
@@ -27,6 +28,7 @@ mod relabel;
 mod rows;
 mod select;
 mod sort;
+mod start_time;
 mod window;
 
 pub(crate) use budget::Budget;
@@ -82,13 +84,13 @@ pub(crate) struct Session<'a> {
     /// The query's text, for positions in errors.
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
+    pub(crate) use_start_timestamps: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        let Session { budget, text, delayed, .. } = *self;
-        Session { annotations: Annotations::default(), budget, text, delayed }
+        Session { annotations: Annotations::default(), ..*self }
     }
 }
 
@@ -244,7 +246,13 @@ impl<'a, S: Source> Executor<'a, S> {
 
     fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
         let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
-        let leaf = Leaf::Select { view: self.plan.view(id), emit };
+        let view = self.plan.view(id);
+        let leaf = match (self.plan.node(id).extension, emit) {
+            (Some(extension), Emit::Value) => {
+                Leaf::Smoothed { view, reach: extension.reach, span: self.span(id) }
+            }
+            _ => Leaf::Select { view, emit },
+        };
         leaf::run(&input, leaf, sink, &mut self.session)
     }
 
@@ -270,11 +278,15 @@ impl<'a, S: Source> Executor<'a, S> {
             id: function.id,
             name: function.name,
             view: self.plan.view(range),
+            extension: self.plan.node(range).extension,
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
             call_span: self.span(id),
         };
+        if let Some(extension) = call.extension {
+            extension.check(function.id, function.name)?;
+        }
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];
@@ -422,9 +434,7 @@ impl<'a, S: Source> Executor<'a, S> {
     pub(crate) fn range_vector(&mut self) -> Result<Vec<MatrixSeries>, QueryError> {
         let root = self.plan.strip(self.plan.expr.root);
         let mut matrix = match self.plan.kind(root) {
-            NodeKind::MatrixSelector { selector, .. } => {
-                self.read_range(*selector, self.plan.view(root))?
-            }
+            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector)?,
             NodeKind::Subquery(subquery) => {
                 let grid = self.inner_grid(subquery.expr);
                 match self.run()? {
@@ -438,11 +448,8 @@ impl<'a, S: Source> Executor<'a, S> {
         Ok(matrix)
     }
 
-    fn read_range(
-        &mut self,
-        selector: NodeId,
-        view: crate::plan::View,
-    ) -> Result<Vec<MatrixSeries>, QueryError> {
+    fn read_range(&mut self, selector: NodeId) -> Result<Vec<MatrixSeries>, QueryError> {
+        let (view, extension) = (self.plan.view(selector), self.plan.node(selector).extension);
         let end_ms = view.times.last_ms();
         let start_ms = end_ms.saturating_sub(view.window_ms);
         let mut samples = Samples::default();
@@ -453,6 +460,10 @@ impl<'a, S: Source> Executor<'a, S> {
                 .read(series, &mut samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
             let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
+            if let Some(extension) = extension {
+                found.floats = extended::range_vector(extension, (start_ms, end_ms), &samples)?;
+                samples.clear();
+            }
             for (row, &timestamp) in samples.timestamps.iter().enumerate() {
                 if timestamp <= start_ms || timestamp > end_ms {
                     continue;
@@ -514,5 +525,6 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    f(&mut Session { annotations, budget: &budget, text: "", delayed: false });
+    let (delayed, use_start_timestamps) = (false, false);
+    f(&mut Session { annotations, budget: &budget, text: "", delayed, use_start_timestamps });
 }

@@ -88,7 +88,7 @@ impl RateSteps {
 }
 
 /// As Go's `Duration.Seconds`.
-fn seconds(milliseconds: i64) -> f64 {
+pub(crate) fn seconds(milliseconds: i64) -> f64 {
     (milliseconds / 1000) as f64 + ((milliseconds % 1000) * 1_000_000) as f64 / 1e9
 }
 
@@ -260,6 +260,7 @@ mod tests {
                     id,
                     name: "",
                     view,
+                    extension: None,
                     grid,
                     parameters: &[],
                     span: Default::default(),

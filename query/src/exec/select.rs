@@ -58,6 +58,8 @@ pub(crate) enum Emit {
     Timestamp,
     /// The same of floats, while histograms stay what they are.
     InfoTimestamp,
+    /// `start_timestamp()` over a selector: when the sample's counter started, in seconds.
+    StartTimestamp,
 }
 
 /// Fills `row` from the samples of one series; returns how many samples were looked at.
@@ -74,12 +76,23 @@ pub(crate) fn select(
     }
     picks.update(view, samples);
     gather(picks, &samples.values, row);
-    if emit != Emit::Value {
-        for (value, &index) in row.values.iter_mut().zip(&picks.index) {
-            *value = samples.timestamps[index as usize] as f64 / 1000.0;
+    match emit {
+        Emit::Value => {}
+        Emit::Timestamp | Emit::InfoTimestamp => {
+            for (value, &index) in row.values.iter_mut().zip(&picks.index) {
+                *value = samples.timestamps[index as usize] as f64 / 1000.0;
+            }
+        }
+        Emit::StartTimestamp => {
+            let starts = &samples.start_timestamps;
+            for (value, &index) in row.values.iter_mut().zip(&picks.index) {
+                let start_ms = starts.get(index as usize).copied().unwrap_or(0);
+                *value = start_ms as f64 / 1000.0;
+            }
         }
     }
-    if emit != Emit::Timestamp && !samples.histograms.is_empty() {
+    let keeps_histograms = matches!(emit, Emit::Value | Emit::InfoTimestamp);
+    if keeps_histograms && !samples.histograms.is_empty() {
         take_histograms(picks, samples, row);
     }
     row.points()

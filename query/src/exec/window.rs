@@ -13,12 +13,13 @@ use icecore_storage::metrics::sample::{STALE_NAN_BITS, Samples, is_stale_nan};
 
 use crate::engine::QueryError;
 use crate::exec::budget::Budget;
-use crate::exec::over_time;
 use crate::exec::rate::{self, RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit, set_bit, words};
 use crate::exec::{Scalar, Session, histograms_unsupported};
+use crate::exec::{extended, over_time, start_time};
 use crate::functions::FunctionId;
 use crate::parser::ast::Span;
+use crate::plan::extension::Extension;
 use crate::plan::{Grid, Times, View};
 
 /// A call of a function over a range vector.
@@ -27,6 +28,8 @@ pub(crate) struct WindowCall<'a> {
     pub(crate) id: FunctionId,
     pub(crate) name: &'static str,
     pub(crate) view: View,
+    /// Of `anchored` and `smoothed` selectors.
+    pub(crate) extension: Option<Extension>,
     /// The evaluation times, which differ from those of `view` by offset and `@`.
     pub(crate) grid: Grid,
     /// The scalar arguments.
@@ -58,7 +61,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
+    pub(crate) fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
         self.low.clear();
         self.high.clear();
         self.mask.clear();
@@ -103,6 +106,8 @@ pub(crate) struct WindowScratch {
     rate_steps: RateSteps,
     rate_token: u64,
     pub(crate) over_time: over_time::Scratch,
+    pub(crate) extended: extended::Scratch,
+    start_time: start_time::Scratch,
     pub(crate) resets: Vec<u32>,
 }
 
@@ -116,6 +121,15 @@ pub(crate) fn evaluate(
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     row.reset(call.view.times.steps);
+    if let Some(extension) = call.extension {
+        let scratch = &mut scratch.extended;
+        return extended::evaluate(call, extension, metric, samples, scratch, row, session);
+    }
+    let has_starts = session.use_start_timestamps && !samples.start_timestamps.is_empty();
+    if has_starts && start_time::concerns(call.id) {
+        let scratch = &mut scratch.start_time;
+        return start_time::evaluate(call, metric, samples, scratch, row, session);
+    }
     let clean = samples.histograms.is_empty()
         && !samples.values.iter().any(|value| value.to_bits() == STALE_NAN_BITS);
     if clean {
@@ -182,7 +196,7 @@ fn floats(
     Ok(())
 }
 
-fn account(budget: &Budget, bounds: &Bounds) -> Result<(), QueryError> {
+pub(crate) fn account(budget: &Budget, bounds: &Bounds) -> Result<(), QueryError> {
     budget.looked_at(bounds.total);
     budget.touch(bounds.largest)
 }

@@ -13,6 +13,7 @@
 //! down; nothing recurses.
 
 pub(crate) mod duration;
+pub(crate) mod extension;
 pub(crate) mod info;
 mod invariance;
 
@@ -28,6 +29,7 @@ use crate::parser::ast::{
 use crate::source::Selection;
 
 use duration::DurationContext;
+use extension::Extension;
 
 /// Times `start_ms + i * step_ms` for `i < steps`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,8 @@ pub(crate) struct PlanNode {
     pub(crate) fused: bool,
     /// Of selectors and subqueries, and of `info()`: where it looks at its info series.
     pub(crate) view: Option<View>,
+    /// Of selectors that look beyond their view.
+    pub(crate) extension: Option<Extension>,
     /// Of vector selectors and of `info()`: which of the selections is theirs.
     pub(crate) selection: Option<usize>,
 }
@@ -155,6 +159,7 @@ impl<'e> Plan<'e> {
             repeat: None,
             fused: false,
             view: None,
+            extension: None,
             selection: None,
         };
         let nodes = vec![blank; expr.nodes.len()];
@@ -226,21 +231,27 @@ impl<'e> Plan<'e> {
             let mut below = grid;
             match self.kind(id) {
                 NodeKind::VectorSelector(selector) => {
-                    let times = self.times(grid, &selector.modifiers)?;
-                    self.refuse_extension(&selector.modifiers)?;
-                    // A matrix selector around it has set its own window already.
-                    let window_ms = self.node(id).view.map_or(self.lookback_ms, |v| v.window_ms);
-                    self.node_mut(id).view = Some(View { times, window_ms });
+                    // A matrix selector around it has set its view already.
+                    if self.node(id).view.is_none() {
+                        let times = self.times(grid, &selector.modifiers)?;
+                        let view = View { times, window_ms: self.lookback_ms };
+                        self.node_mut(id).view = Some(view);
+                        self.node_mut(id).extension =
+                            Extension::of_instant(selector.modifiers.extension, view);
+                    }
                 }
                 NodeKind::MatrixSelector { selector, range } => {
                     let window_ms = self.durations().positive(range)?;
-                    let times = match self.kind(*selector) {
-                        NodeKind::VectorSelector(inner) => self.times(grid, &inner.modifiers)?,
-                        _ => Times::new(grid, None, 0),
+                    let NodeKind::VectorSelector(inner) = self.kind(*selector) else {
+                        unreachable!("a range is that of a selector");
                     };
-                    let view = View { times, window_ms };
-                    self.node_mut(id).view = Some(view);
-                    self.node_mut(*selector).view = Some(view);
+                    let view = View { times: self.times(grid, &inner.modifiers)?, window_ms };
+                    let extension =
+                        Extension::of_range(inner.modifiers.extension, view, self.lookback_ms);
+                    for id in [id, *selector] {
+                        let node = self.node_mut(id);
+                        (node.view, node.extension) = (Some(view), extension);
+                    }
                 }
                 NodeKind::Subquery(subquery) => {
                     let window_ms = self.durations().positive(&subquery.range)?;
@@ -305,15 +316,6 @@ impl<'e> Plan<'e> {
         }
     }
 
-    fn refuse_extension(&self, modifiers: &Modifiers) -> Result<(), QueryError> {
-        match modifiers.extension {
-            None => Ok(()),
-            Some(_) => Err(QueryError::Execution(
-                "the anchored and smoothed modifiers are not supported yet".into(),
-            )),
-        }
-    }
-
     /// Marks the nodes that the node around them evaluates.
     fn fuse(&mut self) {
         for id in self.ids() {
@@ -327,7 +329,10 @@ impl<'e> Plan<'e> {
                         let inner = self.strip(*arg);
                         let reads = match self.kind(inner) {
                             NodeKind::MatrixSelector { .. } => true,
-                            NodeKind::VectorSelector(_) => function.id == FunctionId::Timestamp,
+                            NodeKind::VectorSelector(_) => matches!(
+                                function.id,
+                                FunctionId::Timestamp | FunctionId::StartTimestamp
+                            ),
                             _ => false,
                         };
                         if reads {
@@ -397,14 +402,14 @@ impl<'e> Plan<'e> {
                 }
                 _ => continue,
             };
-            let view = self.view(id);
+            let view = self.node(id).extension.map_or(self.view(id), |extension| extension.reach);
             // Windows and lookbacks are left-open.
             let start_ms = view.times.first_ms.saturating_sub(view.window_ms).saturating_add(1);
             let selection = Selection {
                 matchers,
                 range: TimeRange::new(start_ms, view.times.last_ms()),
                 function,
-                window_ms: view.window_ms,
+                window_ms: self.view(id).window_ms,
                 step_ms: if self.grid.steps > 1 {
                     self.node(id).grid.step_ms
                 } else {

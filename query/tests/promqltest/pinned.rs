@@ -10,27 +10,32 @@ const UNSAFE_FUNCTIONS: &[&str] = &[
     "day_of_week",
     "day_of_year",
     "days_in_month",
+    "end",
     "hour",
     "minute",
     "month",
     "predict_linear",
+    "range",
+    "start",
+    "step",
     "time",
     "timestamp",
     "year",
 ];
 
 /// The query with every selector and outermost subquery at `time_ms` that has no time of its own,
-/// printed, and the times at which it has the same value; none if a function forbids it.
-pub(crate) fn pinned(expr: &str, time_ms: i64) -> Result<Option<(String, Vec<i64>)>, String> {
-    let mut expr = parser::parse(expr, ParserOptions::ALL).map_err(|error| error.to_string())?;
+/// printed, and the times at which it has the same value; none if a function forbids it, or for
+/// what does not parse.
+pub(crate) fn pinned(expr: &str, time_ms: i64) -> Option<(String, Vec<i64>)> {
+    let mut expr = parser::parse(expr, ParserOptions::ALL).ok()?;
     if !pin(&mut expr, time_ms) {
-        return Ok(None);
+        return None;
     }
     let times = match time_ms {
         0 => vec![-1000, 0, 1000],
         _ => vec![-10 * time_ms, 0, time_ms / 5, time_ms, 10 * time_ms],
     };
-    Ok(Some((expr.to_string(), times)))
+    Some((expr.to_string(), times))
 }
 
 /// Whether there is no unsafe function; those inside of a pinned subquery do not matter.
@@ -61,7 +66,7 @@ fn set(modifiers: &mut Modifiers, time_ms: i64) {
 
 #[test]
 fn every_selector_and_outermost_subquery_gets_a_time() {
-    let text = |expr: &str| pinned(expr, 5000).unwrap().map(|(text, _)| text);
+    let text = |expr: &str| pinned(expr, 5000).map(|(text, _)| text);
     assert_eq!(
         text("a + rate(b[5m] offset 1m) + c @ 7").unwrap(),
         "a @ 5.000 + rate(b[5m] @ 5.000 offset 1m) + c @ 7.000"

@@ -6,6 +6,7 @@
 use icecore_query::engine::{Engine, EngineOptions};
 use icecore_query::value::{MatrixSeries, Point, Value, VectorSample};
 
+use crate::expect::Positions;
 use crate::pinned::pinned;
 use crate::script::{Command, Eval, Script, When};
 use crate::store::Store;
@@ -29,6 +30,7 @@ pub(crate) struct Report {
 pub(crate) fn run<S: Store>(script: &Script) -> Report {
     let engine = Engine::new(EngineOptions {
         delayed_name_removal: script.delayed_name_removal,
+        use_start_timestamps: script.use_start_timestamps,
         max_samples: SAMPLES_MAX,
         ..EngineOptions::default()
     });
@@ -62,21 +64,26 @@ impl<S: Store> Run<'_, S> {
     fn all(&mut self) -> Result<(), String> {
         let eval = self.eval;
         let When::Instant { time_ms } = eval.when else {
-            return self.query(&eval.expr, eval.when).map(drop);
+            return self.query(&eval.expr, eval.when, Positions::Compared).map(drop);
         };
-        self.instant(&eval.expr, time_ms)?;
+        self.instant(&eval.expr, time_ms, Positions::Compared)?;
         // An expected range vector is that of its last time.
         let value_ms = eval.expected.range_vector.map_or(time_ms, |[_, end_ms, _]| end_ms);
-        let Some((expr, times)) = pinned(&eval.expr, value_ms)? else { return Ok(()) };
+        let Some((expr, times)) = pinned(&eval.expr, value_ms) else { return Ok(()) };
         for time_ms in times {
             let failed = |failure| format!("as {expr} at {time_ms} ms: {failure}");
-            self.instant(&expr, time_ms).map_err(failed)?;
+            self.instant(&expr, time_ms, Positions::Ignored).map_err(failed)?;
         }
         Ok(())
     }
 
     /// Runs a query and compares its value, which is given back unless it is an expected error.
-    fn query(&mut self, expr: &str, when: When) -> Result<Option<Value>, String> {
+    fn query(
+        &mut self,
+        expr: &str,
+        when: When,
+        positions: Positions,
+    ) -> Result<Option<Value>, String> {
         self.queries += 1;
         let expected = &self.eval.expected;
         let answer = match self.store.evaluate(self.engine, expr, when) {
@@ -86,14 +93,14 @@ impl<S: Store> Run<'_, S> {
             }
             Ok(answer) => answer,
         };
-        expected.check_annotations(&answer)?;
+        expected.check_annotations(&answer, positions)?;
         expected.check_value(when, &answer.value)?;
         Ok(Some(answer.value))
     }
 
-    fn instant(&mut self, expr: &str, time_ms: i64) -> Result<(), String> {
+    fn instant(&mut self, expr: &str, time_ms: i64, positions: Positions) -> Result<(), String> {
         let when = When::Instant { time_ms };
-        let value = self.query(expr, when)?;
+        let value = self.query(expr, when, positions)?;
         let is_scalar = matches!(value, Some(Value::Scalar { .. }));
         let has_range = is_scalar || matches!(value, Some(Value::Vector(_)));
         let varies = OF_THE_QUERY.iter().any(|call| expr.contains(call));
