@@ -85,6 +85,7 @@ pub(crate) struct Session<'a> {
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
+    pub(crate) type_and_unit_labels: bool,
 }
 
 impl<'a> Session<'a> {
@@ -525,6 +526,12 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    let (delayed, use_start_timestamps) = (false, false);
-    f(&mut Session { annotations, budget: &budget, text: "", delayed, use_start_timestamps });
+    f(&mut Session {
+        annotations,
+        budget: &budget,
+        text: "",
+        delayed: false,
+        use_start_timestamps: false,
+        type_and_unit_labels: false,
+    });
 }
