@@ -70,6 +70,10 @@ pub struct ServeArgs {
     #[arg(long = "query.max-samples", value_name = "COUNT", default_value_t = 50_000_000, value_parser = parse_count)]
     query_samples_max: usize,
 
+    /// Bytes of a query's text.
+    #[arg(long = "query.max-length", value_name = "BYTES", default_value_t = 262_144, value_parser = parse_count)]
+    query_bytes_max: usize,
+
     /// Queries that run at once.
     #[arg(long = "query.max-concurrency", value_name = "COUNT", default_value_t = 20, value_parser = parse_count)]
     query_concurrency: usize,
@@ -133,6 +137,7 @@ impl ServeArgs {
             },
             parser: ParserOptions::default(),
             query_concurrency: self.query_concurrency,
+            query_bytes_max: self.query_bytes_max,
             flags,
         };
         features.apply(&mut config.engine, &mut config.parser);
@@ -156,6 +161,7 @@ impl ServeArgs {
             ("log.level", name(&|| self.log_level.to_possible_value())),
             ("query.lookback-delta", duration::format_ms(self.lookback_ms)),
             ("query.max-concurrency", self.query_concurrency.to_string()),
+            ("query.max-length", self.query_bytes_max.to_string()),
             ("query.max-samples", self.query_samples_max.to_string()),
             ("query.timeout", duration::format_ms(self.query_timeout_ms)),
             ("storage.path", self.storage_path.display().to_string()),

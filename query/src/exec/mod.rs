@@ -30,9 +30,10 @@ mod select;
 mod sort;
 mod start_time;
 mod window;
+mod workers;
 
 pub(crate) use budget::Budget;
-pub(crate) use rows::Rows;
+pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
@@ -48,7 +49,7 @@ use crate::value::MatrixSeries;
 use aggregate::{Grouping, Groups};
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use leaf::{Leaf, Sink, Stored};
-use rows::{RowBuffer, for_each_bit};
+use rows::RowBuffer;
 use select::Emit;
 use window::WindowCall;
 
@@ -86,12 +87,16 @@ pub(crate) struct Session<'a> {
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
     pub(crate) type_and_unit_labels: bool,
+    /// Whether series may have become equal by what the whole query has selected: names were taken
+    /// from series that had more than a name to lose.
+    pub(crate) has_typed_series: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        Session { annotations: Annotations::default(), ..*self }
+        let annotations = self.annotations.fork();
+        Session { annotations, has_typed_series: false, ..*self }
     }
 }
 
@@ -151,6 +156,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 continue;
             }
             self.session.budget.check()?;
+            self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
             let value = match self.plan.node(id).repeat {
                 Some(steps) => repeated(value, steps),
@@ -421,12 +427,10 @@ impl<'a, S: Source> Executor<'a, S> {
         let grouping = Grouping::new(aggregate, false);
         let mut groups = Groups::new(aggregate.op, rows.steps);
         let mut key = Vec::new();
-        for (row, meta) in rows.meta.iter().enumerate() {
+        for row in aggregate::order_of_addition(&rows) {
             leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
-            grouping.write_key(meta, &mut key);
-            let group = groups.group(&key);
-            groups.ordinals.drop_name[group] |= meta.drop_name;
-            groups.add(group, rows.values(row), rows.valid(row), &rows.histograms[row]);
+            let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
+            groups.add_series(&grouping, &rows.meta[row], &mut key, points);
         }
         Ok(groups.finish())
     }
@@ -526,12 +530,14 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
+    let budget = &budget;
     f(&mut Session {
         annotations,
-        budget: &budget,
+        budget,
         text: "",
         delayed: false,
         use_start_timestamps: false,
         type_and_unit_labels: false,
+        has_typed_series: false,
     });
 }

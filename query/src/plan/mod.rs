@@ -230,15 +230,13 @@ impl<'e> Plan<'e> {
             let grid = self.node(id).grid;
             let mut below = grid;
             match self.kind(id) {
-                NodeKind::VectorSelector(selector) => {
-                    // A matrix selector around it has set its view already.
-                    if self.node(id).view.is_none() {
-                        let times = self.times(grid, &selector.modifiers)?;
-                        let view = View { times, window_ms: self.lookback_ms };
-                        self.node_mut(id).view = Some(view);
-                        self.node_mut(id).extension =
-                            Extension::of_instant(selector.modifiers.extension, view);
-                    }
+                // A matrix selector around it has set its view already.
+                NodeKind::VectorSelector(selector) if self.node(id).view.is_none() => {
+                    let times = self.times(grid, &selector.modifiers)?;
+                    let view = View { times, window_ms: self.lookback_ms };
+                    let extension = Extension::of_instant(selector.modifiers.extension, view);
+                    let node = self.node_mut(id);
+                    (node.view, node.extension) = (Some(view), extension);
                 }
                 NodeKind::MatrixSelector { selector, range } => {
                     let window_ms = self.durations().positive(range)?;

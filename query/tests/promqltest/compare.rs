@@ -7,8 +7,8 @@ use icecore_storage::metrics::histogram::{Counts, Histogram, Span};
 use icecore_storage::metrics::sample::is_stale_nan;
 
 use crate::expect::Expected;
-use crate::script::When;
 use crate::series::{Series, Value};
+use crate::stores::When;
 
 /// Relative error that is allowed.
 const EPSILON: f64 = 1e-6;

@@ -1,21 +1,12 @@
 //! What a `load` command brings: series and their samples, with start timestamps where given.
 
-use icecore_storage::labels::Labels;
-
 use crate::series::{Series, StartTimestamps, Value, parse_series};
-
-#[derive(Clone, Debug)]
-pub(crate) struct Sample {
-    pub(crate) timestamp: i64,
-    /// 0 for unknown.
-    pub(crate) start_timestamp: i64,
-    pub(crate) value: Value,
-}
+use crate::stores::{self, Sample};
 
 #[derive(Debug)]
 pub(crate) struct Load {
     /// Each series once, samples ascending in time.
-    pub(crate) series: Vec<(Labels, Vec<Sample>)>,
+    pub(crate) series: Vec<stores::Series>,
     /// Classic histograms become native ones as well.
     #[expect(dead_code, reason = "conversion needs sums of native histograms")]
     pub(crate) converts: bool,
@@ -62,7 +53,11 @@ impl Load {
             let timestamp = index as i64 * step_ms;
             let offset = offsets_ms.get(index).copied().flatten();
             let start_timestamp = offset.map_or(0, |offset| timestamp + offset);
-            Some(Sample { timestamp, start_timestamp, value: value? })
+            let value = match value? {
+                Value::Float(value) => stores::Value::Float(value),
+                Value::Histogram { histogram, .. } => stores::Value::Histogram(histogram),
+            };
+            Some(Sample { timestamp, start_timestamp, value })
         };
         let samples = values.into_iter().enumerate().filter_map(of).collect();
         match self.series.iter_mut().find(|(known, _)| *known == labels) {

@@ -8,25 +8,24 @@
 //! 10,000 samples.
 
 mod compare;
-mod database;
 mod expect;
-mod fixture;
 mod histogram;
 mod load;
 mod pinned;
 mod run;
 mod script;
 mod series;
-mod store;
+#[path = "../stores/mod.rs"]
+mod stores;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use database::{BlockStore, HeadStore};
-use fixture::Fixture;
 use run::{Report, run};
 use script::Script;
+use stores::database::{BlockStore, HeadStore};
+use stores::fixture::Fixture;
 
 /// Scripts of features that are not there yet: they are run and counted, and may fail.
 const SCRIPTS_AHEAD: &[&str] = &[

@@ -8,8 +8,8 @@ use icecore_query::value::{MatrixSeries, Point, Value, VectorSample};
 
 use crate::expect::Positions;
 use crate::pinned::pinned;
-use crate::script::{Command, Eval, Script, When};
-use crate::store::Store;
+use crate::script::{Command, Eval, Script};
+use crate::stores::{Store, When};
 
 /// Prometheus's tests allow a query this many samples.
 const SAMPLES_MAX: usize = 10_000;
@@ -40,7 +40,7 @@ pub(crate) fn run<S: Store>(script: &Script) -> Report {
     for command in &script.commands {
         match command {
             Command::Clear => store = S::default(),
-            Command::Load(load) => store.load(load),
+            Command::Load(load) => store.load(&load.series),
             Command::Eval(eval) => {
                 report.evaluations += 1;
                 let mut run = Run { engine: &engine, store: &store, eval, queries: 0 };

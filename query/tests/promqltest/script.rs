@@ -7,6 +7,7 @@
 use crate::expect::{Expected, parse_expected};
 use crate::load::Load;
 use crate::series::{duration_ms, parse_series};
+use crate::stores::When;
 
 /// A script: how the engine is set, and what to do.
 #[derive(Debug)]
@@ -25,12 +26,6 @@ pub(crate) enum Command {
     Load(Load),
     Clear,
     Eval(Eval),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum When {
-    Instant { time_ms: i64 },
-    Range { start_ms: i64, end_ms: i64, step_ms: i64 },
 }
 
 #[derive(Debug)]

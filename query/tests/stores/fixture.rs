@@ -1,4 +1,4 @@
-//! A source in memory: series and their samples, as the scripts load them.
+//! A source in memory: series and their samples, as they were loaded.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,22 +7,20 @@ use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::sample::Samples;
 
-use crate::load::{Load, Sample};
-use crate::series::Value;
-use crate::store::Store;
+use super::{Series, Store, Value};
 
 #[derive(Debug, Default)]
 pub(crate) struct Fixture {
     index: HashMap<Labels, usize>,
-    series: Vec<(Labels, Vec<Sample>)>,
+    series: Vec<Series>,
 }
 
 impl Store for Fixture {
     type Source<'a> = &'a Fixture;
 
     /// A later value for the same time replaces an earlier one.
-    fn load(&mut self, load: &Load) {
-        for (labels, samples) in &load.series {
+    fn load(&mut self, series: &[Series]) {
+        for (labels, samples) in series {
             let next = self.series.len();
             let at = *self.index.entry(labels.clone()).or_insert(next);
             if at == next {
@@ -63,7 +61,7 @@ impl Source for &Fixture {
         for sample in samples {
             match &sample.value {
                 Value::Float(value) => into.push(sample.timestamp, *value),
-                Value::Histogram { histogram, .. } => {
+                Value::Histogram(histogram) => {
                     into.push_histogram(sample.timestamp, histogram.clone());
                 }
             }

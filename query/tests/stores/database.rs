@@ -1,7 +1,7 @@
-//! Scripts on real storage: a database on the simulated disk, in the states that a database is in.
+//! Real storage: a database on the simulated disk, in the states that a database is in.
 //!
 //! Which sample takes which way is a function of its series and its time alone, so that a failure
-//! can be repeated. Between them, [`HeadStore`] and [`BlockStore`] have every script's samples in
+//! can be repeated. Between them, [`HeadStore`] and [`BlockStore`] have the samples of every test in
 //! the head (in order and late), in the log, in a checkpoint, in sealed blocks, and in blocks that
 //! late samples made, merged and not.
 
@@ -14,11 +14,9 @@ use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Batch, HistogramRow};
 use icecore_storage::{Db, Snapshot};
 
-use crate::load::{Load, Sample};
-use crate::series::Value;
-use crate::store::Store;
+use super::{Sample, Series, Store, Value};
 
-/// Scripts have samples from 1970 on; nothing of them is too old or too new at this time.
+/// Tests have samples from 1970 on; nothing of them is too old or too new at this time.
 const NOW_MS: i64 = 1 << 42;
 
 const HOUR_MS: i64 = 60 * 60 * 1000;
@@ -48,12 +46,12 @@ impl Database {
         self.db.as_ref().expect("it is open between the steps")
     }
 
-    /// Appends those samples of a load that are `wanted`.
-    fn append(&self, load: &Load, wanted: impl Fn(&Labels, &Sample) -> bool) {
+    /// Appends those samples that are `wanted`.
+    fn append(&self, series: &[Series], wanted: impl Fn(&Labels, &Sample) -> bool) {
         // Labels without a metric name are legal in scripts.
         let mut batch =
             Batch::new(|key, _| Labels::from_canonical_bytes(key), |_| "a series".into());
-        for (labels, samples) in &load.series {
+        for (labels, samples) in series {
             batch.push_series(labels);
             for sample in samples.iter().filter(|sample| wanted(labels, sample)) {
                 let timestamp = sample.timestamp;
@@ -62,7 +60,7 @@ impl Database {
                         batch.timestamps.push(timestamp);
                         batch.values.push(*value);
                     }
-                    Value::Histogram { histogram, .. } => batch.histograms.push(HistogramRow {
+                    Value::Histogram(histogram) => batch.histograms.push(HistogramRow {
                         series: batch.series.len() as u32 - 1,
                         timestamp,
                         histogram: histogram.clone(),
@@ -110,14 +108,15 @@ pub(crate) struct HeadStore {
 impl Store for HeadStore {
     type Source<'a> = Snapshot;
 
-    fn load(&mut self, load: &Load) {
-        let times = load.series.iter().flat_map(|(_, samples)| samples).map(|one| one.timestamp);
+    fn load(&mut self, series: &[Series]) {
+        let times = series.iter().flat_map(|(_, samples)| samples).map(|one| one.timestamp);
         let middle = times.max().unwrap_or(0) / 2;
         let is_late = |labels: &Labels, one: &Sample| number(labels, one).is_multiple_of(7);
-        self.database.append(load, |labels, one| one.timestamp <= middle && !is_late(labels, one));
+        self.database
+            .append(series, |labels, one| one.timestamp <= middle && !is_late(labels, one));
         self.database.kill();
-        self.database.append(load, |labels, one| one.timestamp > middle && !is_late(labels, one));
-        self.database.append(load, is_late);
+        self.database.append(series, |labels, one| one.timestamp > middle && !is_late(labels, one));
+        self.database.append(series, is_late);
     }
 
     fn source(&self) -> Snapshot {
@@ -135,23 +134,23 @@ pub(crate) struct BlockStore {
 impl Store for BlockStore {
     type Source<'a> = Snapshot;
 
-    fn load(&mut self, load: &Load) {
+    fn load(&mut self, series: &[Series]) {
         const ALL: usize = usize::MAX;
         let part = |from: u64, to: u64| {
             move |labels: &Labels, one: &Sample| (from..to).contains(&(number(labels, one) % 8))
         };
         let database = &mut self.database;
-        database.append(load, part(0, 4));
+        database.append(series, part(0, 4));
         database.maintain(ALL);
-        database.append(load, part(4, 5));
+        database.append(series, part(4, 5));
         database.maintain(ALL);
-        database.append(load, part(5, 6));
+        database.append(series, part(5, 6));
         // The windows are sealed first; nothing of them is merged yet.
         let windows = database.db().blocks().len();
         database.maintain(windows);
-        database.append(load, part(6, 7));
+        database.append(series, part(6, 7));
         database.kill();
-        database.append(load, part(7, 8));
+        database.append(series, part(7, 8));
     }
 
     fn source(&self) -> Snapshot {
