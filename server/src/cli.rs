@@ -14,6 +14,7 @@ use icecore_storage::db::{self, SyncMode};
 
 use crate::config::{Config, LISTEN_ADDRESS};
 use crate::duration;
+use crate::features::Features;
 use crate::process::machine_bytes;
 use crate::size::{Size, parse_bytes, parse_share};
 
@@ -97,7 +98,7 @@ pub struct ServeArgs {
 
     /// Prometheus features that are off by default, separated by commas.
     #[arg(long = "enable-feature", value_name = "NAME", value_delimiter = ',')]
-    features: Vec<Feature>,
+    features: Vec<String>,
 
     /// The least grave messages to log.
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
@@ -124,27 +125,18 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Feature {
-    #[value(name = "promql-experimental-functions")]
-    ExperimentalFunctions,
-    #[value(name = "promql-extended-range-selectors")]
-    ExtendedRangeSelectors,
-    #[value(name = "promql-binop-fill-modifiers")]
-    BinopFillModifiers,
-    #[value(name = "promql-delayed-name-removal")]
-    DelayedNameRemoval,
-    #[value(name = "use-start-timestamps")]
-    UseStartTimestamps,
-}
-
 impl ServeArgs {
+    /// What was asked for by `--enable-feature`.
+    pub fn features(&self) -> Features {
+        Features::new(self.features.clone())
+    }
+
     pub fn into_config(self) -> Config {
         let flags = self.flags();
-        let has = |feature| self.features.contains(&feature);
+        let features = self.features();
         let machine_bytes = machine_bytes();
         let cache_bytes = self.cache_size.bytes(machine_bytes);
-        Config {
+        let mut config = Config {
             listen_address: self.listen_address,
             storage_path: self.storage_path,
             storage: db::Options {
@@ -159,28 +151,22 @@ impl ServeArgs {
                 max_query_bytes: self.query_memory.bytes(machine_bytes),
                 max_bytes: self.queries_memory.bytes(machine_bytes),
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
-                delayed_name_removal: has(Feature::DelayedNameRemoval),
-                use_start_timestamps: has(Feature::UseStartTimestamps),
                 ..EngineOptions::default()
             },
-            parser: ParserOptions {
-                experimental_functions: has(Feature::ExperimentalFunctions),
-                extended_range_selectors: has(Feature::ExtendedRangeSelectors),
-                binop_fill_modifiers: has(Feature::BinopFillModifiers),
-            },
+            parser: ParserOptions::default(),
             query_concurrency: self.query_concurrency,
             result_cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             query_bytes_max: self.query_bytes_max,
             flags,
-        }
+        };
+        features.apply(&mut config.engine, &mut config.parser);
+        config
     }
 
     fn flags(&self) -> Vec<(&'static str, String)> {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map_or_else(String::new, |value| value.get_name().to_owned())
         };
-        let features: Vec<String> =
-            self.features.iter().map(|feature| name(&|| feature.to_possible_value())).collect();
         let sync = match self.wal_sync {
             SyncMode::Always => "always".to_owned(),
             SyncMode::Interval(every) => {
@@ -189,7 +175,7 @@ impl ServeArgs {
             }
         };
         vec![
-            ("enable-feature", features.join(",")),
+            ("enable-feature", self.features.join(",")),
             ("log.format", name(&|| self.log_format.to_possible_value())),
             ("log.level", name(&|| self.log_level.to_possible_value())),
             ("query.cache-size", self.cache_size.to_string()),
@@ -326,7 +312,6 @@ mod tests {
             ("--query.max-memory", "0", "2GiB or 25%"),
             ("--query.cache-size", "10%", "64MiB"),
             ("--web.listen-address", "9494", "host:port"),
-            ("--enable-feature", "exemplars", "promql-binop-fill-modifiers"),
             ("--log.level", "loud", "debug, info, warn, error"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
