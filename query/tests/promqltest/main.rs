@@ -29,7 +29,6 @@ use stores::fixture::Fixture;
 
 /// Scripts of features that are not there yet: they are run and counted, and may fail.
 const SCRIPTS_AHEAD: &[&str] = &[
-    "collision",
     "extended_vectors",
     "functions",
     "native_histograms",
