@@ -25,6 +25,8 @@ pub struct EngineOptions {
     pub delayed_name_removal: bool,
     /// Counters are reset, and rise from zero, where their start timestamps say so.
     pub use_start_timestamps: bool,
+    /// Whether a metric is a counter is said by its label `__type__`, not by its name.
+    pub type_and_unit_labels: bool,
 }
 
 impl Default for EngineOptions {
@@ -36,6 +38,7 @@ impl Default for EngineOptions {
             timeout: Duration::from_secs(120),
             delayed_name_removal: false,
             use_start_timestamps: false,
+            type_and_unit_labels: false,
         }
     }
 }
@@ -174,6 +177,7 @@ impl Engine {
             text,
             delayed: self.options.delayed_name_removal,
             use_start_timestamps: self.options.use_start_timestamps,
+            type_and_unit_labels: self.options.type_and_unit_labels,
             has_typed_series: false,
         };
         let mut executor = Executor::new(plan, source, session)?;

@@ -14,6 +14,7 @@ use icecore_storage::db::{self, SyncMode};
 
 use crate::config::{Config, LISTEN_ADDRESS};
 use crate::duration;
+use crate::features::Features;
 
 /// A time-series database for operations data that speaks Prometheus.
 #[derive(Debug, Parser)]
@@ -83,7 +84,7 @@ pub struct ServeArgs {
 
     /// Prometheus features that are off by default, separated by commas.
     #[arg(long = "enable-feature", value_name = "NAME", value_delimiter = ',')]
-    features: Vec<Feature>,
+    features: Vec<String>,
 
     /// The least grave messages to log.
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
@@ -110,25 +111,16 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Feature {
-    #[value(name = "promql-experimental-functions")]
-    ExperimentalFunctions,
-    #[value(name = "promql-extended-range-selectors")]
-    ExtendedRangeSelectors,
-    #[value(name = "promql-binop-fill-modifiers")]
-    BinopFillModifiers,
-    #[value(name = "promql-delayed-name-removal")]
-    DelayedNameRemoval,
-    #[value(name = "use-start-timestamps")]
-    UseStartTimestamps,
-}
-
 impl ServeArgs {
+    /// What was asked for by `--enable-feature`.
+    pub fn features(&self) -> Features {
+        Features::new(self.features.clone())
+    }
+
     pub fn into_config(self) -> Config {
         let flags = self.flags();
-        let has = |feature| self.features.contains(&feature);
-        Config {
+        let features = self.features();
+        let mut config = Config {
             listen_address: self.listen_address,
             storage_path: self.storage_path,
             storage: db::Options {
@@ -141,27 +133,21 @@ impl ServeArgs {
                 lookback_ms: self.lookback_ms,
                 max_samples: self.query_samples_max,
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
-                delayed_name_removal: has(Feature::DelayedNameRemoval),
-                use_start_timestamps: has(Feature::UseStartTimestamps),
                 ..EngineOptions::default()
             },
-            parser: ParserOptions {
-                experimental_functions: has(Feature::ExperimentalFunctions),
-                extended_range_selectors: has(Feature::ExtendedRangeSelectors),
-                binop_fill_modifiers: has(Feature::BinopFillModifiers),
-            },
+            parser: ParserOptions::default(),
             query_concurrency: self.query_concurrency,
             query_bytes_max: self.query_bytes_max,
             flags,
-        }
+        };
+        features.apply(&mut config.engine, &mut config.parser);
+        config
     }
 
     fn flags(&self) -> Vec<(&'static str, String)> {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map_or_else(String::new, |value| value.get_name().to_owned())
         };
-        let features: Vec<String> =
-            self.features.iter().map(|feature| name(&|| feature.to_possible_value())).collect();
         let sync = match self.wal_sync {
             SyncMode::Always => "always".to_owned(),
             SyncMode::Interval(every) => {
@@ -170,7 +156,7 @@ impl ServeArgs {
             }
         };
         vec![
-            ("enable-feature", features.join(",")),
+            ("enable-feature", self.features.join(",")),
             ("log.format", name(&|| self.log_format.to_possible_value())),
             ("log.level", name(&|| self.log_level.to_possible_value())),
             ("query.lookback-delta", duration::format_ms(self.lookback_ms)),
@@ -299,7 +285,6 @@ mod tests {
             ("--query.max-samples", "-1", "at least 1"),
             ("--query.timeout", "0s", "more than 0"),
             ("--web.listen-address", "9494", "host:port"),
-            ("--enable-feature", "exemplars", "promql-binop-fill-modifiers"),
             ("--log.level", "loud", "debug, info, warn, error"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();

@@ -21,6 +21,7 @@ pub mod config;
 mod connection;
 mod counters;
 mod duration;
+pub mod features;
 mod http;
 mod maintenance;
 mod metrics;

@@ -153,7 +153,9 @@ impl Leaf<'_> {
 
     fn drops_name(&self) -> bool {
         match self {
-            Leaf::Select { emit, .. } => *emit != Emit::Value,
+            Leaf::Select { emit, .. } => {
+                matches!(emit, Emit::Timestamp | Emit::StartTimestamp)
+            }
             Leaf::Smoothed { .. } => false,
             Leaf::Window(call) => !call.keeps_name(),
         }
@@ -339,8 +341,10 @@ impl<'a, I: Input> Run<'a, I> {
         let points = row.points();
         session.budget.hold(points)?;
         output.held += points;
-        if let Some(span) = self.leaf.expects_counter() {
-            note_counter_name(labels.metric_name(), no_counter, span, session);
+        if let Some(span) = self.leaf.expects_counter()
+            && row.valid.iter().any(|word| *word != 0)
+        {
+            note_counter(labels, no_counter, span, session);
         }
         let drops = self.leaf.drops_name();
         let drop_name = marked || drops && session.delayed;
@@ -399,7 +403,15 @@ impl<'a, I: Input> Run<'a, I> {
     }
 }
 
-fn note_counter_name(name: &str, last: &mut String, span: Span, session: &mut Session<'_>) {
+fn note_counter(labels: &Labels, last: &mut String, span: Span, session: &mut Session<'_>) {
+    let name = labels.metric_name();
+    if session.type_and_unit_labels {
+        let label = labels.get("__type__").unwrap_or("");
+        if !name.is_empty() && !matches!(label, "counter" | "histogram") {
+            session.annotations.possible_non_counter_type(name, label, span);
+        }
+        return;
+    }
     let suffixes = ["_total", "_sum", "_count", "_bucket"];
     if name.is_empty() || name == last || suffixes.iter().any(|suffix| name.ends_with(suffix)) {
         return;

@@ -86,6 +86,7 @@ pub(crate) struct Session<'a> {
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
+    pub(crate) type_and_unit_labels: bool,
     /// Whether series may have become equal by what the whole query has selected: names were taken
     /// from series that had more than a name to lose.
     pub(crate) has_typed_series: bool,
@@ -529,14 +530,14 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    let (delayed, use_start_timestamps, has_typed_series) = (false, false, false);
     let budget = &budget;
     f(&mut Session {
         annotations,
         budget,
         text: "",
-        delayed,
-        use_start_timestamps,
-        has_typed_series,
+        delayed: false,
+        use_start_timestamps: false,
+        type_and_unit_labels: false,
+        has_typed_series: false,
     });
 }
