@@ -2,7 +2,8 @@
 //!
 //! Queries and series come from [`generate`]. What must not matter: where the samples are (in
 //! memory, in the head, in blocks), when it all happened, whether a step is asked alone or in a
-//! range, where a range is split, how many threads work, and whether the query was printed anew.
+//! range, where a range is split, how many threads work, whether the query was printed anew, and
+//! what was asked before.
 
 mod generate;
 mod stores;
@@ -10,7 +11,8 @@ mod stores;
 use generate::choices::Choices;
 use generate::data::{self, Extent};
 use generate::query::{self, Grammar};
-use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError};
+use icecore_query::cache::ResultCache;
+use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions};
 use icecore_query::parser::ast::{DurationExpr, Expr, Modifiers, NodeKind};
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::value::{MatrixSeries, Point, Value};
@@ -288,6 +290,29 @@ fn a_query_printed_anew_has_the_same_answer() {
         same(query, [value(query), value(&printed)])?;
         same(query, [value(query), value(&pretty)])
     });
+}
+
+#[test]
+fn it_does_not_matter_what_was_asked_before() {
+    let head: HeadStore = loaded(&series(EXTENT, 8));
+    let snapshot = head.source();
+    let engine = Engine::default();
+    let cache = ResultCache::new(64 << 20);
+    let asked = QueryOptions::default();
+    check(300, GRAMMAR, |query| {
+        let expr = parse(query);
+        // One range, one that begins and ends later, one around both, and the first again.
+        for (from, to) in [(8, 25), (12, 40), (0, 44), (8, 25)] {
+            let [start_ms, end_ms] = [from, to].map(|step| START_MS + 300_000 + step * 45_000);
+            let fresh = engine.range(&snapshot, query, &expr, start_ms, end_ms, 45_000, &asked);
+            let cached =
+                cache.range(&engine, &snapshot, query, &expr, start_ms, end_ms, 45_000, &asked);
+            same(query, [exact(fresh), exact(cached)])?;
+        }
+        Ok(())
+    });
+    let stats = cache.stats();
+    assert!(stats.hits > 100 && stats.partial_hits > 200, "{stats:?}");
 }
 
 fn parse(query: &str) -> Expr {
