@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::engine::{QueryError, QueryStats};
+use crate::engine::QueryError;
 
 /// Cells of rows, 8 bytes each, that a query may have for each of its samples.
 const CELLS_PER_SAMPLE: u64 = 4;
@@ -22,7 +22,6 @@ pub(crate) struct Budget {
     held: AtomicU64,
     cells: AtomicU64,
     peak: AtomicU64,
-    queryable: AtomicU64,
 }
 
 impl Budget {
@@ -34,7 +33,6 @@ impl Budget {
             held: AtomicU64::new(0),
             cells: AtomicU64::new(0),
             peak: AtomicU64::new(0),
-            queryable: AtomicU64::new(0),
         }
     }
 
@@ -82,17 +80,9 @@ impl Budget {
         self.cells.fetch_sub(cells, Ordering::Relaxed);
     }
 
-    /// Counts samples that a selector handed to a step.
-    pub(crate) fn looked_at(&self, samples: u64) {
-        self.queryable.fetch_add(samples, Ordering::Relaxed);
-    }
-
-    pub(crate) fn stats(&self, series_fetched: u64) -> QueryStats {
-        QueryStats {
-            total_queryable_samples: self.queryable.load(Ordering::Relaxed),
-            peak_samples: self.peak.load(Ordering::Relaxed),
-            series_fetched,
-        }
+    /// The most samples that were held at once.
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 }
 
@@ -115,7 +105,7 @@ mod tests {
         budget.release(4);
         budget.hold(4).unwrap();
         assert_eq!(budget.hold(1).unwrap_err(), too_many_samples());
-        assert_eq!(budget.stats(0).peak_samples, 11);
+        assert_eq!(budget.peak(), 11);
     }
 
     #[test]

@@ -115,6 +115,12 @@ impl RowBuffer {
     pub(crate) fn points(&self) -> u64 {
         count_bits(&self.valid) + self.histograms.len() as u64
     }
+
+    /// Of one step, at most one.
+    pub(crate) fn points_at(&self, step: usize) -> u64 {
+        let histogram = || self.histograms.binary_search_by_key(&(step as u32), |(at, _)| *at);
+        u64::from(bit(&self.valid, step) || histogram().is_ok())
+    }
 }
 
 #[derive(Clone, Debug, Default)]
