@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(rise_of(&samples, (5, 25), true, RateKind::Delta), Some(0.0));
         assert_eq!(rise_of(&samples, (5, 25), true, RateKind::Increase), Some(10.0));
         // Both edges within a reset: the counter started from zero.
-        assert_eq!(rise_of(&samples, (12, 17), true, RateKind::Increase), Some(2.0));
+        assert_eq!(rise_of(&[(0, 10.0), (16, 8.0)], (4, 12), true, RateKind::Increase), Some(4.0));
         assert_eq!(rise_of(&samples[..2], (10, 20), true, RateKind::Increase), None);
         assert_eq!(rise_of(&samples[2..], (0, 10), true, RateKind::Increase), None);
     }
