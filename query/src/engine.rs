@@ -8,7 +8,9 @@ use icecore_storage::labels::Labels;
 use icecore_storage::matcher::Matcher;
 
 use crate::annotations::Annotations;
-use crate::exec::{Budget, Executor, NodeValue, Rows, Scalar, Session, series_of};
+use crate::exec::{
+    Budget, Counted, Executor, NodeValue, Rows, SampleCount, Scalar, Session, series_of,
+};
 use crate::memory::{QueryMemory, Reservation};
 use crate::parser::ast::{Expr, NodeKind, ValueType};
 use crate::plan::Plan;
@@ -29,6 +31,8 @@ pub struct EngineOptions {
     pub delayed_name_removal: bool,
     /// Counters are reset, and rise from zero, where their start timestamps say so.
     pub use_start_timestamps: bool,
+    /// Queries may ask for the samples of each step.
+    pub per_step_stats: bool,
     /// Whether a metric is a counter is said by its label `__type__`, not by its name.
     pub type_and_unit_labels: bool,
 }
@@ -44,6 +48,7 @@ impl Default for EngineOptions {
             timeout: Duration::from_secs(120),
             delayed_name_removal: false,
             use_start_timestamps: false,
+            per_step_stats: false,
             type_and_unit_labels: false,
         }
     }
@@ -56,6 +61,8 @@ pub struct QueryOptions {
     pub deadline: Option<Instant>,
     /// Set by the caller when the client has gone.
     pub cancelled: Arc<AtomicBool>,
+    /// Asks for [`QueryStats::samples_per_step`].
+    pub per_step_stats: bool,
 }
 
 /// Why a query has no value. The variants are the API's error types.
@@ -102,10 +109,12 @@ impl AnswerMemory {
 }
 
 /// What a query cost, in samples as Prometheus counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryStats {
     /// Samples that selectors looked at, counted once for each step that used them.
     pub total_queryable_samples: u64,
+    /// The same for each step by its time, if it was asked for and the engine's options allow it.
+    pub samples_per_step: Vec<(i64, u64)>,
     /// The most samples that were held at once.
     pub peak_samples: u64,
     /// Series that were selected.
@@ -199,6 +208,11 @@ impl Engine {
         options.lookback_ms.unwrap_or(self.options.lookback_ms)
     }
 
+    /// Whether a query is told the samples of each of its steps.
+    pub(crate) fn counts_steps(&self, options: &QueryOptions) -> bool {
+        self.options.per_step_stats && options.per_step_stats
+    }
+
     pub(crate) fn run<S: Source>(
         &self,
         source: &S,
@@ -210,9 +224,13 @@ impl Engine {
         let cancelled = Arc::clone(&options.cancelled);
         let budget = Budget::new(self.options.max_samples, deadline, cancelled)
             .within(self.options.max_query_bytes, Arc::clone(&self.memory));
+        let steps = if self.counts_steps(options) { plan.grid.steps } else { 0 };
+        let sample_count = SampleCount::new(steps);
         let session = Session {
             annotations: Annotations::default(),
             budget: &budget,
+            sample_count: &sample_count,
+            counted: Counted::EachStep,
             text,
             delayed: self.options.delayed_name_removal,
             use_start_timestamps: self.options.use_start_timestamps,
@@ -221,7 +239,15 @@ impl Engine {
         };
         let mut executor = Executor::new(plan, source, session)?;
         let value = value_of(plan, &mut executor)?;
-        let stats = budget.stats(executor.series_fetched());
+        let of_steps = sample_count.of_steps().into_iter().enumerate();
+        let stats = QueryStats {
+            total_queryable_samples: sample_count.total(),
+            samples_per_step: of_steps
+                .map(|(step, samples)| (plan.grid.time_ms(step), samples))
+                .collect(),
+            peak_samples: budget.peak(),
+            series_fetched: executor.series_fetched(),
+        };
         let reservation = budget.reserve(value.bytes())?;
         let Session { annotations, has_typed_series, .. } = executor.session;
         Ok(Evaluated { value, annotations, has_typed_series, stats, reservation })

@@ -157,8 +157,9 @@ impl ResultCache {
         let wanted = steps.at_or_before(start_ms)..steps.at_or_before(end_ms).saturating_add(1);
         let plan = engine.plan(expr, (start_ms, end_ms, step_ms), options)?;
         // Marks that are taken from names at the end are those of all steps together.
-        let options_fit =
-            !engine.options.delayed_name_removal && !engine.options.use_start_timestamps;
+        let options_fit = !engine.options.delayed_name_removal
+            && !engine.options.use_start_timestamps
+            && !engine.counts_steps(options);
         let is_plain = options_fit && wanted.end - wanted.start > 1;
         let dependence = Dependence::of(&plan).filter(|_| is_plain);
         // Before anything is selected: what changes from now on is known to be newer.
@@ -265,6 +266,7 @@ impl ResultCache {
         let stats = fresh.iter().fold(QueryStats::default(), |sum, one| QueryStats {
             total_queryable_samples: sum.total_queryable_samples
                 + one.stats.total_queryable_samples,
+            samples_per_step: Vec::new(),
             peak_samples: sum.peak_samples.max(one.stats.peak_samples),
             series_fetched: sum.series_fetched.max(one.stats.series_fetched),
         });

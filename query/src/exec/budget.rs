@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::engine::{QueryError, QueryStats};
+use crate::engine::QueryError;
 use crate::memory::{QueryMemory, Reservation};
 
 /// Cells between two looks at the budget: some 10 µs of work.
@@ -26,7 +26,6 @@ pub(crate) struct Budget {
     cancelled: Arc<AtomicBool>,
     held: AtomicU64,
     peak: AtomicU64,
-    queryable: AtomicU64,
     bytes: AtomicU64,
     memory: Arc<QueryMemory>,
     #[cfg(test)]
@@ -43,7 +42,6 @@ impl Budget {
             cancelled,
             held: AtomicU64::new(0),
             peak: AtomicU64::new(0),
-            queryable: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             memory: Arc::new(QueryMemory::new(u64::MAX)),
             #[cfg(test)]
@@ -137,17 +135,9 @@ impl Budget {
         Reservation::new(&self.memory, bytes)
     }
 
-    /// Counts samples that a selector handed to a step.
-    pub(crate) fn looked_at(&self, samples: u64) {
-        self.queryable.fetch_add(samples, Ordering::Relaxed);
-    }
-
-    pub(crate) fn stats(&self, series_fetched: u64) -> QueryStats {
-        QueryStats {
-            total_queryable_samples: self.queryable.load(Ordering::Relaxed),
-            peak_samples: self.peak.load(Ordering::Relaxed),
-            series_fetched,
-        }
+    /// The most samples that were held at once.
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 }
 
@@ -240,7 +230,7 @@ mod tests {
         budget.release(4);
         budget.hold(4).unwrap();
         assert_eq!(budget.hold(1).unwrap_err(), too_many_samples());
-        assert_eq!(budget.stats(0).peak_samples, 11);
+        assert_eq!(budget.peak(), 11);
     }
 
     #[test]

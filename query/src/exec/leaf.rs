@@ -336,7 +336,7 @@ impl<'a, I: Input> Run<'a, I> {
         match &self.leaf {
             Leaf::Select { view, emit } => {
                 let looked_at = select::select(*view, *emit, samples, picks, row);
-                session.budget.looked_at(looked_at);
+                session.sample_count.add(session.counted, looked_at, |step| row.points_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
                 let (metric, scratch) = (labels.metric_name(), &mut window.extended);

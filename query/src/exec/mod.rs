@@ -26,6 +26,7 @@ mod ranked;
 mod rate;
 mod relabel;
 mod rows;
+mod sample_count;
 mod select;
 mod sort;
 mod start_time;
@@ -34,6 +35,7 @@ mod workers;
 
 pub(crate) use budget::Budget;
 pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
+pub(crate) use sample_count::{Counted, SampleCount};
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
@@ -82,6 +84,9 @@ pub(crate) enum NodeValue {
 pub(crate) struct Session<'a> {
     pub(crate) annotations: Annotations,
     pub(crate) budget: &'a Budget,
+    pub(crate) sample_count: &'a SampleCount,
+    /// How the node at hand counts.
+    pub(crate) counted: Counted,
     /// The query's text, for positions in errors.
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
@@ -270,6 +275,7 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 
     fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
+        self.session.counted = self.plan.node(id).counted;
         let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
         let view = self.plan.view(id);
         let leaf = match (self.plan.node(id).extension, emit) {
@@ -312,6 +318,7 @@ impl<'a, S: Source> Executor<'a, S> {
         if let Some(extension) = call.extension {
             extension.check(function.id, function.name)?;
         }
+        self.session.counted = self.plan.node(id).counted;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];
@@ -506,7 +513,7 @@ impl<'a, S: Source> Executor<'a, S> {
             }
             let count = (found.floats.len() + found.histograms.len()) as u64;
             self.session.budget.hold(count)?;
-            self.session.budget.looked_at(count);
+            self.session.sample_count.add(self.plan.node(selector).counted, count, |_| count);
             if count > 0 {
                 matrix.push(found);
             }
@@ -567,6 +574,8 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     f(&mut Session {
         annotations,
         budget,
+        sample_count: &SampleCount::default(),
+        counted: Counted::EachStep,
         text: "",
         delayed: false,
         use_start_timestamps: false,

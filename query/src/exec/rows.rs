@@ -121,6 +121,12 @@ impl RowBuffer {
         let words = self.values.len() + self.valid.len();
         (words * 8 + self.histograms.len() * HISTOGRAM_BYTES + ROW_BYTES) as u64
     }
+
+    /// Of one step, at most one.
+    pub(crate) fn points_at(&self, step: usize) -> u64 {
+        let histogram = || self.histograms.binary_search_by_key(&(step as u32), |(at, _)| *at);
+        u64::from(bit(&self.valid, step) || histogram().is_ok())
+    }
 }
 
 /// What a histogram point takes, about.

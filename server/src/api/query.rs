@@ -145,6 +145,7 @@ async fn evaluate(
         lookback_ms: question.lookback_ms,
         deadline: Some(deadline),
         cancelled: Arc::clone(&cancelled.0),
+        per_step_stats: question.stats == "all",
     };
     let worker = Arc::clone(app);
     let work = blocking(move || {
