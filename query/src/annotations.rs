@@ -298,6 +298,15 @@ impl Annotations {
         self.warn(text, span);
     }
 
+    pub(crate) fn possible_non_counter_type(&mut self, metric: &str, label: &str, span: Span) {
+        let text = format!(
+            "metric might not be a counter, __type__ label is not set to \"counter\" or \"histogram\", got {}: {}",
+            quote(label.as_bytes()),
+            quote(metric.as_bytes())
+        );
+        self.inform(text, span);
+    }
+
     pub(crate) fn forced_monotonicity(
         &mut self,
         metric: &str,

@@ -3,7 +3,8 @@
 //! [`Snapshot::select`] sees one moment of head and blocks for all the selectors it is given and
 //! takes with it what it needs, so what it selected never changes, whatever is written, sealed or
 //! dropped meanwhile. A series may have samples in the head and in any number of blocks; they are
-//! one series by the identity of their labels, and reading merges them.
+//! one series by the identity of their labels, and reading merges them. Start timestamps are joined
+//! to them from their companions, which nobody sees.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
-use crate::metrics::chunk;
 use crate::metrics::head::Head;
 use crate::metrics::head::read::{ReadView, SharedTimes};
 use crate::metrics::sample::Samples;
+use crate::metrics::{chunk, companion};
 use crate::time::TimeRange;
 
 /// The live blocks at one moment, by the start of their windows.
@@ -40,11 +41,49 @@ pub struct SelectedSeries {
     /// (index into the version's blocks, id there), by time.
     blocks: Vec<(u32, u32)>,
     head: Option<ReadView>,
+    /// The companion, with the same labels.
+    start_timestamps: Option<Box<SelectedSeries>>,
 }
 
 impl SelectedSeries {
     pub fn labels(&self) -> &Labels {
         &self.labels
+    }
+}
+
+/// Series that are selected between two charges: a fraction of a millisecond.
+const SERIES_PER_CHARGE: usize = 1024;
+
+/// What a selected series takes besides its labels and samples: itself, its place in the table by
+/// which series are joined, and what allocators add.
+const SERIES_BYTES: usize = size_of::<SelectedSeries>() + 96;
+
+/// What a selection has taken and not charged yet.
+struct Charged<'a> {
+    charge: &'a mut dyn FnMut(u64) -> bool,
+    bytes: usize,
+    series: usize,
+}
+
+impl<'a> Charged<'a> {
+    fn new(charge: &'a mut dyn FnMut(u64) -> bool) -> Charged<'a> {
+        Charged { charge, bytes: 0, series: 0 }
+    }
+
+    /// One more series is looked at.
+    fn series(&mut self) -> Result<()> {
+        self.series += 1;
+        if self.series >= SERIES_PER_CHARGE { self.settle() } else { Ok(()) }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.series = 0;
+        let bytes = std::mem::take(&mut self.bytes) as u64;
+        if (self.charge)(bytes) { Ok(()) } else { Err(Error::Stopped) }
     }
 }
 
@@ -76,26 +115,54 @@ impl Snapshot {
 
     /// For each selector its series, each once; all of them from one moment.
     pub fn select(&self, selectors: &[Selector]) -> Result<Vec<Vec<SelectedSeries>>> {
+        self.select_charged(selectors, &mut |_| true)
+    }
+
+    /// As [`Self::select`]. `charge` is told of the memory that this takes, in bytes, every so many
+    /// series; once it returns false, this ends with [`Error::Stopped`].
+    pub fn select_charged(
+        &self,
+        selectors: &[Selector],
+        charge: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Vec<Vec<SelectedSeries>>> {
         // The blocks are looked up under the head's lock: a block is published before the head
         // forgets what it holds, so every sample is in at least one of the two.
         let head = self.db.head.read();
         let version = self.db.version();
         let mut from_head = Vec::with_capacity(selectors.len());
+        let companions = head.index.with_label(companion::LABEL);
         for selector in selectors {
-            let mut found = Vec::new();
+            let mut found = FromHead::default();
             let mut shared = SharedTimes::default();
-            for id in head.index.select(&selector.matchers) {
+            let ids = head.index.select(&selector.matchers);
+            let mut charged = Charged::new(charge);
+            for id in ids {
+                charged.series()?;
                 let series = head.series(id);
                 let view = ReadView::of(series, selector.range, &head.columns, &mut shared);
-                if let Some(view) = view {
-                    found.push((head.index.labels(id), view));
+                let Some(view) = view else { continue };
+                let labels = head.index.labels(id);
+                charged.add(SERIES_BYTES + labels.as_bytes().len() + view.bytes_held());
+                match companions.is_some_and(|companions| companions.contains(id)) {
+                    false => found.series.push((labels, view)),
+                    true => found.companions.push((companion::labels_of_series(&labels), view)),
                 }
             }
+            charged.settle()?;
             from_head.push(found);
         }
         drop(head);
         let selections = selectors.iter().zip(from_head);
-        selections.map(|(selector, head)| self.join(selector, head, &version)).collect()
+        let joined = selections.map(|(selector, head)| {
+            let has_companions = !head.companions.is_empty();
+            let mut series = self.join(selector, head.series, &version, Role::Series, charge)?;
+            if has_companions || has_companions_in(&version, selector.range)? {
+                let role = Role::Companion;
+                attach(&mut series, self.join(selector, head.companions, &version, role, charge)?);
+            }
+            Ok(series)
+        });
+        joined.collect()
     }
 
     /// Adds the blocks' series to those of the head.
@@ -104,6 +171,8 @@ impl Snapshot {
         selector: &Selector,
         head: Vec<(Labels, ReadView)>,
         version: &Arc<Version>,
+        role: Role,
+        charge: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;
         let one = |labels, blocks, head| SelectedSeries {
@@ -112,6 +181,7 @@ impl Snapshot {
             version: version.clone(),
             blocks,
             head,
+            start_timestamps: None,
         };
         let in_range = |block: &Arc<Block>| block.meta().range.overlaps(range);
         let overlapping = version.blocks.iter().filter(|block| in_range(block)).count();
@@ -120,22 +190,36 @@ impl Snapshot {
         let mut known: HashMap<u128, usize> = HashMap::new();
         let mut parts = overlapping;
         for (i, block) in version.blocks.iter().enumerate().filter(|(_, block)| in_range(block)) {
-            let ids = block.select(&selector.matchers)?;
+            let ids = role.of(block.select(&selector.matchers)?, block)?;
             let is_first = series.is_empty();
             let is_only = parts == 1 && head.is_empty();
             parts -= 1;
-            series.reserve(if is_first { ids.len() as usize } else { 0 });
-            block.visit_labels(&ids, |id, labels| {
-                if is_first && is_only {
-                    series.push(one(labels, vec![(i as u32, id)], None));
-                    return;
+            let mut charged = Charged::new(charge);
+            let mut rest = ids.iter();
+            loop {
+                let part: RoaringBitmap = rest.by_ref().take(SERIES_PER_CHARGE).collect();
+                if part.is_empty() {
+                    break;
                 }
-                let at = *known.entry(labels.identity()).or_insert(series.len());
-                match series.get_mut(at) {
-                    Some(series) => series.blocks.push((i as u32, id)),
-                    None => series.push(one(labels, vec![(i as u32, id)], None)),
-                }
-            })?;
+                block.visit_labels(&part, |id, labels| {
+                    let labels = match role {
+                        Role::Series => labels,
+                        Role::Companion => companion::labels_of_series(&labels),
+                    };
+                    let place = (i as u32, id);
+                    charged.add(size_of_val(&place));
+                    if !(is_first && is_only) {
+                        let at = *known.entry(labels.identity()).or_insert(series.len());
+                        if let Some(series) = series.get_mut(at) {
+                            series.blocks.push(place);
+                            return;
+                        }
+                    }
+                    charged.add(SERIES_BYTES + labels.as_bytes().len());
+                    series.push(one(labels, vec![place], None));
+                })?;
+                charged.settle()?;
+            }
         }
         if series.is_empty() {
             let head = head.into_iter();
@@ -153,6 +237,17 @@ impl Snapshot {
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
     /// neighbours outside the range may come with them.
     pub fn read(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
+        self.read_one(series, into)?;
+        if let Some(companion) = &series.start_timestamps {
+            let mut starts = Samples::default();
+            self.read_one(companion, &mut starts)?;
+            companion::join(into, &starts);
+        }
+        Ok(())
+    }
+
+    /// [`Self::read`] without start timestamps.
+    fn read_one(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
         into.clear();
         let mut newest = i64::MIN;
         let mut scratch = Samples::default();
@@ -301,7 +396,7 @@ impl Snapshot {
     /// Series in the head by metric name, by label name (count of values) and by label pair, the
     /// `limit` greatest of each, as `/api/v1/status/tsdb` lists them.
     pub fn cardinality(&self, limit: usize) -> Cardinality {
-        self.db.head.read().index.cardinality(limit)
+        self.db.head.read().index.cardinality(limit, companion::LABEL)
     }
 
     /// Calls `visit` with the head and each block that is wanted, and the ids there.
@@ -318,6 +413,9 @@ impl Snapshot {
                 ids |= head.index.all();
             }
             any.iter().for_each(|matchers| ids |= head.index.select(matchers));
+            if let Some(companions) = head.index.with_label(companion::LABEL) {
+                ids -= companions;
+            }
             visit(Part::Head(&head, &ids))?;
             self.db.version()
         };
@@ -326,9 +424,53 @@ impl Snapshot {
             for matchers in any {
                 ids |= block.select(matchers)?;
             }
-            visit(Part::Block(block, &ids))?;
+            visit(Part::Block(block, &Role::Series.of(ids, block)?))?;
         }
         Ok(())
+    }
+}
+
+/// What of a selection is found in the head.
+#[derive(Debug, Default)]
+struct FromHead {
+    series: Vec<(Labels, ReadView)>,
+    /// With the labels of their series.
+    companions: Vec<(Labels, ReadView)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Series,
+    Companion,
+}
+
+impl Role {
+    /// Those of a block's series that have this role.
+    fn of(self, ids: RoaringBitmap, block: &Block) -> Result<RoaringBitmap> {
+        Ok(match (self, block.with_label(companion::LABEL)?) {
+            (Role::Series, None) => ids,
+            (Role::Series, Some(companions)) => ids - companions,
+            (Role::Companion, None) => RoaringBitmap::new(),
+            (Role::Companion, Some(companions)) => ids & companions,
+        })
+    }
+}
+
+fn has_companions_in(version: &Version, range: TimeRange) -> Result<bool> {
+    for block in version.blocks.iter().filter(|block| block.meta().range.overlaps(range)) {
+        if block.with_label(companion::LABEL)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Gives companions to their series; one whose series has no samples in the range has none to help.
+fn attach(series: &mut [SelectedSeries], companions: Vec<SelectedSeries>) {
+    let mut by_identity: HashMap<u128, SelectedSeries> =
+        companions.into_iter().map(|one| (one.labels.identity(), one)).collect();
+    for series in series {
+        series.start_timestamps = by_identity.remove(&series.labels.identity()).map(Box::new);
     }
 }
 

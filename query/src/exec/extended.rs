@@ -93,7 +93,7 @@ pub(crate) fn evaluate(
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     scratch.fill(&series.samples, extension.reach);
-    account(session.budget, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
+    account(session, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
     let Some(kind) = RateKind::of(call.id) else {
         differences(call, series, scratch, row);
         return Ok(());
@@ -241,7 +241,7 @@ pub(crate) fn smooth(
 ) -> Result<(), QueryError> {
     row.reset(view.times.steps);
     scratch.fill(&series.samples, reach);
-    account(session.budget, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
+    account(session, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
     let notes = &mut Notes { metric, span, session };
     for step in 0..view.times.steps {
         let window = scratch.window(step);
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(rise_of(&samples, (5, 25), true, RateKind::Delta), Some(0.0));
         assert_eq!(rise_of(&samples, (5, 25), true, RateKind::Increase), Some(10.0));
         // Both edges within a reset: the counter started from zero.
-        assert_eq!(rise_of(&samples, (11, 16), true, RateKind::Increase), Some(2.0));
+        assert_eq!(rise_of(&[(0, 10.0), (16, 8.0)], (4, 12), true, RateKind::Increase), Some(4.0));
         assert_eq!(rise_of(&samples[..2], (10, 20), true, RateKind::Increase), None);
         assert_eq!(rise_of(&samples[2..], (0, 10), true, RateKind::Increase), None);
     }

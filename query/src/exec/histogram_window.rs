@@ -90,9 +90,9 @@ pub(crate) fn evaluate(
 ) -> Result<(), QueryError> {
     use FunctionId::*;
     let columns = columns(call, series, (times, values));
-    account(session.budget, &columns.windows, |_| 1)?;
+    account(session, &columns.windows, |_| 1)?;
     let cost = |at: usize| columns.histograms[at].size_in_samples();
-    account(session.budget, &columns.histogram_windows, cost)?;
+    account(session, &columns.histogram_windows, cost)?;
     scratch.use_bounds(columns.windows.clone());
     let seen = columns.windows.mask.iter().zip(&columns.histogram_windows.mask);
     over_time::check_parameters(call, &seen.map(|(f, h)| f | h).collect::<Vec<u64>>())?;

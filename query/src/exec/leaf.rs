@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Groups};
+use crate::exec::budget::Growing;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
 use crate::exec::series::Series;
@@ -36,6 +37,9 @@ const MORSEL_CELLS: usize = 32 << 10;
 const MORSEL_SERIES_MAX: usize = 128;
 /// Samples are estimated as if one came so often.
 const SAMPLE_EVERY_MS: u64 = 15_000;
+/// What a thread needs for each step beside the rows that it makes: the row at hand, bounds of
+/// windows, picks, and what is worked out once for equal timestamps.
+const SCRATCH_STEP_BYTES: u64 = 72;
 /// Below so many series a query stays on its own thread.
 const PARALLEL_SERIES_MIN: usize = 256;
 
@@ -156,7 +160,9 @@ impl Leaf<'_> {
 
     fn drops_name(&self) -> bool {
         match self {
-            Leaf::Select { emit, .. } => *emit != Emit::Value,
+            Leaf::Select { emit, .. } => {
+                matches!(emit, Emit::Timestamp | Emit::StartTimestamp)
+            }
             Leaf::Smoothed { .. } => false,
             Leaf::Window(call) => !call.keeps_name(),
         }
@@ -191,7 +197,8 @@ struct Output<'a> {
     labels: Vec<Labels>,
     session: Session<'a>,
     held: u64,
-    cells: u64,
+    /// Of `rows` and `groups`.
+    memory: Growing<'a>,
 }
 
 #[derive(Default)]
@@ -230,6 +237,13 @@ pub(crate) fn run<I: Input>(
         Sink::Rows => (0..input.len() as u32).collect(),
         Sink::Aggregate(..) => order_of_addition(input),
     };
+    // Rows in the making, bounds and picks; and the rows of all series, as if none were empty.
+    let steps = leaf.steps() as u64;
+    let mut scratch = session.budget.growing();
+    scratch.to(steps * SCRATCH_STEP_BYTES * workers::threads() as u64)?;
+    if matches!(sink, Sink::Rows) {
+        session.budget.expect_bytes((input.len() as u64).saturating_mul(steps * 8) / 2)?;
+    }
     let run = Run { input, leaf, sink, order, check_labels: drops && !same_names(input) };
     let mut total = run.total(session.fork());
     if input.len() < PARALLEL_SERIES_MIN {
@@ -245,8 +259,7 @@ pub(crate) fn run<I: Input>(
         };
         let mut key = Vec::new();
         workers::compute(input.len().div_ceil(series), morsel, |output| {
-            run.merge(&mut total, output?, &mut key);
-            Ok(())
+            run.merge(&mut total, output?, &mut key)
         })?;
     }
     run.finish(total, session)
@@ -283,7 +296,8 @@ impl<'a, I: Input> Run<'a, I> {
     /// For the rows of a morsel.
     fn output<'s>(&self, session: Session<'s>) -> Output<'s> {
         let rows = Rows::new(self.leaf.steps());
-        Output { rows, groups: None, labels: Vec::new(), session, held: 0, cells: 0 }
+        let memory = session.budget.growing();
+        Output { rows, groups: None, labels: Vec::new(), session, held: 0, memory }
     }
 
     /// For the result.
@@ -325,7 +339,7 @@ impl<'a, I: Input> Run<'a, I> {
         match &self.leaf {
             Leaf::Select { view, emit } => {
                 let looked_at = select::select(*view, *emit, series, picks, row);
-                session.budget.looked_at(looked_at);
+                session.sample_count.add(session.counted, looked_at, |step| row.cost_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
                 let (metric, scratch) = (labels.metric_name(), &mut window.extended);
@@ -343,7 +357,7 @@ impl<'a, I: Input> Run<'a, I> {
         session.budget.hold(cost)?;
         output.held += cost;
         if let Some(span) = self.leaf.expects_counter().filter(|_| row.has_floats()) {
-            note_counter_name(labels.metric_name(), no_counter, span, session);
+            note_counter(labels, no_counter, span, session);
         }
         let drops = self.leaf.drops_name();
         let drop_name = marked || drops && session.delayed;
@@ -354,11 +368,9 @@ impl<'a, I: Input> Run<'a, I> {
         if let Some((groups, grouping)) = &mut output.groups {
             let points = (&row.values[..], &row.valid[..], &row.histograms);
             groups.add_series(grouping, &meta, key, points, &mut session.annotations);
-            return Ok(());
+            return output.memory.to(groups.bytes());
         }
-        let cells = row.values.len() as u64;
-        session.budget.hold_cells(cells)?;
-        output.cells += cells;
+        output.memory.by(row.bytes() + labels.as_bytes().len() as u64)?;
         // An aggregation sees to the names itself.
         let goes = matches!(self.sink, Sink::Rows) && drops && !session.delayed;
         let labels = if goes { label_edit::without_name(labels) } else { meta.labels };
@@ -367,26 +379,31 @@ impl<'a, I: Input> Run<'a, I> {
     }
 
     /// Takes over what the next morsel has made.
-    fn merge(&self, total: &mut Output<'_>, morsel: Output<'_>, key: &mut Vec<u8>) {
+    fn merge<'s>(
+        &self,
+        total: &mut Output<'s>,
+        morsel: Output<'s>,
+        key: &mut Vec<u8>,
+    ) -> Result<(), QueryError> {
         total.session.annotations.merge(morsel.session.annotations);
         total.labels.extend(morsel.labels);
         total.held += morsel.held;
         let Some((groups, grouping)) = &mut total.groups else {
-            total.cells += morsel.cells;
-            return total.rows.append(morsel.rows);
+            total.memory.take_over(morsel.memory);
+            total.rows.append(morsel.rows);
+            return Ok(());
         };
         let rows = &morsel.rows;
         for (row, meta) in rows.meta.iter().enumerate() {
             let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
             groups.add_series(grouping, meta, key, points, &mut total.session.annotations);
         }
-        morsel.session.budget.release_cells(morsel.cells);
+        total.memory.to(groups.bytes())
     }
 
     fn finish(&self, total: Output<'_>, session: &mut Session<'_>) -> Result<Rows, QueryError> {
         session.annotations.merge(total.session.annotations);
         session.budget.release(total.held);
-        session.budget.release_cells(total.cells);
         if self.check_labels {
             let mut known = HashSet::with_capacity(total.labels.len());
             if !total.labels.iter().all(|labels| known.insert(labels.as_bytes())) {
@@ -400,7 +417,15 @@ impl<'a, I: Input> Run<'a, I> {
     }
 }
 
-fn note_counter_name(name: &str, last: &mut String, span: Span, session: &mut Session<'_>) {
+fn note_counter(labels: &Labels, last: &mut String, span: Span, session: &mut Session<'_>) {
+    let name = labels.metric_name();
+    if session.type_and_unit_labels {
+        let label = labels.get("__type__").unwrap_or("");
+        if !name.is_empty() && !matches!(label, "counter" | "histogram") {
+            session.annotations.possible_non_counter_type(name, label, span);
+        }
+        return;
+    }
     let suffixes = ["_total", "_sum", "_count", "_bucket"];
     if name.is_empty() || name == last || suffixes.iter().any(|suffix| name.ends_with(suffix)) {
         return;

@@ -6,8 +6,9 @@ use icecore_storage::labels::Labels;
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Ordinals};
+use crate::exec::budget::{Budget, Growing};
 use crate::exec::over_time::quantile_of;
-use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
+use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, set_bit, words};
 use crate::exec::{Scalar, Session, label_edit};
 use crate::functions::number::{self, to_i64};
 use crate::go_format::{float, float_general};
@@ -44,7 +45,7 @@ pub(crate) fn quantile(
     parameter: &Scalar,
     (operand_span, parameter_span): (Span, Span),
     session: &mut Session<'_>,
-) -> Rows {
+) -> Result<Rows, QueryError> {
     let all = || (0..rows.steps).map(|step| parameter.at(step));
     // As in Go, one NaN hides the extremes.
     let max = all().fold(f64::NEG_INFINITY, number::max);
@@ -65,9 +66,12 @@ pub(crate) fn quantile(
     let mut result = Rows::new(rows.steps);
     let mut row = RowBuffer::default();
     let mut values = Vec::new();
+    let mut pace = session.budget.pace();
+    let mut memory = session.budget.growing();
     for (group, members) in members(&of_rows, groups.len()).into_iter().enumerate() {
         row.reset(rows.steps);
         for step in 0..rows.steps {
+            pace.step(members.len())?;
             let present = members.iter().filter(|member| bit(rows.valid(**member), step));
             values.clear();
             values.extend(present.map(|member| rows.values(*member)[step]));
@@ -76,10 +80,11 @@ pub(crate) fn quantile(
             }
         }
         if !row.is_empty() {
+            memory.by(row.bytes())?;
             result.push(groups.meta(group), &mut row);
         }
     }
-    result
+    Ok(result)
 }
 
 /// How many series `topk`, `bottomk` and `limitk` keep at a step; `None` if at no step any.
@@ -138,8 +143,10 @@ pub(crate) fn top(
     let mut chosen = vec![0u64; rows.len() * stride];
     let mut order = Vec::new();
     let mut ranked: Vec<(f64, usize)> = Vec::new();
+    let mut pace = session.budget.pace();
     for members in members(&of_rows, groups.len()) {
         for (step, &count) in counts.iter().enumerate() {
+            pace.step(members.len())?;
             ranked.clear();
             let present = members.iter().filter(|member| bit(rows.valid(**member), step));
             ranked.extend(present.map(|member| (rows.values(*member)[step], *member)));
@@ -176,7 +183,12 @@ pub(crate) fn top(
 }
 
 /// `count_values`: one row for each group and value; histograms by what they are written as.
-pub(crate) fn count_values(aggregate: &Aggregate, rows: &Rows, label: &str) -> Rows {
+pub(crate) fn count_values(
+    aggregate: &Aggregate,
+    rows: &Rows,
+    label: &str,
+    budget: &Budget,
+) -> Result<Rows, QueryError> {
     let mut counts = ValueCounts {
         grouping: Grouping::new(aggregate, false).with(label),
         label,
@@ -184,26 +196,33 @@ pub(crate) fn count_values(aggregate: &Aggregate, rows: &Rows, label: &str) -> R
         rows: Rows::new(rows.steps),
         empty: RowBuffer::default(),
         key: Vec::new(),
+        memory: budget.growing(),
     };
     counts.empty.reset(rows.steps);
+    let mut pace = budget.pace();
     for (row, meta) in rows.meta.iter().enumerate() {
         // A series mostly repeats its value, and then its group.
         let mut last: Option<(u64, usize)> = None;
-        for_each_bit(rows.valid(row), |step| {
+        for step in 0..rows.steps {
+            pace.step(1)?;
+            if !bit(rows.valid(row), step) {
+                continue;
+            }
             let value = rows.values(row)[step];
             let group = match last {
                 Some((bits, group)) if bits == value.to_bits() => group,
-                _ => counts.group(&meta.labels, &float(value)),
+                _ => counts.group(&meta.labels, &float(value))?,
             };
             last = Some((value.to_bits(), group));
             counts.count(group, step);
-        });
+        }
         for (step, histogram) in &rows.histograms[row] {
-            let group = counts.group(&meta.labels, &histogram.to_string());
+            pace.step(1)?;
+            let group = counts.group(&meta.labels, &histogram.to_string())?;
             counts.count(group, *step as usize);
         }
     }
-    counts.rows
+    Ok(counts.rows)
 }
 
 /// The counts so far: a row for each group and value.
@@ -214,18 +233,20 @@ struct ValueCounts<'a> {
     rows: Rows,
     empty: RowBuffer,
     key: Vec<u8>,
+    memory: Growing<'a>,
 }
 
 impl ValueCounts<'_> {
     /// The row of a value of a series.
-    fn group(&mut self, labels: &Labels, value: &str) -> usize {
+    fn group(&mut self, labels: &Labels, value: &str) -> Result<usize, QueryError> {
         let labels = label_edit::with(labels, self.label, value);
         self.grouping.write_key(&SeriesMeta { labels, drop_name: false }, &mut self.key);
         let group = self.groups.get(&self.key);
         if group == self.rows.len() {
+            self.memory.to(self.rows.bytes_of(group + 1))?;
             self.rows.push(self.groups.meta(group), &mut self.empty);
         }
-        group
+        Ok(group)
     }
 
     fn count(&mut self, group: usize, step: usize) {

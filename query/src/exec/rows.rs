@@ -34,6 +34,11 @@ pub(crate) fn histogram_cost(points: &HistogramPoints) -> u64 {
     points.iter().map(|(_, histogram)| histogram.size_in_samples()).sum()
 }
 
+/// Memory of histograms and of the list of them, about.
+fn histogram_bytes(points: &HistogramPoints) -> u64 {
+    16 * (points.len() as u64 + histogram_cost(points))
+}
+
 /// Words of a bitmap over `steps`.
 pub(crate) fn words(steps: usize) -> usize {
     steps.div_ceil(64)
@@ -125,7 +130,25 @@ impl RowBuffer {
     pub(crate) fn cost(&self) -> u64 {
         count_bits(&self.valid) + histogram_cost(&self.histograms)
     }
+
+    /// Memory of the row with its meta, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let words = self.values.len() + self.valid.len();
+        (words * 8 + ROW_BYTES) as u64 + histogram_bytes(&self.histograms)
+    }
+
+    /// What the point of one step costs.
+    pub(crate) fn cost_at(&self, step: usize) -> u64 {
+        let at = self.histograms.binary_search_by_key(&(step as u32), |(at, _)| *at);
+        match at {
+            Ok(at) => self.histograms[at].1.size_in_samples(),
+            Err(_) => u64::from(bit(&self.valid, step)),
+        }
+    }
 }
+
+/// What a row takes besides cells and the bytes of its labels.
+const ROW_BYTES: usize = size_of::<SeriesMeta>() + size_of::<HistogramPoints>() + 16;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
@@ -186,6 +209,16 @@ impl Rows {
         self.values.extend_from_slice(other.values(row));
         self.valid.extend_from_slice(other.valid(row));
         self.histograms.push(other.histograms[row].clone());
+    }
+
+    /// Memory of `rows` rows without histograms and labels.
+    pub(crate) fn bytes_of(&self, rows: usize) -> u64 {
+        (rows * (8 * (self.steps + words(self.steps)) + ROW_BYTES)) as u64
+    }
+
+    /// Memory, about; labels are mostly those of series and counted there.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes_of(self.len()) + self.histograms.iter().map(histogram_bytes).sum::<u64>()
     }
 
     /// What they cost to hold, in samples.

@@ -57,10 +57,10 @@ pub(crate) enum Emit {
     Value,
     /// `timestamp()` over a selector: the sample's own time in seconds.
     Timestamp,
+    /// The same of floats, while histograms stay what they are.
+    InfoTimestamp,
     /// `start_timestamp()` over a selector: when the sample's counter started, in seconds.
     StartTimestamp,
-    /// The same as `Timestamp` of floats, while histograms stay what they are.
-    InfoTimestamp,
 }
 
 /// Fills `row` from the samples of one series; returns what it cost to look at them, in samples.

@@ -82,7 +82,7 @@ pub(crate) fn evaluate(
     times.clear();
     times.extend(rows.iter().map(|index| samples.timestamps[*index as usize]));
     bounds.update(times, call.view.times, call.view.window_ms);
-    account(session.budget, bounds, |at| series.cost(rows[at]))?;
+    account(session, bounds, |at| series.cost(rows[at]))?;
     for step in 0..call.view.times.steps {
         let rows = &rows[bounds.window(step)];
         if rows.is_empty() {

@@ -10,7 +10,6 @@
 use icecore_storage::metrics::sample::{STALE_NAN_BITS, is_stale_nan};
 
 use crate::engine::QueryError;
-use crate::exec::budget::Budget;
 use crate::exec::rate::{self, RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, set_bit, words};
 use crate::exec::series::Series;
@@ -36,10 +35,11 @@ pub(crate) struct WindowCall<'a> {
 }
 
 impl WindowCall<'_> {
-    /// Functions that act like an offset keep the metric's name.
+    /// Functions that act like an offset keep the metric's name. Of `absent_over_time` nobody sees
+    /// these series, which may differ by their names alone.
     pub(crate) fn keeps_name(&self) -> bool {
-        use FunctionId::{DefaultRollup, FirstOverTime, LastOverTime};
-        matches!(self.id, FirstOverTime | LastOverTime | DefaultRollup)
+        use FunctionId::{AbsentOverTime, DefaultRollup, FirstOverTime, LastOverTime};
+        matches!(self.id, FirstOverTime | LastOverTime | DefaultRollup | AbsentOverTime)
     }
 }
 
@@ -182,7 +182,8 @@ fn floats(
         scratch.bounds.update(timestamps, call.view.times, call.view.window_ms);
         scratch.bounds_token = token;
     }
-    session.budget.looked_at(scratch.bounds.total);
+    let at_step = |step| scratch.bounds.window(step).len() as u64;
+    session.sample_count.add(session.counted, scratch.bounds.total, at_step);
     session.budget.touch(scratch.bounds.largest)?;
     over_time::check_parameters(call, &scratch.bounds.mask)?;
     compute(call, timestamps, values, token, scratch, row, session);
@@ -191,16 +192,15 @@ fn floats(
 
 /// Charges for samples that cost `cost` each.
 pub(crate) fn account(
-    budget: &Budget,
+    session: &Session<'_>,
     bounds: &Bounds,
     mut cost: impl FnMut(usize) -> u64,
 ) -> Result<(), QueryError> {
     let windows = bounds.low.iter().zip(&bounds.high);
-    let costs = windows.map(|(low, high)| (*low..*high).map(|at| cost(at as usize)).sum::<u64>());
-    let (total, largest) =
-        costs.fold((0, 0), |(total, largest), cost| (total + cost, cost.max(largest)));
-    budget.looked_at(total);
-    budget.touch(largest)
+    let costs = windows.map(|(low, high)| (*low..*high).map(|at| cost(at as usize)).sum());
+    let costs: Vec<u64> = costs.collect();
+    session.sample_count.add(session.counted, costs.iter().sum(), |step| costs[step]);
+    session.budget.touch(costs.into_iter().max().unwrap_or(0))
 }
 
 /// Dispatches to the loop of the function; `scratch.bounds` are those of the columns.

@@ -20,6 +20,8 @@ pub(crate) struct Grammar {
     pub(crate) extended_selectors: bool,
     /// Native histograms and functions over them.
     pub(crate) natives: bool,
+    /// `info`, `limitk`, `limit_ratio` and the fill modifiers.
+    pub(crate) gated: bool,
 }
 
 impl Grammar {
@@ -32,6 +34,7 @@ impl Grammar {
         time: true,
         extended_selectors: false,
         natives: false,
+        gated: false,
     };
 }
 
@@ -171,6 +174,14 @@ impl Writer<'_> {
             1 => format!(" without ({labels})"),
             _ => format!(" by ({labels})"),
         };
+        if self.grammar.gated && self.choices.once_in(6) {
+            return match self.choices.below(3) {
+                // Which series come first is up to where they are; how many there are is not.
+                0 => format!("count{grouping} (limitk{grouping} (2, {operand}))"),
+                1 => format!("limit_ratio(0.6, {operand})"),
+                _ => format!("limit_ratio(-0.3, {operand})"),
+            };
+        }
         match self.choices.below(12) {
             9 => format!("quantile{grouping} (0.75, {operand})"),
             10 => format!("count_values{grouping} (\"value\", {operand})"),
@@ -210,13 +221,15 @@ impl Writer<'_> {
             let function = self.choices.pick(&["sum", "max", "avg"]);
             format!("{function} by (job, instance) ({operand})")
         });
+        const FILLS: [&str; 4] = ["fill (0)", "fill_left (-1)", "fill_right (2)", ""];
+        let fill = if self.grammar.gated { self.choices.pick(&FILLS) } else { "" };
         match self.choices.below(4) {
-            0 => format!("{left} {operator} {right}"),
-            1 => format!("{left} {operator} on (instance) {right}"),
-            2 => format!("{left} {operator} ignoring (job) {right}"),
+            0 => format!("{left} {operator} {fill} {right}"),
+            1 => format!("{left} {operator} on (instance) {fill} {right}"),
+            2 => format!("{left} {operator} ignoring (job) {fill} {right}"),
             _ => {
                 let many = self.choices.pick(&["requests_total", "latency_seconds_bucket"]);
-                format!("{many} {operator} on (job, instance) group_left () {right}")
+                format!("{many} {operator} on (job, instance) group_left () {fill} {right}")
             }
         }
     }
@@ -233,6 +246,10 @@ impl Writer<'_> {
         const FUNCTIONS: [&str; 10] =
             ["abs", "ceil", "sgn", "exp", "ln", "sqrt", "atan", "floor", "deg", "hour"];
         let operand = self.vector(depth);
+        if self.grammar.gated && self.choices.once_in(8) {
+            let labels = self.choices.pick(&["", ",version=~\"1.0\"", ",version=~\".*\""]);
+            return format!("info({operand}, {{__name__=\"build_info\"{labels}}})");
+        }
         match self.choices.below(16) {
             10 => format!("clamp({operand}, -1, 30)"),
             11 => format!("round({operand}, 0.5)"),

@@ -187,6 +187,11 @@ impl Block {
         self.index.select(matchers).map_err(|damage| self.index_damage(damage))
     }
 
+    /// The series that have a label, whatever its value; `None` if none has.
+    pub(crate) fn with_label(&self, name: &str) -> Result<Option<RoaringBitmap>> {
+        self.index.with_label(name).map_err(|damage| self.index_damage(damage))
+    }
+
     /// The labels of these series, ids ascending.
     pub(crate) fn visit_labels(
         &self,
