@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions, selectors};
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::{MatrixSeries, Point, Value};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
@@ -21,7 +21,11 @@ struct Memory {
 impl Source for Memory {
     type Series = usize;
 
-    fn select(&self, selections: &[Selection]) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
+    fn select(
+        &self,
+        selections: &[Selection],
+        _: &mut Charge<'_>,
+    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
         let of = |selection: &Selection| {
             let matches = |labels: &Labels| {
                 selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))
@@ -268,8 +272,37 @@ fn samples_are_counted_as_prometheus_counts_them() {
     let stats = run(&memory, "x", (0, 90_000, 10_000)).unwrap().stats;
     assert_eq!((stats.total_queryable_samples, stats.series_fetched), (10, 1));
     assert_eq!(stats.peak_samples, 10);
-    let stats = run(&memory, "sum_over_time(x[20s])", (90_000, 0, 0)).unwrap().stats;
-    assert_eq!(stats.total_queryable_samples, 2);
+    assert!(stats.samples_per_step.is_empty());
+    let end = (90_000, 0, 0);
+    let all = (0, 90_000, 10_000);
+    for (query, times, samples) in [
+        ("sum_over_time(x[20s])", end, 2),
+        ("x[20s]", end, 2),
+        // Of a subquery its points count, not what they are made of.
+        ("sum_over_time(sum_over_time(x[30s])[20s:10s])", end, 2),
+        ("x[20s:10s]", end, 2),
+        // What is looked at once is looked at for every step.
+        ("x @ 50", all, 10),
+        ("sum(rate(x[20s] @ 50)) + x", all, 30),
+        ("x @ 50", end, 1),
+    ] {
+        let stats = run(&memory, query, times).unwrap().stats;
+        assert_eq!(stats.total_queryable_samples, samples, "{query}");
+    }
+}
+
+#[test]
+fn the_samples_of_each_step_are_told_where_that_is_allowed() {
+    let memory = Memory::default().with("__name__=x", &[1.0; 10]);
+    let asked = QueryOptions { per_step_stats: true, ..QueryOptions::default() };
+    let query = "sum_over_time(x[20s]) + on() (x @ 50)";
+    let times = (0, 20_000, 10_000);
+    let silent = run_with(&Engine::default(), &asked, &memory, query, times).unwrap();
+    assert!(silent.stats.samples_per_step.is_empty());
+    let options = EngineOptions { per_step_stats: true, ..EngineOptions::default() };
+    let told = run_with(&Engine::new(options), &asked, &memory, query, times).unwrap();
+    assert_eq!(told.stats.samples_per_step, [(0, 2), (10_000, 3), (20_000, 3)]);
+    assert_eq!(told.stats.total_queryable_samples, 8);
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn switch<'a>(
         "promql-extended-range-selectors" => &mut parser.extended_range_selectors,
         "promql-binop-fill-modifiers" => &mut parser.binop_fill_modifiers,
         "promql-delayed-name-removal" => &mut engine.delayed_name_removal,
+        "promql-per-step-stats" => &mut engine.per_step_stats,
         "type-and-unit-labels" => &mut engine.type_and_unit_labels,
         "use-start-timestamps" => &mut engine.use_start_timestamps,
         _ => return None,
@@ -79,6 +80,7 @@ mod tests {
             "promql-extended-range-selectors",
             "promql-binop-fill-modifiers",
             "promql-delayed-name-removal",
+            "promql-per-step-stats",
             "type-and-unit-labels",
             "use-start-timestamps",
         ];

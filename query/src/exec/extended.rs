@@ -86,7 +86,7 @@ pub(crate) fn evaluate(
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     scratch.fill(samples, extension.reach);
-    account(session.budget, &scratch.bounds)?;
+    account(session, &scratch.bounds)?;
     let kind = match call.id {
         FunctionId::Rate => RateKind::Rate,
         FunctionId::Increase => RateKind::Increase,
@@ -231,7 +231,7 @@ pub(crate) fn smooth(
 ) -> Result<(), QueryError> {
     row.reset(view.times.steps);
     scratch.fill(samples, reach);
-    account(session.budget, &scratch.bounds)?;
+    account(session, &scratch.bounds)?;
     for step in 0..view.times.steps {
         let window = scratch.window(step);
         match window.kinds(samples) {

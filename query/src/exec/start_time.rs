@@ -78,7 +78,7 @@ pub(crate) fn evaluate(
     times.clear();
     times.extend(rows.iter().map(|index| samples.timestamps[*index as usize]));
     bounds.update(times, call.view.times, call.view.window_ms);
-    account(session.budget, bounds)?;
+    account(session, bounds)?;
     for step in 0..call.view.times.steps {
         let window = Window { samples, rows: &rows[bounds.window(step)] };
         if window.rows.is_empty() {

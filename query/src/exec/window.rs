@@ -12,7 +12,6 @@ use std::sync::Arc;
 use icecore_storage::metrics::sample::{STALE_NAN_BITS, Samples, is_stale_nan};
 
 use crate::engine::QueryError;
-use crate::exec::budget::Budget;
 use crate::exec::rate::{self, RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit, set_bit, words};
 use crate::exec::{Scalar, Session, histograms_unsupported};
@@ -191,15 +190,16 @@ fn floats(
         scratch.bounds.update(timestamps, call.view.times, call.view.window_ms);
         scratch.bounds_token = token;
     }
-    account(session.budget, &scratch.bounds)?;
+    account(session, &scratch.bounds)?;
     over_time::check_parameters(call, &scratch.bounds.mask)?;
     compute(call, timestamps, values, token, scratch, row, session);
     Ok(())
 }
 
-pub(crate) fn account(budget: &Budget, bounds: &Bounds) -> Result<(), QueryError> {
-    budget.looked_at(bounds.total);
-    budget.touch(bounds.largest)
+pub(crate) fn account(session: &Session<'_>, bounds: &Bounds) -> Result<(), QueryError> {
+    let at_step = |step| bounds.window(step).len() as u64;
+    session.sample_count.add(session.counted, bounds.total, at_step);
+    session.budget.touch(bounds.largest)
 }
 
 /// Dispatches to the loop of the function; `scratch.bounds` are those of the columns.
@@ -258,8 +258,8 @@ fn mixed(
     scratch.bounds.update(timestamps, times, window_ms);
     scratch.bounds_token = 0;
     scratch.rate_token = 0;
-    account(session.budget, &scratch.bounds)?;
-    account(session.budget, &histograms)?;
+    account(session, &scratch.bounds)?;
+    account(session, &histograms)?;
     let seen = scratch.bounds.mask.iter().zip(&histograms.mask).map(|(f, h)| f | h);
     over_time::check_parameters(call, &seen.collect::<Vec<u64>>())?;
     let floats = |scratch: &WindowScratch, step| scratch.bounds.window(step).len();
