@@ -322,7 +322,7 @@ fn is_selector_of(metrics: &[&str], expr: &Expr, id: NodeId) -> bool {
 /// Whether an operand with another last digit may make quite another value. Of zeros even the sign
 /// may differ.
 fn magnifies(kind: &NodeKind) -> bool {
-    const FUNCTIONS: [&str; 13] = [
+    const FUNCTIONS: [&str; 14] = [
         "floor",
         "ceil",
         "round",
@@ -334,6 +334,7 @@ fn magnifies(kind: &NodeKind) -> bool {
         "delta",
         "idelta",
         "irate",
+        "cos",
         "stddev_over_time",
         "stdvar_over_time",
     ];
