@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use icecore_query::engine::{Engine, EngineOptions, QueryOptions};
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::sample::Samples;
 
@@ -28,7 +28,11 @@ struct Memory {
 impl Source for Memory {
     type Series = usize;
 
-    fn select(&self, selections: &[Selection]) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
+    fn select(
+        &self,
+        selections: &[Selection],
+        _: &mut Charge<'_>,
+    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
         let mut known = self.selected.lock().expect("no selection panics");
         let mut of = |selection: &Selection| {
             let key = format!("{:?}", selection.matchers);

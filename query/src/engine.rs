@@ -11,6 +11,7 @@ use crate::annotations::Annotations;
 use crate::exec::{
     Budget, Counted, Executor, NodeValue, Rows, SampleCount, Scalar, Session, series_of,
 };
+use crate::memory::{QueryMemory, Reservation};
 use crate::parser::ast::{Expr, NodeKind, ValueType};
 use crate::plan::Plan;
 use crate::source::Source;
@@ -23,6 +24,9 @@ pub struct EngineOptions {
     /// Step of a subquery that names none.
     pub default_subquery_step_ms: i64,
     pub max_samples: usize,
+    /// Memory that one query may hold, and all together, in bytes.
+    pub max_query_bytes: u64,
+    pub max_bytes: u64,
     pub timeout: Duration,
     pub delayed_name_removal: bool,
     /// Counters are reset, and rise from zero, where their start timestamps say so.
@@ -39,6 +43,8 @@ impl Default for EngineOptions {
             lookback_ms: 5 * 60 * 1000,
             default_subquery_step_ms: 60 * 1000,
             max_samples: 50_000_000,
+            max_query_bytes: 1 << 30,
+            max_bytes: 2 << 30,
             timeout: Duration::from_secs(120),
             delayed_name_removal: false,
             use_start_timestamps: false,
@@ -86,6 +92,20 @@ pub struct Answer {
     pub warnings: Vec<String>,
     pub infos: Vec<String>,
     pub stats: QueryStats,
+    /// Held as long as the answer is.
+    pub memory: AnswerMemory,
+}
+
+/// What an answer takes of the memory of queries; given back with its last clone.
+#[derive(Clone, Debug)]
+pub struct AnswerMemory {
+    _reservation: Arc<Reservation>,
+}
+
+impl AnswerMemory {
+    pub(crate) fn new(reservation: Reservation) -> AnswerMemory {
+        AnswerMemory { _reservation: Arc::new(reservation) }
+    }
 }
 
 /// What a query cost, in samples as Prometheus counts them.
@@ -102,14 +122,32 @@ pub struct QueryStats {
 }
 
 /// Evaluates queries; shared by all of a server's threads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     pub options: EngineOptions,
+    memory: Arc<QueryMemory>,
+}
+
+impl Default for Engine {
+    fn default() -> Engine {
+        Engine::new(EngineOptions::default())
+    }
 }
 
 impl Engine {
     pub fn new(options: EngineOptions) -> Engine {
-        Engine { options }
+        let memory = Arc::new(QueryMemory::new(options.max_bytes));
+        Engine { options, memory }
+    }
+
+    /// Takes the memory of an answer.
+    pub(crate) fn reserve(&self, value: &Value) -> Result<Reservation, QueryError> {
+        Reservation::new(&self.memory, value.bytes())
+    }
+
+    /// What all queries of this engine and its clones hold.
+    pub fn memory(&self) -> &QueryMemory {
+        &self.memory
     }
 
     /// The value at one time. `text` is what `expr` was parsed from.
@@ -184,7 +222,8 @@ impl Engine {
     ) -> Result<Evaluated, QueryError> {
         let deadline = options.deadline.unwrap_or_else(|| Instant::now() + self.options.timeout);
         let cancelled = Arc::clone(&options.cancelled);
-        let budget = Budget::new(self.options.max_samples, deadline, cancelled);
+        let budget = Budget::new(self.options.max_samples, deadline, cancelled)
+            .within(self.options.max_query_bytes, Arc::clone(&self.memory));
         let steps = if self.counts_steps(options) { plan.grid.steps } else { 0 };
         let sample_count = SampleCount::new(steps);
         let session = Session {
@@ -209,8 +248,9 @@ impl Engine {
             peak_samples: budget.peak(),
             series_fetched: executor.series_fetched(),
         };
+        let reservation = budget.reserve(value.bytes())?;
         let Session { annotations, has_typed_series, .. } = executor.session;
-        Ok(Evaluated { value, annotations, has_typed_series, stats })
+        Ok(Evaluated { value, annotations, has_typed_series, stats, reservation })
     }
 }
 
@@ -222,12 +262,14 @@ pub(crate) struct Evaluated {
     /// See [`Session`].
     pub(crate) has_typed_series: bool,
     pub(crate) stats: QueryStats,
+    pub(crate) reservation: Reservation,
 }
 
 impl Evaluated {
     pub(crate) fn answer(self, text: &str) -> Answer {
         let (warnings, infos) = self.annotations.render(text);
-        Answer { value: self.value, warnings, infos, stats: self.stats }
+        let memory = AnswerMemory::new(self.reservation);
+        Answer { value: self.value, warnings, infos, stats: self.stats, memory }
     }
 }
 
@@ -256,6 +298,8 @@ fn value_of<S: Source>(
         NodeValue::Scalar(scalar) => Value::Matrix(matrix_of_scalar(&scalar, plan)),
         NodeValue::Rows(rows) => {
             let rows = rows.remove_marked_names()?;
+            let points = rows.points().saturating_mul(size_of::<(i64, f64)>() as u64);
+            executor.session.budget.expect_bytes(points)?;
             if instant { Value::Vector(vector_of(&rows, time_ms)) } else { matrix_of(&rows, plan) }
         }
     })

@@ -43,3 +43,21 @@ pub enum Value {
     /// Sorted by labels.
     Matrix(Vec<MatrixSeries>),
 }
+
+impl Value {
+    /// Memory that it takes, about; labels and histograms are shared.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Value::Scalar { .. } => 0,
+            Value::String { value, .. } => value.len(),
+            Value::Vector(samples) => size_of_val(&samples[..]),
+            Value::Matrix(series) => {
+                let points = |one: &MatrixSeries| {
+                    size_of_val(&one.floats[..]) + size_of_val(&one.histograms[..])
+                };
+                size_of_val(&series[..]) + series.iter().map(points).sum::<usize>()
+            }
+        };
+        bytes as u64
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use icecore_query::cache::ResultCache;
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions};
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::Value;
 use icecore_storage::db::{Options, Progress};
 use icecore_storage::disk::sim::SimDisk;
@@ -465,9 +465,10 @@ impl Source for Written<'_> {
     fn select(
         &self,
         selections: &[Selection],
+        charge: &mut Charge<'_>,
     ) -> Result<Vec<SelectedSeries<Self::Series>>, SourceError> {
         (self.write)();
-        Source::select(&self.snapshot, selections)
+        Source::select(&self.snapshot, selections, charge)
     }
 
     fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError> {

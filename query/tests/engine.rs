@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions, selectors};
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::{MatrixSeries, Point, Value};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
@@ -21,7 +21,11 @@ struct Memory {
 impl Source for Memory {
     type Series = usize;
 
-    fn select(&self, selections: &[Selection]) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
+    fn select(
+        &self,
+        selections: &[Selection],
+        _: &mut Charge<'_>,
+    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
         let of = |selection: &Selection| {
             let matches = |labels: &Labels| {
                 selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))

@@ -15,6 +15,8 @@ use icecore_storage::db::{self, SyncMode};
 use crate::config::{Config, LISTEN_ADDRESS};
 use crate::duration;
 use crate::features::Features;
+use crate::process::machine_bytes;
+use crate::size::{Size, parse_bytes, parse_share};
 
 /// A time-series database for operations data that speaks Prometheus.
 #[derive(Debug, Parser)]
@@ -70,6 +72,18 @@ pub struct ServeArgs {
     #[arg(long = "query.max-samples", value_name = "COUNT", default_value_t = 50_000_000, value_parser = parse_count)]
     query_samples_max: usize,
 
+    /// Memory that one query may hold, in bytes or in percent of this machine's.
+    #[arg(long = "query.max-memory-per-query", value_name = "SIZE", default_value = "25%", value_parser = parse_share)]
+    query_memory: Size,
+
+    /// Memory that all queries may hold together.
+    #[arg(long = "query.max-memory", value_name = "SIZE", default_value = "50%", value_parser = parse_share)]
+    queries_memory: Size,
+
+    /// Results of range queries that are kept for when they are asked again; 0 keeps none.
+    #[arg(long = "query.cache-size", value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
+    cache_size: Size,
+
     /// Bytes of a query's text.
     #[arg(long = "query.max-length", value_name = "BYTES", default_value_t = 262_144, value_parser = parse_count)]
     query_bytes_max: usize,
@@ -120,6 +134,8 @@ impl ServeArgs {
     pub fn into_config(self) -> Config {
         let flags = self.flags();
         let features = self.features();
+        let machine_bytes = machine_bytes();
+        let cache_bytes = self.cache_size.bytes(machine_bytes);
         let mut config = Config {
             listen_address: self.listen_address,
             storage_path: self.storage_path,
@@ -132,11 +148,14 @@ impl ServeArgs {
             engine: EngineOptions {
                 lookback_ms: self.lookback_ms,
                 max_samples: self.query_samples_max,
+                max_query_bytes: self.query_memory.bytes(machine_bytes),
+                max_bytes: self.queries_memory.bytes(machine_bytes),
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
                 ..EngineOptions::default()
             },
             parser: ParserOptions::default(),
             query_concurrency: self.query_concurrency,
+            result_cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             query_bytes_max: self.query_bytes_max,
             flags,
         };
@@ -159,9 +178,12 @@ impl ServeArgs {
             ("enable-feature", self.features.join(",")),
             ("log.format", name(&|| self.log_format.to_possible_value())),
             ("log.level", name(&|| self.log_level.to_possible_value())),
+            ("query.cache-size", self.cache_size.to_string()),
             ("query.lookback-delta", duration::format_ms(self.lookback_ms)),
             ("query.max-concurrency", self.query_concurrency.to_string()),
             ("query.max-length", self.query_bytes_max.to_string()),
+            ("query.max-memory", self.queries_memory.to_string()),
+            ("query.max-memory-per-query", self.query_memory.to_string()),
             ("query.max-samples", self.query_samples_max.to_string()),
             ("query.timeout", duration::format_ms(self.query_timeout_ms)),
             ("storage.path", self.storage_path.display().to_string()),
@@ -238,6 +260,9 @@ mod tests {
             assert_eq!(config.storage.sync, SyncMode::Always);
             assert_eq!(config.engine.timeout, Duration::from_secs(120));
             assert_eq!(config.query_concurrency, 20);
+            assert_eq!(config.result_cache_bytes, 64 << 20);
+            let of_all = config.engine.max_query_bytes * 2;
+            assert!(of_all > 0 && config.engine.max_bytes.abs_diff(of_all) < 100);
         }
     }
 
@@ -284,6 +309,8 @@ mod tests {
             ("--storage.wal-sync", "never", "want `always`"),
             ("--query.max-samples", "-1", "at least 1"),
             ("--query.timeout", "0s", "more than 0"),
+            ("--query.max-memory", "0", "2GiB or 25%"),
+            ("--query.cache-size", "10%", "64MiB"),
             ("--web.listen-address", "9494", "host:port"),
             ("--log.level", "loud", "debug, info, warn, error"),
         ] {

@@ -28,6 +28,7 @@ mod metrics;
 mod process;
 mod routes;
 pub mod server;
+mod size;
 pub mod telemetry;
 
 pub use config::Config;

@@ -51,6 +51,42 @@ impl SelectedSeries {
     }
 }
 
+/// Series that are selected between two charges: a fraction of a millisecond.
+const SERIES_PER_CHARGE: usize = 1024;
+
+/// What a selected series takes besides its labels and samples: itself, its place in the table by
+/// which series are joined, and what allocators add.
+const SERIES_BYTES: usize = size_of::<SelectedSeries>() + 96;
+
+/// What a selection has taken and not charged yet.
+struct Charged<'a> {
+    charge: &'a mut dyn FnMut(u64) -> bool,
+    bytes: usize,
+    series: usize,
+}
+
+impl<'a> Charged<'a> {
+    fn new(charge: &'a mut dyn FnMut(u64) -> bool) -> Charged<'a> {
+        Charged { charge, bytes: 0, series: 0 }
+    }
+
+    /// One more series is looked at.
+    fn series(&mut self) -> Result<()> {
+        self.series += 1;
+        if self.series >= SERIES_PER_CHARGE { self.settle() } else { Ok(()) }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.series = 0;
+        let bytes = std::mem::take(&mut self.bytes) as u64;
+        if (self.charge)(bytes) { Ok(()) } else { Err(Error::Stopped) }
+    }
+}
+
 /// Matchers that must all hold, and the time that is asked for.
 #[derive(Clone, Debug)]
 pub struct Selector {
@@ -79,6 +115,16 @@ impl Snapshot {
 
     /// For each selector its series, each once; all of them from one moment.
     pub fn select(&self, selectors: &[Selector]) -> Result<Vec<Vec<SelectedSeries>>> {
+        self.select_charged(selectors, &mut |_| true)
+    }
+
+    /// As [`Self::select`]. `charge` is told of the memory that this takes, in bytes, every so many
+    /// series; once it returns false, this ends with [`Error::Stopped`].
+    pub fn select_charged(
+        &self,
+        selectors: &[Selector],
+        charge: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Vec<Vec<SelectedSeries>>> {
         // The blocks are looked up under the head's lock: a block is published before the head
         // forgets what it holds, so every sample is in at least one of the two.
         let head = self.db.head.read();
@@ -88,26 +134,31 @@ impl Snapshot {
         for selector in selectors {
             let mut found = FromHead::default();
             let mut shared = SharedTimes::default();
-            for id in head.index.select(&selector.matchers) {
+            let ids = head.index.select(&selector.matchers);
+            let mut charged = Charged::new(charge);
+            for id in ids {
+                charged.series()?;
                 let series = head.series(id);
                 let view = ReadView::of(series, selector.range, &head.columns, &mut shared);
                 let Some(view) = view else { continue };
                 let labels = head.index.labels(id);
+                charged.add(SERIES_BYTES + labels.as_bytes().len() + view.bytes_held());
                 match companions.is_some_and(|companions| companions.contains(id)) {
                     false => found.series.push((labels, view)),
                     true => found.companions.push((companion::labels_of_series(&labels), view)),
                 }
             }
+            charged.settle()?;
             from_head.push(found);
         }
         drop(head);
         let selections = selectors.iter().zip(from_head);
         let joined = selections.map(|(selector, head)| {
             let has_companions = !head.companions.is_empty();
-            let mut series = self.join(selector, head.series, &version, Role::Series)?;
+            let mut series = self.join(selector, head.series, &version, Role::Series, charge)?;
             if has_companions || has_companions_in(&version, selector.range)? {
                 let role = Role::Companion;
-                attach(&mut series, self.join(selector, head.companions, &version, role)?);
+                attach(&mut series, self.join(selector, head.companions, &version, role, charge)?);
             }
             Ok(series)
         });
@@ -121,6 +172,7 @@ impl Snapshot {
         head: Vec<(Labels, ReadView)>,
         version: &Arc<Version>,
         role: Role,
+        charge: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;
         let one = |labels, blocks, head| SelectedSeries {
@@ -142,22 +194,32 @@ impl Snapshot {
             let is_first = series.is_empty();
             let is_only = parts == 1 && head.is_empty();
             parts -= 1;
-            series.reserve(if is_first { ids.len() as usize } else { 0 });
-            block.visit_labels(&ids, |id, labels| {
-                let labels = match role {
-                    Role::Series => labels,
-                    Role::Companion => companion::labels_of_series(&labels),
-                };
-                if is_first && is_only {
-                    series.push(one(labels, vec![(i as u32, id)], None));
-                    return;
+            let mut charged = Charged::new(charge);
+            let mut rest = ids.iter();
+            loop {
+                let part: RoaringBitmap = rest.by_ref().take(SERIES_PER_CHARGE).collect();
+                if part.is_empty() {
+                    break;
                 }
-                let at = *known.entry(labels.identity()).or_insert(series.len());
-                match series.get_mut(at) {
-                    Some(series) => series.blocks.push((i as u32, id)),
-                    None => series.push(one(labels, vec![(i as u32, id)], None)),
-                }
-            })?;
+                block.visit_labels(&part, |id, labels| {
+                    let labels = match role {
+                        Role::Series => labels,
+                        Role::Companion => companion::labels_of_series(&labels),
+                    };
+                    let place = (i as u32, id);
+                    charged.add(size_of_val(&place));
+                    if !(is_first && is_only) {
+                        let at = *known.entry(labels.identity()).or_insert(series.len());
+                        if let Some(series) = series.get_mut(at) {
+                            series.blocks.push(place);
+                            return;
+                        }
+                    }
+                    charged.add(SERIES_BYTES + labels.as_bytes().len());
+                    series.push(one(labels, vec![place], None));
+                })?;
+                charged.settle()?;
+            }
         }
         if series.is_empty() {
             let head = head.into_iter();

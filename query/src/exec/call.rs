@@ -206,7 +206,7 @@ impl<S: Source> Executor<'_, S> {
             rows = rows.unify()?;
         }
         Ok(Some(match self.plan.node(arg).repeat {
-            Some(steps) => rows.repeat(steps),
+            Some(steps) => self.repeated_rows(rows, steps)?,
             None => rows,
         }))
     }

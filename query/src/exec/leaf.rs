@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Groups};
+use crate::exec::budget::Growing;
 use crate::exec::rows::{
     HistogramPoints, RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset,
 };
@@ -37,6 +38,9 @@ const MORSEL_CELLS: usize = 32 << 10;
 const MORSEL_SERIES_MAX: usize = 128;
 /// Samples are estimated as if one came so often.
 const SAMPLE_EVERY_MS: u64 = 15_000;
+/// What a thread needs for each step beside the rows that it makes: the row at hand, bounds of
+/// windows, picks, and what is worked out once for equal timestamps.
+const SCRATCH_STEP_BYTES: u64 = 72;
 /// Below so many series a query stays on its own thread.
 const PARALLEL_SERIES_MIN: usize = 256;
 
@@ -190,7 +194,8 @@ struct Output<'a> {
     labels: Vec<Labels>,
     session: Session<'a>,
     held: u64,
-    cells: u64,
+    /// Of `rows` and `groups`.
+    memory: Growing<'a>,
 }
 
 #[derive(Default)]
@@ -229,6 +234,13 @@ pub(crate) fn run<I: Input>(
         Sink::Rows => (0..input.len() as u32).collect(),
         Sink::Aggregate(..) => order_of_addition(input),
     };
+    // Rows in the making, bounds and picks; and the rows of all series, as if none were empty.
+    let steps = leaf.steps() as u64;
+    let mut scratch = session.budget.growing();
+    scratch.to(steps * SCRATCH_STEP_BYTES * workers::threads() as u64)?;
+    if matches!(sink, Sink::Rows) {
+        session.budget.expect_bytes((input.len() as u64).saturating_mul(steps * 8) / 2)?;
+    }
     let run = Run { input, leaf, sink, order, check_labels: drops && !same_names(input) };
     let mut total = run.total(session.fork());
     if input.len() < PARALLEL_SERIES_MIN {
@@ -244,8 +256,7 @@ pub(crate) fn run<I: Input>(
         };
         let mut key = Vec::new();
         workers::compute(input.len().div_ceil(series), morsel, |output| {
-            run.merge(&mut total, output?, &mut key);
-            Ok(())
+            run.merge(&mut total, output?, &mut key)
         })?;
     }
     run.finish(total, session)
@@ -282,7 +293,8 @@ impl<'a, I: Input> Run<'a, I> {
     /// For the rows of a morsel.
     fn output<'s>(&self, session: Session<'s>) -> Output<'s> {
         let rows = Rows::new(self.leaf.steps());
-        Output { rows, groups: None, labels: Vec::new(), session, held: 0, cells: 0 }
+        let memory = session.budget.growing();
+        Output { rows, groups: None, labels: Vec::new(), session, held: 0, memory }
     }
 
     /// For the result.
@@ -357,11 +369,9 @@ impl<'a, I: Input> Run<'a, I> {
         let meta = SeriesMeta { labels: labels.clone(), drop_name };
         if let Some((groups, grouping)) = &mut output.groups {
             groups.add_series(grouping, &meta, key, (&row.values, &row.valid, &row.histograms));
-            return Ok(());
+            return output.memory.to(groups.bytes());
         }
-        let cells = row.values.len() as u64;
-        session.budget.hold_cells(cells)?;
-        output.cells += cells;
+        output.memory.by(row.bytes() + labels.as_bytes().len() as u64)?;
         // An aggregation sees to the names itself.
         let goes = matches!(self.sink, Sink::Rows) && drops && !session.delayed;
         let labels = if goes { label_edit::without_name(labels) } else { meta.labels };
@@ -370,26 +380,31 @@ impl<'a, I: Input> Run<'a, I> {
     }
 
     /// Takes over what the next morsel has made.
-    fn merge(&self, total: &mut Output<'_>, morsel: Output<'_>, key: &mut Vec<u8>) {
+    fn merge<'s>(
+        &self,
+        total: &mut Output<'s>,
+        morsel: Output<'s>,
+        key: &mut Vec<u8>,
+    ) -> Result<(), QueryError> {
         total.session.annotations.merge(morsel.session.annotations);
         total.labels.extend(morsel.labels);
         total.held += morsel.held;
         let Some((groups, grouping)) = &mut total.groups else {
-            total.cells += morsel.cells;
-            return total.rows.append(morsel.rows);
+            total.memory.take_over(morsel.memory);
+            total.rows.append(morsel.rows);
+            return Ok(());
         };
         let rows = &morsel.rows;
         for (row, meta) in rows.meta.iter().enumerate() {
             let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
             groups.add_series(grouping, meta, key, points);
         }
-        morsel.session.budget.release_cells(morsel.cells);
+        total.memory.to(groups.bytes())
     }
 
     fn finish(&self, total: Output<'_>, session: &mut Session<'_>) -> Result<Rows, QueryError> {
         session.annotations.merge(total.session.annotations);
         session.budget.release(total.held);
-        session.budget.release_cells(total.cells);
         if self.check_labels {
             let mut known = HashSet::with_capacity(total.labels.len());
             if !total.labels.iter().all(|labels| known.insert(labels.as_bytes())) {

@@ -45,7 +45,7 @@ use crate::parser::ast::{
 };
 use crate::parser::place;
 use crate::plan::{Plan, is_accumulated};
-use crate::source::{SelectedSeries, Source};
+use crate::source::{SelectedSeries, Selection, Source};
 use crate::value::MatrixSeries;
 
 use aggregate::{Grouping, Groups};
@@ -122,8 +122,8 @@ pub(crate) struct Executor<'a, S: Source> {
     source: &'a S,
     series: Vec<SelectedSeries<S::Series>>,
     slots: Vec<Option<NodeValue>>,
-    /// Samples charged for each slot.
-    held: Vec<u64>,
+    /// Samples and bytes charged for each slot.
+    held: Vec<(u64, u64)>,
     /// Slots that the node at hand has emptied.
     taken: Vec<NodeId>,
     pub(crate) session: Session<'a>,
@@ -139,14 +139,12 @@ impl<'a, S: Source> Executor<'a, S> {
         session.budget.check()?;
         let series = match plan.selections.is_empty() {
             true => Vec::new(),
-            false => {
-                source.select(&plan.selections).map_err(|e| QueryError::Internal(e.message))?
-            }
+            false => select(source, &plan.selections, session.budget)?,
         };
         let count = plan.expr.nodes.len();
         let slots = (0..count).map(|_| None).collect();
         let taken = Vec::new();
-        Ok(Executor { plan, source, series, slots, held: vec![0; count], taken, session })
+        Ok(Executor { plan, source, series, slots, held: vec![(0, 0); count], taken, session })
     }
 
     pub(crate) fn series_fetched(&self) -> u64 {
@@ -164,13 +162,15 @@ impl<'a, S: Source> Executor<'a, S> {
             self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
             let value = match self.plan.node(id).repeat {
-                Some(steps) => repeated(value, steps),
+                Some(steps) => self.repeated(value, steps)?,
                 None => value,
             };
-            let points = match &value {
-                NodeValue::Rows(rows) => rows.points(),
-                NodeValue::Scalar(Scalar::Steps(values)) => values.len() as u64,
-                NodeValue::Scalar(Scalar::Constant(_)) | NodeValue::Text(_) => 0,
+            let (points, bytes) = match &value {
+                NodeValue::Rows(rows) => (rows.points(), rows.bytes()),
+                NodeValue::Scalar(Scalar::Steps(values)) => {
+                    (values.len() as u64, 8 * values.len() as u64)
+                }
+                NodeValue::Scalar(Scalar::Constant(_)) | NodeValue::Text(_) => (0, 0),
             };
             // While a node computes, its operands are there beside its value, but where it only
             // hands them on.
@@ -182,11 +182,27 @@ impl<'a, S: Source> Executor<'a, S> {
                 self.release_taken();
             }
             self.session.budget.hold(points)?;
-            self.held[index] = points;
+            self.session.budget.hold_bytes(bytes)?;
+            self.held[index] = (points, bytes);
             self.release_taken();
             self.slots[index] = Some(value);
         }
         Ok(self.take(self.plan.expr.root))
+    }
+
+    fn repeated(&self, value: NodeValue, steps: usize) -> Result<NodeValue, QueryError> {
+        Ok(match value {
+            NodeValue::Rows(rows) => NodeValue::Rows(self.repeated_rows(rows, steps)?),
+            NodeValue::Scalar(Scalar::Steps(values)) => {
+                NodeValue::Scalar(Scalar::Constant(values[0]))
+            }
+            other => other,
+        })
+    }
+
+    fn repeated_rows(&self, rows: Rows, steps: usize) -> Result<Rows, QueryError> {
+        self.session.budget.expect_bytes(rows.bytes().saturating_mul(steps as u64))?;
+        Ok(rows.repeat(steps))
     }
 
     fn is_range_selector(&self, id: NodeId) -> bool {
@@ -195,7 +211,9 @@ impl<'a, S: Source> Executor<'a, S> {
 
     fn release_taken(&mut self) {
         for id in self.taken.drain(..) {
-            self.session.budget.release(std::mem::take(&mut self.held[id.0 as usize]));
+            let (points, bytes) = std::mem::take(&mut self.held[id.0 as usize]);
+            self.session.budget.release(points);
+            self.session.budget.release_bytes(bytes);
         }
     }
 
@@ -405,7 +423,7 @@ impl<'a, S: Source> Executor<'a, S> {
             AggregateOp::Quantile => {
                 let spans = (span, self.span(self.plan.strip(parameter)));
                 let quantile = self.take_scalar(parameter);
-                Ok(ranked::quantile(aggregate, &rows, &quantile, spans, &mut self.session))
+                ranked::quantile(aggregate, &rows, &quantile, spans, &mut self.session)
             }
             AggregateOp::Topk | AggregateOp::Bottomk => {
                 let count = self.take_scalar(parameter);
@@ -434,10 +452,14 @@ impl<'a, S: Source> Executor<'a, S> {
         let grouping = Grouping::new(aggregate, false);
         let mut groups = Groups::new(aggregate.op, rows.steps);
         let mut key = Vec::new();
+        let mut pace = self.session.budget.pace();
+        let mut memory = self.session.budget.growing();
         for row in aggregate::order_of_addition(&rows) {
+            pace.step(rows.steps)?;
             leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
             let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
             groups.add_series(&grouping, &rows.meta[row], &mut key, points);
+            memory.to(groups.bytes())?;
         }
         Ok(groups.finish())
     }
@@ -500,11 +522,22 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 }
 
-fn repeated(value: NodeValue, steps: usize) -> NodeValue {
-    match value {
-        NodeValue::Rows(rows) => NodeValue::Rows(rows.repeat(steps)),
-        NodeValue::Scalar(Scalar::Steps(values)) => NodeValue::Scalar(Scalar::Constant(values[0])),
-        other => other,
+/// Selects within the budget.
+fn select<S: Source>(
+    source: &S,
+    selections: &[Selection],
+    budget: &Budget,
+) -> Result<Vec<SelectedSeries<S::Series>>, QueryError> {
+    let mut refusal = None;
+    let mut charge = |bytes: u64| {
+        let charged = budget.check().and_then(|()| budget.hold_bytes(bytes));
+        refusal = charged.err();
+        refusal.is_none()
+    };
+    let selected = source.select(selections, &mut charge);
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => selected.map_err(|error| QueryError::Internal(error.message)),
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn quantile(
     parameter: &Scalar,
     (operand_span, parameter_span): (Span, Span),
     session: &mut Session<'_>,
-) -> Rows {
+) -> Result<Rows, QueryError> {
     let all = || (0..rows.steps).map(|step| parameter.at(step));
     // As in Go, one NaN hides the extremes.
     let max = all().fold(f64::NEG_INFINITY, number::max);
@@ -63,9 +63,12 @@ pub(crate) fn quantile(
     let mut result = Rows::new(rows.steps);
     let mut row = RowBuffer::default();
     let mut values = Vec::new();
+    let mut pace = session.budget.pace();
+    let mut memory = session.budget.growing();
     for (group, members) in members(&of_rows, groups.len()).into_iter().enumerate() {
         row.reset(rows.steps);
         for step in 0..rows.steps {
+            pace.step(members.len())?;
             let present = members.iter().filter(|member| bit(rows.valid(**member), step));
             values.clear();
             values.extend(present.map(|member| rows.values(*member)[step]));
@@ -74,10 +77,11 @@ pub(crate) fn quantile(
             }
         }
         if !row.is_empty() {
+            memory.by(row.bytes())?;
             result.push(groups.meta(group), &mut row);
         }
     }
-    result
+    Ok(result)
 }
 
 /// What Prometheus takes for the bounds of numbers that fit into an integer, both excluded.
@@ -142,8 +146,10 @@ pub(crate) fn top(
     let mut chosen = vec![0u64; rows.len() * stride];
     let mut order = Vec::new();
     let mut ranked: Vec<(f64, usize)> = Vec::new();
+    let mut pace = session.budget.pace();
     for members in members(&of_rows, groups.len()) {
         for (step, &count) in counts.iter().enumerate() {
+            pace.step(members.len())?;
             ranked.clear();
             let present = members.iter().filter(|member| bit(rows.valid(**member), step));
             ranked.extend(present.map(|member| (rows.values(*member)[step], *member)));
@@ -196,10 +202,13 @@ pub(crate) fn count_values(
     let mut empty = RowBuffer::default();
     empty.reset(rows.steps);
     let mut key = Vec::new();
+    let mut pace = session.budget.pace();
+    let mut memory = session.budget.growing();
     for (row, meta) in rows.meta.iter().enumerate() {
         // A series mostly repeats its value, and then its group.
         let mut last: Option<(u64, usize)> = None;
         for step in 0..rows.steps {
+            pace.step(1)?;
             if !bit(rows.valid(row), step) {
                 continue;
             }
@@ -214,6 +223,7 @@ pub(crate) fn count_values(
             };
             last = Some((value.to_bits(), group));
             if group == result.len() {
+                memory.to(result.bytes_of(group + 1))?;
                 result.push(groups.meta(group), &mut empty);
             }
             let (counts, valid, _) = result.row_mut(group);

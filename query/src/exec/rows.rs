@@ -116,12 +116,24 @@ impl RowBuffer {
         count_bits(&self.valid) + self.histograms.len() as u64
     }
 
+    /// Memory of the row with its meta, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let words = self.values.len() + self.valid.len();
+        (words * 8 + self.histograms.len() * HISTOGRAM_BYTES + ROW_BYTES) as u64
+    }
+
     /// Of one step, at most one.
     pub(crate) fn points_at(&self, step: usize) -> u64 {
         let histogram = || self.histograms.binary_search_by_key(&(step as u32), |(at, _)| *at);
         u64::from(bit(&self.valid, step) || histogram().is_ok())
     }
 }
+
+/// What a histogram point takes, about.
+const HISTOGRAM_BYTES: usize = 16 + size_of::<Histogram>() + 128;
+
+/// What a row takes besides cells and the bytes of its labels.
+const ROW_BYTES: usize = size_of::<SeriesMeta>() + size_of::<HistogramPoints>() + 16;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
@@ -182,6 +194,17 @@ impl Rows {
         self.values.extend_from_slice(other.values(row));
         self.valid.extend_from_slice(other.valid(row));
         self.histograms.push(other.histograms[row].clone());
+    }
+
+    /// Memory of `rows` rows without histograms and labels.
+    pub(crate) fn bytes_of(&self, rows: usize) -> u64 {
+        (rows * (8 * (self.steps + words(self.steps)) + ROW_BYTES)) as u64
+    }
+
+    /// Memory, about; labels are mostly those of series and counted there.
+    pub(crate) fn bytes(&self) -> u64 {
+        let histograms: usize = self.histograms.iter().map(Vec::len).sum();
+        self.bytes_of(self.len()) + (histograms * HISTOGRAM_BYTES) as u64
     }
 
     /// Points, floats and histograms alike.

@@ -40,10 +40,11 @@ pub(crate) struct WindowCall<'a> {
 }
 
 impl WindowCall<'_> {
-    /// Functions that act like an offset keep the metric's name.
+    /// Functions that act like an offset keep the metric's name. Of `absent_over_time` nobody sees
+    /// these series, which may differ by their names alone.
     pub(crate) fn keeps_name(&self) -> bool {
-        use FunctionId::{DefaultRollup, FirstOverTime, LastOverTime};
-        matches!(self.id, FirstOverTime | LastOverTime | DefaultRollup)
+        use FunctionId::{AbsentOverTime, DefaultRollup, FirstOverTime, LastOverTime};
+        matches!(self.id, FirstOverTime | LastOverTime | DefaultRollup | AbsentOverTime)
     }
 }
 

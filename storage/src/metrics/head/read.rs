@@ -61,6 +61,14 @@ impl ReadView {
         (!view.is_empty()).then(|| ReadView::Whole(Box::new(view)))
     }
 
+    /// Bytes of its own, about; timestamps are shared.
+    pub(crate) fn bytes_held(&self) -> usize {
+        match self {
+            ReadView::Floats(view) => view.values.len() + size_of_val(&view.tail[..]),
+            ReadView::Whole(view) => view.bytes_held(),
+        }
+    }
+
     /// Appends the samples to `into`, ascending; `None` if bytes are not what they should be.
     pub(crate) fn read(&self, into: &mut Samples) -> Option<()> {
         match self {
