@@ -192,7 +192,7 @@ impl Engine {
         options: &QueryOptions,
     ) -> Result<Answer, QueryError> {
         let plan = self.plan(expr, times, options)?;
-        Ok(self.run(source, text, &plan, options)?.answer(text))
+        Ok(self.run(source, &plan, options)?.answer(text))
     }
 
     pub(crate) fn plan<'e>(
@@ -216,7 +216,6 @@ impl Engine {
     pub(crate) fn run<S: Source>(
         &self,
         source: &S,
-        text: &str,
         plan: &Plan<'_>,
         options: &QueryOptions,
     ) -> Result<Evaluated, QueryError> {
@@ -231,7 +230,6 @@ impl Engine {
             budget: &budget,
             sample_count: &sample_count,
             counted: Counted::EachStep,
-            text,
             delayed: self.options.delayed_name_removal,
             use_start_timestamps: self.options.use_start_timestamps,
             type_and_unit_labels: self.options.type_and_unit_labels,
@@ -298,8 +296,8 @@ fn value_of<S: Source>(
         NodeValue::Scalar(scalar) => Value::Matrix(matrix_of_scalar(&scalar, plan)),
         NodeValue::Rows(rows) => {
             let rows = rows.remove_marked_names()?;
-            let points = rows.points().saturating_mul(size_of::<(i64, f64)>() as u64);
-            executor.session.budget.expect_bytes(points)?;
+            let bytes = rows.cost().saturating_mul(size_of::<(i64, f64)>() as u64);
+            executor.session.budget.expect_bytes(bytes)?;
             if instant { Value::Vector(vector_of(&rows, time_ms)) } else { matrix_of(&rows, plan) }
         }
     })

@@ -418,7 +418,7 @@ impl<S: Source> Request<'_, S> {
             let evaluated = self
                 .engine
                 .plan(self.expr, times, self.options)
-                .and_then(|plan| self.engine.run(self.source, self.text, &plan, self.options));
+                .and_then(|plan| self.engine.run(self.source, &plan, self.options));
             let evaluated = evaluated.map_err(|error| match error {
                 QueryError::Timeout(_) | QueryError::Canceled(_) => Failed::Query(error),
                 // Of two errors the one of the earlier node is reported, whatever its step.
