@@ -87,6 +87,10 @@ pub(crate) fn quantile(
     Ok(result)
 }
 
+/// What Prometheus takes for the bounds of numbers that fit into an integer, both excluded.
+const COUNT_MIN: f64 = -9_223_372_036_854_775_808.0;
+const COUNT_MAX: f64 = 9_223_372_036_854_774_784.0;
+
 /// How many series `topk`, `bottomk` and `limitk` keep at a step; `None` if at no step any.
 pub(super) fn counts(
     parameter: &Scalar,
@@ -97,15 +101,17 @@ pub(super) fn counts(
     if all().all(|k| k < 1.0) {
         return Ok(None);
     }
-    let error = |text: String| QueryError::Execution(text);
+    let error = |text: String| Err(QueryError::Execution(text));
     if all().any(f64::is_nan) {
-        return Err(error("Parameter value is NaN".into()));
+        return error("Parameter value is NaN".into());
     }
-    if let Some(k) = all().find(|k| *k <= i64::MIN as f64) {
-        return Err(error(format!("Scalar value {} underflows int64", float_general(k))));
+    let min = all().fold(f64::INFINITY, number::min);
+    if min <= COUNT_MIN {
+        return error(format!("Scalar value {} underflows int64", float_general(min)));
     }
-    if let Some(k) = all().find(|k| *k >= i64::MAX as f64) {
-        return Err(error(format!("Scalar value {} overflows int64", float_general(k))));
+    let max = all().fold(f64::NEG_INFINITY, number::max);
+    if max >= COUNT_MAX {
+        return error(format!("Scalar value {} overflows int64", float_general(max)));
     }
     let limited = |k: f64| usize::try_from(to_i64(k).max(0)).unwrap_or(usize::MAX).min(series);
     Ok(Some(all().map(limited).collect()))
