@@ -11,6 +11,7 @@ mod aggregate;
 mod buckets;
 mod budget;
 mod call;
+mod distribution;
 mod extended;
 mod failure;
 mod fill;
