@@ -297,10 +297,12 @@ fn value_of<S: Source>(
         }
         NodeValue::Scalar(scalar) => Value::Matrix(matrix_of_scalar(&scalar, plan)),
         NodeValue::Rows(rows) => {
-            let rows = rows.remove_marked_names()?;
-            let points = rows.points().saturating_mul(size_of::<(i64, f64)>() as u64);
-            executor.session.budget.expect_bytes(points)?;
-            if instant { Value::Vector(vector_of(&rows, time_ms)) } else { matrix_of(&rows, plan) }
+            let budget = executor.session.budget;
+            let rows = rows.remove_marked_names(budget)?;
+            match instant {
+                true => Value::Vector(vector_of(&rows, time_ms)),
+                false => matrix_of(&rows, plan, budget)?,
+            }
         }
     })
 }
@@ -319,10 +321,8 @@ fn vector_of(rows: &Rows, time_ms: i64) -> Vec<VectorSample> {
     vector
 }
 
-fn matrix_of(rows: &Rows, plan: &Plan<'_>) -> Value {
-    let mut matrix = series_of(rows, plan.grid);
-    matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
-    Value::Matrix(matrix)
+fn matrix_of(rows: &Rows, plan: &Plan<'_>, budget: &Budget) -> Result<Value, QueryError> {
+    series_of(rows, plan.grid, budget).map(Value::Matrix)
 }
 
 fn matrix_of_scalar(scalar: &Scalar, plan: &Plan<'_>) -> Vec<MatrixSeries> {

@@ -66,10 +66,11 @@ pub(crate) fn evaluate(
     let mut result = Rows::new(rows.steps);
     let mut row = RowBuffer::default();
     let mut buckets = Vec::new();
+    let mut pace = session.budget.pace();
     for classic in histograms {
-        session.budget.check()?;
         row.reset(rows.steps);
         for step in 0..rows.steps {
+            pace.step(classic.buckets.len())?;
             collect(&classic, rows, step, &mut buckets);
             if buckets.is_empty() {
                 continue;

@@ -8,6 +8,7 @@
 //! vectors are never values: the function around one reads it series by series (`leaf.rs`).
 
 mod aggregate;
+mod blocks;
 mod buckets;
 mod budget;
 mod call;
@@ -161,6 +162,8 @@ impl<'a, S: Source> Executor<'a, S> {
             self.session.budget.check()?;
             self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
+            // A loop may have ended early.
+            self.session.budget.check()?;
             let value = match self.plan.node(id).repeat {
                 Some(steps) => self.repeated(value, steps)?,
                 None => value,
@@ -356,7 +359,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 if rows.has_histograms() {
                     return Err(histograms_unsupported(&self.session, "-", span));
                 }
-                rows.values.iter_mut().for_each(|value| *value = -*value);
+                instant::for_each_value(&mut rows, self.session.budget, |value, _| -value);
                 NodeValue::Rows(self.renamed(rows)?)
             }
             (UnaryOp::Minus, NodeValue::Text(_)) => unreachable!("the parser checks types"),
@@ -366,7 +369,7 @@ impl<'a, S: Source> Executor<'a, S> {
     /// Drops metric names and merges what has become equal.
     fn renamed(&self, mut rows: Rows) -> Result<Rows, QueryError> {
         match rows.drop_names(self.session.delayed) {
-            true => rows.unify(),
+            true => rows.unify(self.session.budget),
             false => Ok(rows),
         }
     }
@@ -383,7 +386,7 @@ impl<'a, S: Source> Executor<'a, S> {
             (NodeValue::Rows(left), NodeValue::Rows(right)) => {
                 let matching = binary.matching.clone().unwrap_or_default();
                 let rows = match binary.op.is_set() {
-                    true => join::set_operator(binary, &matching, left, right)?,
+                    true => join::set_operator(binary, &matching, left, right, session.budget)?,
                     false => join::operator(binary, &matching, left, right, span, session)?,
                 };
                 return Ok(NodeValue::Rows(rows));
@@ -467,19 +470,20 @@ impl<'a, S: Source> Executor<'a, S> {
     /// The samples of a range vector, for an instant query that is one; sorted by labels.
     pub(crate) fn range_vector(&mut self) -> Result<Vec<MatrixSeries>, QueryError> {
         let root = self.plan.strip(self.plan.expr.root);
-        let mut matrix = match self.plan.kind(root) {
-            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector)?,
+        match self.plan.kind(root) {
+            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector),
             NodeKind::Subquery(subquery) => {
                 let grid = self.inner_grid(subquery.expr);
+                let budget = self.session.budget;
                 match self.run()? {
-                    NodeValue::Rows(rows) => series_of(&rows.remove_marked_names()?, grid),
+                    NodeValue::Rows(rows) => {
+                        series_of(&rows.remove_marked_names(budget)?, grid, budget)
+                    }
                     _ => unreachable!("the parser checks types"),
                 }
             }
             _ => unreachable!("range vectors are selectors or subqueries"),
-        };
-        matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
-        Ok(matrix)
+        }
     }
 
     fn read_range(&mut self, selector: NodeId) -> Result<Vec<MatrixSeries>, QueryError> {
@@ -488,8 +492,13 @@ impl<'a, S: Source> Executor<'a, S> {
         let start_ms = end_ms.saturating_sub(view.window_ms);
         let mut samples = Samples::default();
         let mut matrix = Vec::new();
-        for (labels, series) in &self.series[self.selection(selector)] {
-            self.session.budget.check()?;
+        let selected = &self.series[self.selection(selector)];
+        let budget = self.session.budget;
+        let order =
+            sort::order_by(selected.len(), budget, |a, b| selected[a].0.cmp(&selected[b].0));
+        let mut memory = budget.growing();
+        for (labels, series) in order.into_iter().map(|at| &selected[at]) {
+            budget.check()?;
             self.source
                 .read(series, &mut samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
@@ -512,7 +521,8 @@ impl<'a, S: Source> Executor<'a, S> {
                 }
             }
             let count = (found.floats.len() + found.histograms.len()) as u64;
-            self.session.budget.hold(count)?;
+            budget.hold(count)?;
+            memory.by(count * size_of::<(i64, f64)>() as u64)?;
             self.session.sample_count.add(self.plan.node(selector).counted, count, |_| count);
             if count > 0 {
                 matrix.push(found);
@@ -541,10 +551,19 @@ fn select<S: Source>(
     }
 }
 
-/// Rows as series with times.
-pub(crate) fn series_of(rows: &Rows, grid: crate::plan::Grid) -> Vec<MatrixSeries> {
+/// Rows as series with times, by labels.
+pub(crate) fn series_of(
+    rows: &Rows,
+    grid: crate::plan::Grid,
+    budget: &Budget,
+) -> Result<Vec<MatrixSeries>, QueryError> {
+    budget.expect_bytes(rows.points().saturating_mul(size_of::<(i64, f64)>() as u64))?;
+    let labels = |row: usize| &rows.meta[row].labels;
+    let order = sort::order_by(rows.len(), budget, |a, b| labels(a).cmp(labels(b)));
     let mut matrix = Vec::with_capacity(rows.len());
-    for row in 0..rows.len() {
+    let mut pace = budget.pace();
+    for row in order {
+        pace.step(rows.steps)?;
         let values = rows.values(row);
         let mut floats = Vec::with_capacity(rows::count_bits(rows.valid(row)) as usize);
         for_each_bit(rows.valid(row), |step| floats.push((grid.time_ms(step), values[step])));
@@ -553,11 +572,11 @@ pub(crate) fn series_of(rows: &Rows, grid: crate::plan::Grid) -> Vec<MatrixSerie
             .map(|(step, histogram)| (grid.time_ms(*step as usize), histogram.clone()))
             .collect::<Vec<_>>();
         if !floats.is_empty() || !histograms.is_empty() {
-            let labels = rows.meta[row].labels.clone();
-            matrix.push(MatrixSeries { labels, floats, histograms });
+            matrix.push(MatrixSeries { labels: labels(row).clone(), floats, histograms });
         }
     }
-    matrix
+    budget.check()?;
+    Ok(matrix)
 }
 
 /// A row for tests and for single results.

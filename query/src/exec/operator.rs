@@ -91,7 +91,9 @@ pub(crate) fn vector_and_scalar(
         }
         return Ok(Rows::new(rows.steps));
     }
+    let mut pace = session.budget.pace();
     for row in 0..rows.len() {
+        pace.step(rows.steps)?;
         let (values, valid, _) = rows.row_mut(row);
         let sides = |value: f64, step: usize| {
             let scalar = scalar.at(step);
