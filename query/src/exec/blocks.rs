@@ -78,12 +78,14 @@ pub(crate) fn evaluate(
             parameters: &parameters,
             ..*call
         };
+        session.first_step = start;
         window::evaluate(&block, metric, samples, scratch, &mut part, session)?;
         row.values[start..start + count].copy_from_slice(&part.values);
         for_each_bit(&part.valid, |step| set_bit(&mut row.valid, start + step));
         let histograms = part.histograms.drain(..);
         row.histograms.extend(histograms.map(|(step, one)| (start as u32 + step, one)));
     }
+    session.first_step = 0;
     Ok(())
 }
 

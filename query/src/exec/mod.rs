@@ -93,6 +93,8 @@ pub(crate) struct Session<'a> {
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
     pub(crate) type_and_unit_labels: bool,
+    /// Of the block of steps at hand (`blocks.rs`), the first one; 0 for all of a row.
+    pub(crate) first_step: usize,
     /// Whether series may have become equal by what the whole query has selected: names were taken
     /// from series that had more than a name to lose.
     pub(crate) has_typed_series: bool,
@@ -599,6 +601,7 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
         delayed: false,
         use_start_timestamps: false,
         type_and_unit_labels: false,
+        first_step: 0,
         has_typed_series: false,
     });
 }

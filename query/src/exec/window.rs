@@ -197,7 +197,10 @@ fn floats(
 }
 
 pub(crate) fn account(session: &Session<'_>, bounds: &Bounds) -> Result<(), QueryError> {
-    let at_step = |step| bounds.window(step).len() as u64;
+    let at_step = |step: usize| match step.checked_sub(session.first_step) {
+        Some(at) if at < bounds.low.len() => bounds.window(at).len() as u64,
+        _ => 0,
+    };
     session.sample_count.add(session.counted, bounds.total, at_step);
     session.budget.touch(bounds.largest)
 }
