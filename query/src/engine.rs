@@ -192,7 +192,7 @@ impl Engine {
         options: &QueryOptions,
     ) -> Result<Answer, QueryError> {
         let plan = self.plan(expr, times, options)?;
-        Ok(self.run(source, text, &plan, options)?.answer(text))
+        Ok(self.run(source, &plan, options)?.answer(text))
     }
 
     pub(crate) fn plan<'e>(
@@ -216,7 +216,6 @@ impl Engine {
     pub(crate) fn run<S: Source>(
         &self,
         source: &S,
-        text: &str,
         plan: &Plan<'_>,
         options: &QueryOptions,
     ) -> Result<Evaluated, QueryError> {
@@ -224,14 +223,13 @@ impl Engine {
         let cancelled = Arc::clone(&options.cancelled);
         let budget = Budget::new(self.options.max_samples, deadline, cancelled)
             .within(self.options.max_query_bytes, Arc::clone(&self.memory));
-        self.run_within(&budget, source, text, plan, options)
+        self.run_within(&budget, source, plan, options)
     }
 
     fn run_within<S: Source>(
         &self,
         budget: &Budget,
         source: &S,
-        text: &str,
         plan: &Plan<'_>,
         options: &QueryOptions,
     ) -> Result<Evaluated, QueryError> {
@@ -242,12 +240,11 @@ impl Engine {
             budget,
             sample_count: &sample_count,
             counted: Counted::EachStep,
-            text,
             delayed: self.options.delayed_name_removal,
             use_start_timestamps: self.options.use_start_timestamps,
             type_and_unit_labels: self.options.type_and_unit_labels,
             first_step: 0,
-            has_typed_series: false,
+            is_of_its_range: false,
         };
         let mut executor = Executor::new(plan, source, session)?;
         let value = value_of(plan, &mut executor)?;
@@ -261,8 +258,8 @@ impl Engine {
             series_fetched: executor.series_fetched(),
         };
         let reservation = budget.reserve(value.bytes())?;
-        let Session { annotations, has_typed_series, .. } = executor.session;
-        Ok(Evaluated { value, annotations, has_typed_series, stats, reservation })
+        let Session { annotations, is_of_its_range, .. } = executor.session;
+        Ok(Evaluated { value, annotations, is_of_its_range, stats, reservation })
     }
 }
 
@@ -272,7 +269,7 @@ pub(crate) struct Evaluated {
     pub(crate) value: Value,
     pub(crate) annotations: Annotations,
     /// See [`Session`].
-    pub(crate) has_typed_series: bool,
+    pub(crate) is_of_its_range: bool,
     pub(crate) stats: QueryStats,
     pub(crate) reservation: Reservation,
 }
@@ -419,7 +416,7 @@ mod tests {
         let plan = engine.plan(&expr, (start_ms, end_ms, step_ms), &options).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         let budget = Budget::new(usize::MAX >> 1, deadline, Arc::default());
-        let done = engine.run_within(&budget, &Large, query, &plan, &options);
+        let done = engine.run_within(&budget, &Large, &plan, &options);
         done.unwrap_or_else(|error| panic!("{query}: {error}"));
         budget.looks.load(Ordering::Relaxed)
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::histogram::Histogram;
+
+use crate::histogram::FloatHistogram;
 
 /// A value at a time: float or native histogram.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Point {
     Float(f64),
-    Histogram(Arc<Histogram>),
+    Histogram(Arc<FloatHistogram>),
 }
 
 /// One element of an instant vector.
@@ -25,7 +26,7 @@ pub struct VectorSample {
 pub struct MatrixSeries {
     pub labels: Labels,
     pub floats: Vec<(i64, f64)>,
-    pub histograms: Vec<(i64, Arc<Histogram>)>,
+    pub histograms: Vec<(i64, Arc<FloatHistogram>)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

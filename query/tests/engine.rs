@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions, selectors};
+use icecore_query::histogram::FloatHistogram;
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::{MatrixSeries, Point, Value};
@@ -206,27 +207,28 @@ fn conflicts_are_reported_of_the_earliest_step() {
 }
 
 #[test]
-fn native_histograms_pass_through_and_are_refused_where_they_would_be_computed_on() {
+fn native_histograms_pass_through() {
     let memory = Memory::default().with_histogram("__name__=h");
     let Value::Vector(vector) = run(&memory, "h offset 10s", (20_000, 0, 0)).unwrap().value else {
         panic!("a selector is a vector")
     };
-    assert_eq!(vector[0].point, Point::Histogram(Arc::new(histogram(1.0))));
-    for (query, text) in [
-        ("rate(h[30s])", "native histograms are not supported in rate() yet (1:1)"),
-        ("1 + sum(h)", "native histograms are not supported in sum yet (1:9)"),
-        ("h * 2", "native histograms are not supported in operator * yet (1:1)"),
-        (
-            "histogram_quantile(0.5, h)",
-            "native histograms are not supported in histogram_quantile() yet (1:1)",
-        ),
-    ] {
-        assert_eq!(error(&memory, query, (20_000, 0, 0)), text);
-    }
+    let Point::Histogram(found) = &vector[0].point else { panic!("a histogram is stored") };
+    assert!(found.same_data(&FloatHistogram::from_stored(&histogram(1.0), None)));
     check(&memory, "count_over_time(h[30s])", (20_000, 20_000, 1000), &["{} 3@20"]);
     let answer = run(&memory, "max(h)", (20_000, 0, 0)).unwrap();
     assert_eq!(answer.infos, ["PromQL info: ignored histogram in max aggregation (1:5)"]);
     assert_eq!(answer.value, Value::Vector(vec![]));
+}
+
+#[test]
+fn a_histogram_costs_as_many_samples_as_it_takes_memory() {
+    let memory = Memory::default().with_histogram("__name__=h");
+    let peak = |query| run(&memory, query, (20_000, 0, 0)).unwrap().stats.peak_samples;
+    let one = FloatHistogram::from_stored(&histogram(1.0), None).size_in_samples();
+    assert!(one > 10, "{one}");
+    assert_eq!(peak("h"), one);
+    assert_eq!(peak("h[30s]"), 3 * one);
+    assert_eq!(peak("count_over_time(h[30s])"), 3 * one);
 }
 
 #[test]

@@ -258,7 +258,7 @@ impl ResultCache {
         let series = extent::matrix(&parts, request.steps);
         self.count(&pieces);
         let is_new = !fresh.is_empty();
-        if is_new && fresh.iter().all(|one| !one.has_typed_series) {
+        if is_new && fresh.iter().all(|one| !one.is_of_its_range) {
             let about = (generation, Arc::from(request.text), annotations.clone());
             self.keep(request, key, known, &series, about, is_uniform);
         }
@@ -367,7 +367,7 @@ fn annotations_of(
 struct Fresh {
     series: Vec<MatrixSeries>,
     annotations: Annotations,
-    has_typed_series: bool,
+    is_of_its_range: bool,
     stats: QueryStats,
     _memory: Reservation,
 }
@@ -418,25 +418,19 @@ impl<S: Source> Request<'_, S> {
             let evaluated = self
                 .engine
                 .plan(self.expr, times, self.options)
-                .and_then(|plan| self.engine.run(self.source, self.text, &plan, self.options));
+                .and_then(|plan| self.engine.run(self.source, &plan, self.options));
             let evaluated = evaluated.map_err(|error| match error {
                 QueryError::Timeout(_) | QueryError::Canceled(_) => Failed::Query(error),
                 // Of two errors the one of the earlier node is reported, whatever its step.
                 _ if is_spliced => Failed::Whole,
                 _ => Failed::Query(error),
             })?;
-            let Evaluated { value, annotations, has_typed_series, stats, reservation } = evaluated;
+            let Evaluated { value, annotations, is_of_its_range, stats, reservation } = evaluated;
             let Value::Matrix(series) = value else { return Err(Failed::Whole) };
-            if has_typed_series && is_spliced {
+            if is_of_its_range && is_spliced {
                 return Err(Failed::Whole);
             }
-            fresh.push(Fresh {
-                series,
-                annotations,
-                has_typed_series,
-                stats,
-                _memory: reservation,
-            });
+            fresh.push(Fresh { series, annotations, is_of_its_range, stats, _memory: reservation });
         }
         Ok(fresh)
     }

@@ -4,10 +4,9 @@
 //! row do not look at the budget; instead no call of them is asked for more work than some
 //! milliseconds. The steps of a row are independent of each other, so blocks of them are, too.
 
-use icecore_storage::metrics::sample::Samples;
-
 use crate::engine::QueryError;
 use crate::exec::rows::{RowBuffer, for_each_bit, set_bit};
+use crate::exec::series::Series;
 use crate::exec::window::{self, WindowCall, WindowScratch};
 use crate::exec::{Scalar, Session};
 use crate::functions::FunctionId;
@@ -20,7 +19,8 @@ const SAMPLES_PER_BLOCK: usize = 2 << 20;
 const STEPS_PER_BLOCK: usize = 1 << 20;
 
 /// How many steps of a call are computed at a time.
-fn steps_per_block(call: &WindowCall<'_>, samples: &Samples) -> usize {
+fn steps_per_block(call: &WindowCall<'_>, series: &Series) -> usize {
+    let samples = &series.samples;
     let (Some(first), Some(last)) = (samples.timestamps.first(), samples.timestamps.last()) else {
         return usize::MAX;
     };
@@ -51,18 +51,18 @@ fn cost_of_sample(id: FunctionId) -> usize {
 pub(crate) fn evaluate(
     call: &WindowCall<'_>,
     metric: &str,
-    samples: &mut Samples,
+    series: &mut Series,
     scratch: &mut WindowScratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     let steps = call.view.times.steps;
-    let at_once = steps_per_block(call, samples);
+    let at_once = steps_per_block(call, series);
     if steps <= at_once {
-        return window::evaluate(call, metric, samples, scratch, row, session);
+        return window::evaluate(call, metric, series, scratch, row, session);
     }
     // Windows of other steps are other windows.
-    samples.timestamps_token = 0;
+    series.samples.timestamps_token = 0;
     row.reset(steps);
     let mut part = RowBuffer::default();
     for start in (0..steps).step_by(at_once) {
@@ -79,7 +79,7 @@ pub(crate) fn evaluate(
             ..*call
         };
         session.first_step = start;
-        window::evaluate(&block, metric, samples, scratch, &mut part, session)?;
+        window::evaluate(&block, metric, series, scratch, &mut part, session)?;
         row.values[start..start + count].copy_from_slice(&part.values);
         for_each_bit(&part.valid, |step| set_bit(&mut row.valid, start + step));
         let histograms = part.histograms.drain(..);
@@ -98,6 +98,8 @@ fn part_of(scalar: &Scalar, start: usize, count: usize) -> Scalar {
 
 #[cfg(test)]
 mod tests {
+    use icecore_storage::metrics::sample::Samples;
+
     use super::*;
     use crate::exec::with_test_session;
     use crate::functions::lookup;
@@ -107,24 +109,22 @@ mod tests {
         let times = Times { first_ms: 600_000, step_ms: 5_000, steps };
         WindowCall {
             id: lookup(name).unwrap().id,
-            name,
             view: View { times, window_ms: 500_000 },
             extension: None,
             grid: Grid { start_ms: 700_000, step_ms: 5_000, steps },
             parameters,
             span: Span::default(),
-            call_span: Span::default(),
         }
     }
 
     /// Windows of about 10,000 samples.
-    fn samples() -> Samples {
+    fn series() -> Series {
         let mut samples = Samples::default();
         for at in 0..100_000i64 {
             samples.push(at * 50, (at * at % 1009) as f64 * 0.1);
         }
         samples.timestamps_token = 5;
-        samples
+        Series::stored(samples)
     }
 
     #[test]
@@ -133,13 +133,13 @@ mod tests {
         let parameters = [Scalar::Steps((0..steps).map(|step| step as f64 / 300.0).collect())];
         for name in ["avg_over_time", "quantile_over_time", "predict_linear", "rate"] {
             let call = call(name, steps, &parameters);
-            let mut samples = samples();
+            let mut series = series();
             let (mut whole, mut row) = (RowBuffer::default(), RowBuffer::default());
             with_test_session(|session| {
                 let scratch = &mut WindowScratch::default();
-                window::evaluate(&call, "", &samples, scratch, &mut whole, session).unwrap();
-                evaluate(&call, "", &mut samples, scratch, &mut row, session).unwrap();
-                let blocks = steps.div_ceil(steps_per_block(&call, &samples)) as u64;
+                window::evaluate(&call, "", &mut series, scratch, &mut whole, session).unwrap();
+                evaluate(&call, "", &mut series, scratch, &mut row, session).unwrap();
+                let blocks = steps.div_ceil(steps_per_block(&call, &series)) as u64;
                 let looks = session.budget.looks.load(std::sync::atomic::Ordering::Relaxed);
                 assert_eq!(looks, if name == "rate" { 0 } else { blocks }, "{name}");
                 assert!(name == "rate" || blocks > 1, "{name}");

@@ -13,21 +13,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use icecore_storage::labels::{Labels, METRIC_NAME};
-use icecore_storage::metrics::histogram::{Histogram, ResetHint};
-use icecore_storage::metrics::sample::Samples;
+use icecore_storage::metrics::histogram::ResetHint;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Groups};
 use crate::exec::budget::{Budget, Growing};
-use crate::exec::rows::{
-    HistogramPoints, RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset,
-};
+use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
+use crate::exec::series::Series;
 use crate::exec::window::{WindowCall, WindowScratch};
-use crate::exec::{Session, blocks, extended, histograms_unsupported, label_edit, workers};
+use crate::exec::{Session, blocks, extended, label_edit, workers};
 use crate::functions::FunctionId;
-use crate::parser::ast::{Aggregate, AggregateOp, Span};
+use crate::histogram::FloatHistogram;
+use crate::parser::ast::{Aggregate, Span};
 use crate::plan::{Grid, View};
 use crate::source::{SelectedSeries, Source};
 
@@ -51,13 +50,15 @@ pub(crate) trait Input: Sync {
     /// The labels, and whether the name is marked to go.
     fn meta(&self, index: usize) -> (&Labels, bool);
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError>;
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError>;
 }
 
 /// The series of a selection.
 pub(crate) struct Stored<'a, S: Source> {
     pub(crate) source: &'a S,
     pub(crate) series: &'a SelectedSeries<S::Series>,
+    /// Of histograms, only count and sum are needed.
+    pub(crate) statistics_only: bool,
 }
 
 impl<S: Source> Input for Stored<'_, S> {
@@ -69,9 +70,11 @@ impl<S: Source> Input for Stored<'_, S> {
         (&self.series[index].0, false)
     }
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError> {
-        let read = self.source.read(&self.series[index].1, into);
-        read.map_err(|error| QueryError::Internal(error.message))
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
+        let read = self.source.read(&self.series[index].1, &mut into.samples);
+        read.map_err(|error| QueryError::Internal(error.message))?;
+        into.set_stored(self.statistics_only);
+        Ok(())
     }
 }
 
@@ -91,28 +94,28 @@ impl Input for Inner {
         (&meta.labels, meta.drop_name)
     }
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError> {
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
         into.clear();
         let values = self.rows.values(index);
         let mut histograms = self.rows.histograms[index].iter().peekable();
-        let push_histogram = |(step, histogram): &(u32, Arc<Histogram>), into: &mut Samples| {
-            let mut histogram = Histogram::clone(histogram);
+        let push_histogram = |(step, histogram): &(u32, Arc<FloatHistogram>), into: &mut Series| {
+            let mut histogram = Arc::clone(histogram);
             // Between the steps of a subquery there may have been resets that nobody saw.
-            if histogram.reset_hint != ResetHint::Gauge {
-                histogram.reset_hint = ResetHint::Unknown;
+            if matches!(histogram.reset_hint, ResetHint::Reset | ResetHint::NotReset) {
+                Arc::make_mut(&mut histogram).reset_hint = ResetHint::Unknown;
             }
-            into.push_histogram(self.grid.time_ms(*step as usize), histogram);
+            into.push_computed(self.grid.time_ms(*step as usize), histogram);
         };
         for_each_bit(self.rows.valid(index), |step| {
             while let Some(point) = histograms.next_if(|(at, _)| (*at as usize) < step) {
                 push_histogram(point, into);
             }
-            into.push(self.grid.time_ms(step), values[step]);
+            into.samples.push(self.grid.time_ms(step), values[step]);
         });
         histograms.for_each(|point| push_histogram(point, into));
-        if into.len() == self.rows.steps {
+        if into.samples.len() == self.rows.steps {
             // Rows without gaps have equal timestamps.
-            into.timestamps_token = 1;
+            into.samples.timestamps_token = 1;
         }
         Ok(())
     }
@@ -200,7 +203,7 @@ struct Output<'a> {
 
 #[derive(Default)]
 struct Scratch {
-    samples: Samples,
+    series: Series,
     picks: Picks,
     window: WindowScratch,
     row: RowBuffer,
@@ -229,7 +232,7 @@ pub(crate) fn run<I: Input>(
 ) -> Result<Rows, QueryError> {
     // The rows of `timestamp()` are merged where they become equal, those of a window never.
     let drops = matches!(leaf, Leaf::Window(_)) && leaf.drops_name() && !session.delayed;
-    session.has_typed_series |= drops && has_typed_series(input);
+    session.is_of_its_range |= drops && has_typed_series(input);
     let order = match sink {
         Sink::Rows => (0..input.len() as u32).collect(),
         Sink::Aggregate(..) => order_of_addition(input, session.budget)?,
@@ -307,8 +310,8 @@ impl<'a, I: Input> Run<'a, I> {
     fn total<'s>(&self, session: Session<'s>) -> Output<'s> {
         let name_dropped = self.leaf.drops_name() && !session.delayed;
         let mut total = self.output(session);
-        if let Sink::Aggregate(aggregate, _) = self.sink {
-            let groups = Groups::new(aggregate.op, self.leaf.steps());
+        if let Sink::Aggregate(aggregate, span) = self.sink {
+            let groups = Groups::new(aggregate.op, self.leaf.steps(), span);
             total.groups = Some((groups, Grouping::new(aggregate, name_dropped)));
         }
         total
@@ -336,32 +339,31 @@ impl<'a, I: Input> Run<'a, I> {
         output: &mut Output<'_>,
     ) -> Result<(), QueryError> {
         let (labels, marked) = self.input.meta(index);
-        let Scratch { samples, picks, window, row, key, no_counter } = scratch;
-        self.input.read(index, samples)?;
+        let Scratch { series, picks, window, row, key, no_counter } = scratch;
+        self.input.read(index, series)?;
         let session = &mut output.session;
+        session.is_of_its_range |= series.has_histograms();
         match &self.leaf {
             Leaf::Select { view, emit } => {
-                let looked_at = select::select(*view, *emit, samples, picks, row);
-                session.sample_count.add(session.counted, looked_at, |step| row.points_at(step));
+                let looked_at = select::select(*view, *emit, series, picks, row);
+                session.sample_count.add(session.counted, looked_at, |step| row.cost_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
                 let (metric, scratch) = (labels.metric_name(), &mut window.extended);
-                extended::smooth(*view, *reach, *span, metric, samples, scratch, row, session)?;
+                extended::smooth(*view, *reach, *span, metric, series, scratch, row, session)?;
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();
-                blocks::evaluate(call, metric, samples, window, row, session)?;
+                blocks::evaluate(call, metric, series, window, row, session)?;
             }
         }
         if row.is_empty() {
             return Ok(());
         }
-        let points = row.points();
-        session.budget.hold(points)?;
-        output.held += points;
-        if let Some(span) = self.leaf.expects_counter()
-            && row.valid.iter().any(|word| *word != 0)
-        {
+        let cost = row.cost();
+        session.budget.hold(cost)?;
+        output.held += cost;
+        if let Some(span) = self.leaf.expects_counter().filter(|_| row.has_floats()) {
             note_counter(labels, no_counter, span, session);
         }
         let drops = self.leaf.drops_name();
@@ -369,12 +371,10 @@ impl<'a, I: Input> Run<'a, I> {
         if self.check_labels {
             output.labels.push(label_edit::without_name(labels));
         }
-        if let Sink::Aggregate(aggregate, span) = self.sink {
-            note_histograms(aggregate.op, &row.histograms, span, session)?;
-        }
         let meta = SeriesMeta { labels: labels.clone(), drop_name };
         if let Some((groups, grouping)) = &mut output.groups {
-            groups.add_series(grouping, &meta, key, (&row.values, &row.valid, &row.histograms));
+            let points = (&row.values[..], &row.valid[..], &row.histograms);
+            groups.add_series(grouping, &meta, key, points, &mut session.annotations);
             return output.memory.to(groups.bytes());
         }
         output.memory.by(row.bytes() + labels.as_bytes().len() as u64)?;
@@ -393,6 +393,7 @@ impl<'a, I: Input> Run<'a, I> {
         key: &mut Vec<u8>,
     ) -> Result<(), QueryError> {
         total.session.annotations.merge(morsel.session.annotations);
+        total.session.is_of_its_range |= morsel.session.is_of_its_range;
         total.labels.extend(morsel.labels);
         total.held += morsel.held;
         let Some((groups, grouping)) = &mut total.groups else {
@@ -403,13 +404,14 @@ impl<'a, I: Input> Run<'a, I> {
         let rows = &morsel.rows;
         for (row, meta) in rows.meta.iter().enumerate() {
             let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
-            groups.add_series(grouping, meta, key, points);
+            groups.add_series(grouping, meta, key, points, &mut total.session.annotations);
         }
         total.memory.to(groups.bytes())
     }
 
     fn finish(&self, total: Output<'_>, session: &mut Session<'_>) -> Result<Rows, QueryError> {
         session.annotations.merge(total.session.annotations);
+        session.is_of_its_range |= total.session.is_of_its_range;
         session.budget.release(total.held);
         if self.check_labels {
             let mut known = HashSet::with_capacity(total.labels.len());
@@ -420,7 +422,7 @@ impl<'a, I: Input> Run<'a, I> {
             }
         }
         Ok(match total.groups {
-            Some((groups, _)) => groups.finish(),
+            Some((groups, _)) => groups.finish(&mut session.annotations),
             None => total.rows,
         })
     }
@@ -441,26 +443,4 @@ fn note_counter(labels: &Labels, last: &mut String, span: Span, session: &mut Se
     }
     name.clone_into(last);
     session.annotations.possible_non_counter(name, span);
-}
-
-/// Histograms in an aggregation: counted by count and group, not yet summed, ignored by the rest.
-pub(crate) fn note_histograms(
-    op: AggregateOp,
-    histograms: &HistogramPoints,
-    span: Span,
-    session: &mut Session<'_>,
-) -> Result<(), QueryError> {
-    if histograms.is_empty() {
-        return Ok(());
-    }
-    match op {
-        AggregateOp::Count | AggregateOp::Group => Ok(()),
-        AggregateOp::Sum | AggregateOp::Avg => {
-            Err(histograms_unsupported(session, op.text(), span))
-        }
-        _ => {
-            session.annotations.ignored_in_aggregation(op.text(), span);
-            Ok(())
-        }
-    }
 }

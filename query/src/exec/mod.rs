@@ -15,6 +15,10 @@ mod call;
 mod extended;
 mod failure;
 mod fill;
+mod histogram_groups;
+mod histogram_operator;
+mod histogram_rate;
+mod histogram_window;
 mod info;
 mod instant;
 mod join;
@@ -29,6 +33,7 @@ mod relabel;
 mod rows;
 mod sample_count;
 mod select;
+mod series;
 mod sort;
 mod start_time;
 mod window;
@@ -38,22 +43,23 @@ pub(crate) use budget::Budget;
 pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
 pub(crate) use sample_count::{Counted, SampleCount};
 
+use std::sync::Arc;
+
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
 use crate::go_format::quote;
 use crate::parser::ast::{
     Aggregate, AggregateOp, Binary, NodeId, NodeKind, Span, UnaryOp, ValueType,
 };
-use crate::parser::place;
 use crate::plan::{Plan, is_accumulated};
 use crate::source::{SelectedSeries, Selection, Source};
 use crate::value::MatrixSeries;
 
 use aggregate::{Grouping, Groups};
-use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use leaf::{Leaf, Sink, Stored};
 use rows::RowBuffer;
 use select::Emit;
+use series::Series;
 use window::WindowCall;
 
 /// A scalar at every step of a grid.
@@ -88,36 +94,30 @@ pub(crate) struct Session<'a> {
     pub(crate) sample_count: &'a SampleCount,
     /// How the node at hand counts.
     pub(crate) counted: Counted,
-    /// The query's text, for positions in errors.
-    pub(crate) text: &'a str,
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
     pub(crate) type_and_unit_labels: bool,
     /// Of the block of steps at hand (`blocks.rs`), the first one; 0 for all of a row.
     pub(crate) first_step: usize,
-    /// Whether series may have become equal by what the whole query has selected: names were taken
-    /// from series that had more than a name to lose.
-    pub(crate) has_typed_series: bool,
+    /// Whether a step's value may depend on more than its own samples: names were taken from series
+    /// that had more than a name to lose, so that others of the selection may be equal to them; or
+    /// there were native histograms, of which the one before the range tells about a reset.
+    pub(crate) is_of_its_range: bool,
 }
 
 impl<'a> Session<'a> {
+    /// Counts the samples of a row, or of a block of its steps.
+    pub(crate) fn count_samples(&self, total: u64, steps: usize, at_step: impl Fn(usize) -> u64) {
+        let of_block = |step: usize| step.checked_sub(self.first_step).filter(|at| *at < steps);
+        let at_step = |step: usize| of_block(step).map_or(0, &at_step);
+        self.sample_count.add(self.counted, total, at_step);
+    }
+
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
         let annotations = self.annotations.fork();
-        Session { annotations, has_typed_series: false, ..*self }
+        Session { annotations, is_of_its_range: false, ..*self }
     }
-}
-
-/// What a query that needs arithmetic on native histograms is answered.
-pub(crate) fn histograms_unsupported(session: &Session<'_>, name: &str, span: Span) -> QueryError {
-    let shown = if name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains(' ') {
-        let is_function = crate::functions::lookup(name).is_some();
-        if is_function { format!("{name}()") } else { name.to_owned() }
-    } else {
-        format!("operator {name}")
-    };
-    let at = place(session.text.as_bytes(), span.start);
-    QueryError::Execution(format!("native histograms are not supported in {shown} yet ({at})"))
 }
 
 pub(crate) struct Executor<'a, S: Source> {
@@ -171,7 +171,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 None => value,
             };
             let (points, bytes) = match &value {
-                NodeValue::Rows(rows) => (rows.points(), rows.bytes()),
+                NodeValue::Rows(rows) => (rows.cost(), rows.bytes()),
                 NodeValue::Scalar(Scalar::Steps(values)) => {
                     (values.len() as u64, 8 * values.len() as u64)
                 }
@@ -281,7 +281,11 @@ impl<'a, S: Source> Executor<'a, S> {
 
     fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
         self.session.counted = self.plan.node(id).counted;
-        let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
+        let input = Stored {
+            source: self.source,
+            series: &self.series[self.selection(id)],
+            statistics_only: self.plan.node(id).statistics_only,
+        };
         let view = self.plan.view(id);
         let leaf = match (self.plan.node(id).extension, emit) {
             (Some(extension), Emit::Value) => {
@@ -312,13 +316,11 @@ impl<'a, S: Source> Executor<'a, S> {
             scalars.into_iter().map(|arg| self.take_scalar(arg)).collect();
         let call = WindowCall {
             id: function.id,
-            name: function.name,
             view: self.plan.view(range),
             extension: self.plan.node(range).extension,
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
-            call_span: self.span(id),
         };
         if let Some(extension) = call.extension {
             extension.check(function.id, function.name)?;
@@ -326,8 +328,11 @@ impl<'a, S: Source> Executor<'a, S> {
         self.session.counted = self.plan.node(id).counted;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
-                let series = &self.series[self.selection(*selector)];
-                let input = Stored { source: self.source, series };
+                let input = Stored {
+                    source: self.source,
+                    series: &self.series[self.selection(*selector)],
+                    statistics_only: self.plan.node(*selector).statistics_only,
+                };
                 leaf::run(&input, Leaf::Window(call), sink, &mut self.session)
             }
             NodeKind::Subquery(subquery) => {
@@ -347,7 +352,6 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 
     fn unary(&mut self, op: UnaryOp, operand: NodeId) -> Result<NodeValue, QueryError> {
-        let span = self.span(operand);
         Ok(match (op, self.take(operand)) {
             (UnaryOp::Plus, value) => value,
             (UnaryOp::Minus, NodeValue::Scalar(Scalar::Constant(value))) => {
@@ -358,10 +362,10 @@ impl<'a, S: Source> Executor<'a, S> {
                 NodeValue::Scalar(Scalar::Steps(values))
             }
             (UnaryOp::Minus, NodeValue::Rows(mut rows)) => {
-                if rows.has_histograms() {
-                    return Err(histograms_unsupported(&self.session, "-", span));
-                }
                 instant::for_each_value(&mut rows, self.session.budget, |value, _| -value);
+                for (_, histogram) in rows.histograms.iter_mut().flatten() {
+                    Arc::make_mut(histogram).scale(-1.0);
+                }
                 NodeValue::Rows(self.renamed(rows)?)
             }
             (UnaryOp::Minus, NodeValue::Text(_)) => unreachable!("the parser checks types"),
@@ -397,8 +401,7 @@ impl<'a, S: Source> Executor<'a, S> {
             (NodeValue::Scalar(scalar), NodeValue::Rows(rows)) => (rows, scalar, true),
             _ => unreachable!("the parser checks types"),
         };
-        let rows = operator::vector_and_scalar(binary, rows, &scalar, swapped, span, session)?;
-        let rows = operator::without_histograms(rows);
+        let rows = operator::vector_and_scalar(binary, rows, &scalar, swapped, span, session);
         Ok(NodeValue::Rows(match operator::drops_name(binary) {
             true => self.renamed(rows)?,
             false => rows,
@@ -423,7 +426,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 let label = label.ok_or_else(|| {
                     QueryError::Execution(format!("invalid label name {}", quote(&written)))
                 })?;
-                ranked::count_values(aggregate, &rows, label, span, &mut self.session)
+                ranked::count_values(aggregate, &rows, label, self.session.budget)
             }
             AggregateOp::Quantile => {
                 let spans = (span, self.span(self.plan.strip(parameter)));
@@ -455,18 +458,18 @@ impl<'a, S: Source> Executor<'a, S> {
         span: Span,
     ) -> Result<Rows, QueryError> {
         let grouping = Grouping::new(aggregate, false);
-        let mut groups = Groups::new(aggregate.op, rows.steps);
+        let mut groups = Groups::new(aggregate.op, rows.steps, span);
+        let annotations = &mut self.session.annotations;
         let mut key = Vec::new();
         let mut pace = self.session.budget.pace();
         let mut memory = self.session.budget.growing();
         for row in aggregate::order_of_addition(&rows) {
             pace.step(rows.steps)?;
-            leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
             let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
-            groups.add_series(&grouping, &rows.meta[row], &mut key, points);
+            groups.add_series(&grouping, &rows.meta[row], &mut key, points, annotations);
             memory.to(groups.bytes())?;
         }
-        Ok(groups.finish())
+        Ok(groups.finish(annotations))
     }
 
     /// The samples of a range vector, for an instant query that is one; sorted by labels.
@@ -492,41 +495,44 @@ impl<'a, S: Source> Executor<'a, S> {
         let (view, extension) = (self.plan.view(selector), self.plan.node(selector).extension);
         let end_ms = view.times.last_ms();
         let start_ms = end_ms.saturating_sub(view.window_ms);
-        let mut samples = Samples::default();
+        let mut series = Series::default();
         let mut matrix = Vec::new();
-        let selected = &self.series[self.selection(selector)];
+        let all = &self.series[self.selection(selector)];
         let budget = self.session.budget;
-        let order =
-            sort::order_by(selected.len(), budget, |a, b| selected[a].0.cmp(&selected[b].0));
+        let order = sort::order_by(all.len(), budget, |a, b| all[a].0.cmp(&all[b].0));
         let mut memory = budget.growing();
-        for (labels, series) in order.into_iter().map(|at| &selected[at]) {
+        for (labels, selected) in order.into_iter().map(|at| &all[at]) {
             budget.check()?;
             self.source
-                .read(series, &mut samples)
+                .read(selected, &mut series.samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
+            series.set_stored(false);
             let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
             if let Some(extension) = extension {
-                found.floats = extended::range_vector(extension, (start_ms, end_ms), &samples)?;
-                samples.clear();
+                found.floats =
+                    extended::range_vector(extension, (start_ms, end_ms), &series.samples)?;
+                series.clear();
             }
-            for (row, &timestamp) in samples.timestamps.iter().enumerate() {
-                if timestamp <= start_ms || timestamp > end_ms {
+            let mut histograms = 0;
+            for row in 0..series.samples.len() {
+                let histogram = series.histogram_rows().get(histograms) == Some(&(row as u32));
+                histograms += usize::from(histogram);
+                let timestamp = series.samples.timestamps[row];
+                if timestamp <= start_ms || timestamp > end_ms || series.is_stale(row as u32) {
                     continue;
                 }
-                match samples.histogram(row) {
-                    Some(histogram) if is_stale_nan(histogram.sum) => {}
-                    Some(histogram) => {
-                        found.histograms.push((timestamp, histogram.clone().into()));
-                    }
-                    None if is_stale_nan(samples.values[row]) => {}
-                    None => found.floats.push((timestamp, samples.values[row])),
+                if histogram {
+                    found.histograms.push((timestamp, series.histogram(histograms - 1)));
+                } else {
+                    found.floats.push((timestamp, series.samples.values[row]));
                 }
             }
-            let count = (found.floats.len() + found.histograms.len()) as u64;
-            budget.hold(count)?;
-            memory.by(count * size_of::<(i64, f64)>() as u64)?;
-            self.session.sample_count.add(self.plan.node(selector).counted, count, |_| count);
-            if count > 0 {
+            let sizes = found.histograms.iter().map(|(_, histogram)| histogram.size_in_samples());
+            let cost = found.floats.len() as u64 + sizes.sum::<u64>();
+            budget.hold(cost)?;
+            memory.by(cost * size_of::<(i64, f64)>() as u64)?;
+            self.session.sample_count.add(self.plan.node(selector).counted, cost, |_| cost);
+            if cost > 0 {
                 matrix.push(found);
             }
         }
@@ -559,7 +565,7 @@ pub(crate) fn series_of(
     grid: crate::plan::Grid,
     budget: &Budget,
 ) -> Result<Vec<MatrixSeries>, QueryError> {
-    budget.expect_bytes(rows.points().saturating_mul(size_of::<(i64, f64)>() as u64))?;
+    budget.expect_bytes(rows.cost().saturating_mul(size_of::<(i64, f64)>() as u64))?;
     let labels = |row: usize| &rows.meta[row].labels;
     let order = sort::order_by(rows.len(), budget, |a, b| labels(a).cmp(labels(b)));
     let mut matrix = Vec::with_capacity(rows.len());
@@ -597,11 +603,10 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
         budget,
         sample_count: &SampleCount::default(),
         counted: Counted::EachStep,
-        text: "",
         delayed: false,
         use_start_timestamps: false,
         type_and_unit_labels: false,
         first_step: 0,
-        has_typed_series: false,
+        is_of_its_range: false,
     });
 }

@@ -16,6 +16,7 @@ pub(crate) mod duration;
 pub(crate) mod extension;
 pub(crate) mod info;
 mod invariance;
+mod statistics;
 
 use std::collections::HashSet;
 
@@ -121,6 +122,8 @@ pub(crate) struct PlanNode {
     pub(crate) extension: Option<Extension>,
     /// Of vector selectors and of `info()`: which of the selections is theirs.
     pub(crate) selection: Option<usize>,
+    /// Of histograms, only count and sum are needed.
+    pub(crate) statistics_only: bool,
 }
 
 #[derive(Debug)]
@@ -165,6 +168,7 @@ impl<'e> Plan<'e> {
             view: None,
             extension: None,
             selection: None,
+            statistics_only: false,
         };
         let nodes = vec![blank; expr.nodes.len()];
         let selections = Vec::new();
@@ -176,6 +180,10 @@ impl<'e> Plan<'e> {
         plan.set_counted();
         plan.fuse();
         plan.select()?;
+        let statistics_only = statistics::only(&plan);
+        for (node, only) in plan.nodes.iter_mut().zip(statistics_only) {
+            node.statistics_only = only;
+        }
         Ok(plan)
     }
 

@@ -146,10 +146,14 @@ fn counter(scrapes: &[(i64, bool)], young: bool, choices: &mut Choices) -> Vec<(
     })
 }
 
+/// The largest is one of a sign and has a square, so that sums of such differ by rounding only;
+/// none is subnormal, of which Go's logarithm is wrong.
+const EXTREMES: [f64; 6] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 1e-300, 1e150];
+
 fn gauge(scrapes: &[(i64, bool)], choices: &mut Choices) -> Vec<(i64, Value)> {
     samples(scrapes, |_| {
         Value::Float(match choices.below(50) {
-            49 => choices.pick(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 1e-300]),
+            49 => choices.pick(&EXTREMES),
             _ => f64::from(choices.below(2000)) / 37.0 - 5.0,
         })
     })

@@ -79,13 +79,20 @@ impl Writer<'_> {
             true => "sizes",
             false => self.choices.pick(&METRICS),
         };
-        let matcher = match self.choices.below(8) {
+        let matcher = match self.choices.below(16) {
             1 => "job=\"api\"",
             2 => "job!=\"api\"",
             3 => "instance=~\"host-[0-2]\"",
             4 => "code!~\"2..\"",
             5 => "le=~\"0.1|.Inf\"",
             6 => "job=~\".+\",instance!=\"host-1\"",
+            8 => "instance=~`host-\\d`,job!~\"d.\"",
+            9 => "job=~\"(?i)API|(web)\"",
+            10 => "instance!~\".*-[[:digit:]]|x*\"",
+            11 => "code=~\"(2|5)0{2}|\"",
+            12 => "le!~`0\\.\\d|\\+Inf`",
+            13 => "instance=~\".+-(0|2|4)\"",
+            14 => "nothing=~\"|a\",job=~\"a.*i|.*b\"",
             7 => return format!("{{__name__=~\"{metric}|up\",job=~\"a.*|db\"}}"),
             _ => return metric.to_owned(),
         };
@@ -245,12 +252,26 @@ impl Writer<'_> {
     fn function(&mut self, depth: u32) -> String {
         const FUNCTIONS: [&str; 10] =
             ["abs", "ceil", "sgn", "exp", "ln", "sqrt", "atan", "floor", "deg", "hour"];
+        const OTHERS: [&str; 12] = [
+            "log2",
+            "log10",
+            "cos",
+            "tanh",
+            "rad",
+            "minute",
+            "day_of_week",
+            "days_in_month",
+            "year",
+            "sort",
+            "absent",
+            "asin",
+        ];
         let operand = self.vector(depth);
         if self.grammar.gated && self.choices.once_in(8) {
             let labels = self.choices.pick(&["", ",version=~\"1.0\"", ",version=~\".*\""]);
             return format!("info({operand}, {{__name__=\"build_info\"{labels}}})");
         }
-        match self.choices.below(16) {
+        match self.choices.below(20) {
             10 => format!("clamp({operand}, -1, 30)"),
             11 => format!("round({operand}, 0.5)"),
             12 => {
@@ -260,6 +281,9 @@ impl Writer<'_> {
             14 => format!("-({operand})"),
             15 if self.grammar.time => format!("timestamp({operand})"),
             15 => format!("absent({operand})"),
+            16 => format!("clamp_min({operand}, {})", self.scalar()),
+            17 => format!("clamp_max({operand}, {})", self.scalar()),
+            18 | 19 => format!("{}({operand})", self.choices.pick(&OTHERS)),
             9 if self.grammar.natives => {
                 let function = self.choices.pick(&["count", "sum", "avg", "stddev"]);
                 format!("histogram_{function}({operand})")

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use icecore_query::engine::QueryStats;
+use icecore_query::histogram::FloatHistogram;
 use icecore_query::value::{MatrixSeries, Point, Value};
-use icecore_storage::metrics::histogram::Histogram;
 
 use crate::http::histogram_json::push_histogram;
 use crate::http::json::{push_float, push_labels, push_string, push_timestamp};
@@ -168,7 +168,7 @@ fn push_float_point(out: &mut Vec<u8>, timestamp: i64, value: f64) {
     out.push(b']');
 }
 
-fn push_histogram_point(out: &mut Vec<u8>, timestamp: i64, histogram: &Histogram) {
+fn push_histogram_point(out: &mut Vec<u8>, timestamp: i64, histogram: &FloatHistogram) {
     out.push(b'[');
     push_timestamp(out, timestamp);
     out.push(b',');
@@ -203,9 +203,9 @@ fn push_stats(out: &mut Vec<u8>, times: &QueryTimes, stats: &QueryStats) {
 mod tests {
     use std::sync::Arc;
 
+    use icecore_query::histogram::Schema;
     use icecore_query::value::VectorSample;
     use icecore_storage::labels::Labels;
-    use icecore_storage::metrics::histogram::{Counts, ResetHint};
 
     use super::*;
 
@@ -220,17 +220,9 @@ mod tests {
         Labels::from_pairs([("__name__", "up"), ("job", "a\"b")]).unwrap()
     }
 
-    fn histogram() -> Arc<Histogram> {
-        Arc::new(Histogram {
-            schema: 0,
-            zero_threshold: 0.0,
-            sum: 1.5,
-            reset_hint: ResetHint::Unknown,
-            positive_spans: vec![],
-            negative_spans: vec![],
-            counts: Counts::Integer { count: 2, zero_count: 0, positive: vec![], negative: vec![] },
-            custom_values: vec![],
-        })
+    fn histogram() -> Arc<FloatHistogram> {
+        let empty = FloatHistogram::empty(Schema::Exponential(0));
+        Arc::new(FloatHistogram { count: 2.0, sum: 1.5, ..empty })
     }
 
     #[test]

@@ -24,7 +24,6 @@ mod client;
 mod write_request;
 
 #[path = "../../../query/tests/generate/mod.rs"]
-#[expect(dead_code, reason = "the tests of the engine use all of it")]
 mod generate;
 
 mod answers;

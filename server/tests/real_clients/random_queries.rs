@@ -176,7 +176,8 @@ impl Pair {
     }
 
     /// Whether answers that differ do so because a sum has another last digit: what differs is made
-    /// of what does not by something that magnifies it.
+    /// of what does not by something that magnifies it. Prometheus adds in any order, so that asked
+    /// again it may agree.
     fn is_rounding(&self, expr: &Expr, id: NodeId, when: &When) -> bool {
         let kind = &expr.node(id).kind;
         let differs = |id: NodeId| match &expr.node(id).kind {
@@ -187,7 +188,7 @@ impl Pair {
         };
         let mut differing = children(kind).into_iter().filter(|id| differs(*id)).peekable();
         match differing.peek() {
-            None => magnifies(kind),
+            None => all_below(expr, id).any(|id| magnifies(&expr.node(id).kind)),
             Some(_) => differing.all(|id| self.is_rounding(expr, id, when)),
         }
     }
@@ -246,7 +247,8 @@ fn float((time, value): &(i64, Value)) -> (i64, f64) {
 /// - `atan2` with a number keeps the name of the metric in 2.42;
 /// - sums and averages have other last digits, which `count_values` makes labels of;
 /// - the deviation of one infinite value is 0 in 2.42, and sums over time that overflow, as those
-///   of `exp` do, are not a number.
+///   of `exp` do, are not a number; Go's logarithm and power of subnormal numbers, which `exp` makes,
+///   are wrong.
 fn differs_by_design(expr: &Expr) -> bool {
     expr.nodes.iter().any(|node| match &node.kind {
         NodeKind::Call { function, args } if ["rate", "increase"].contains(&function.name) => {
@@ -258,7 +260,12 @@ fn differs_by_design(expr: &Expr) -> bool {
         NodeKind::Subquery(subquery) => all_below(expr, subquery.expr)
             .any(|id| matches!(&expr.node(id).kind, NodeKind::Subquery(_))),
         NodeKind::Call { function, .. } if function.name == "exp" => {
-            expr.nodes.iter().any(|node| matches!(node.kind, NodeKind::Subquery(_)))
+            expr.nodes.iter().any(|node| match &node.kind {
+                NodeKind::Subquery(_) => true,
+                NodeKind::Binary(binary) => binary.op == BinaryOp::Pow,
+                NodeKind::Call { function, .. } => function.name.starts_with('l'),
+                _ => false,
+            })
         }
         NodeKind::Binary(binary) => binary.op == BinaryOp::Atan2 && binary.matching.is_none(),
         NodeKind::Aggregate(aggregate) => match aggregate.op {
@@ -315,7 +322,7 @@ fn is_selector_of(metrics: &[&str], expr: &Expr, id: NodeId) -> bool {
 /// Whether an operand with another last digit may make quite another value. Of zeros even the sign
 /// may differ.
 fn magnifies(kind: &NodeKind) -> bool {
-    const FUNCTIONS: [&str; 13] = [
+    const FUNCTIONS: [&str; 14] = [
         "floor",
         "ceil",
         "round",
@@ -327,6 +334,7 @@ fn magnifies(kind: &NodeKind) -> bool {
         "delta",
         "idelta",
         "irate",
+        "cos",
         "stddev_over_time",
         "stdvar_over_time",
     ];
