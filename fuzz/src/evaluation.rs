@@ -12,6 +12,7 @@ use icecore_storage::metrics::sample::{Samples, stale_nan};
 
 use crate::generate::choices::Choices;
 use crate::generate::data::{self, Extent, Value};
+use crate::generate::query::{self, Grammar};
 
 /// Longer queries take longer, which says nothing.
 const QUERY_BYTES_MAX: usize = 4 << 10;
@@ -30,7 +31,27 @@ const EXTENT: Extent =
 /// The first byte says when to ask, the rest is the query.
 pub fn evaluation(bytes: &[u8]) {
     let Some((when, text)) = bytes.split_first() else { return };
-    let Ok(text) = std::str::from_utf8(&text[..text.len().min(QUERY_BYTES_MAX)]) else { return };
+    if let Ok(text) = std::str::from_utf8(&text[..text.len().min(QUERY_BYTES_MAX)]) {
+        evaluate(*when, text);
+    }
+}
+
+/// The first byte says when to ask, the rest is the choices of a generator of queries.
+pub fn generated_query(bytes: &[u8]) {
+    let Some((when, choices)) = bytes.split_first() else { return };
+    let choices = choices.iter().map(|byte| u32::from(*byte)).collect();
+    let at = (START_MS / 1000, START_MS / 1000 + 900);
+    let everything = Grammar {
+        at: Some(at),
+        extended_selectors: true,
+        natives: true,
+        gated: true,
+        ..Grammar::COMMON
+    };
+    evaluate(*when, &query::vector(everything, &mut Choices::new(choices)));
+}
+
+fn evaluate(when: u8, text: &str) {
     let Ok(expr) = parse(text, ParserOptions::ALL) else { return };
     let engine = Engine::new(EngineOptions {
         max_samples: SAMPLES_MAX,

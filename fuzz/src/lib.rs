@@ -14,7 +14,7 @@ mod generate;
 
 use std::sync::Arc;
 
-pub use evaluation::evaluation;
+pub use evaluation::{evaluation, generated_query};
 
 use bytes::Bytes;
 use icecore_ingest::{Encoding, remote_write as remote_write_1};
@@ -38,7 +38,7 @@ use icecore_storage::wal::record::BatchRecord;
 /// A target and its name, which is that of its folder in `seeds/`.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("remote_write", remote_write),
     ("decimal", decimal),
     ("timestamps", timestamps),
@@ -49,6 +49,7 @@ pub const TARGETS: [Target; 12] = [
     ("damaged_directory", damaged_directory),
     ("promql", promql),
     ("evaluation", evaluation),
+    ("generated_query", generated_query),
     ("regex", regex),
     ("regex_dialects", regex_dialects),
 ];
