@@ -29,7 +29,7 @@ pub(super) struct Bucket {
 #[derive(Debug)]
 pub(super) struct Classic {
     pub(super) meta: SeriesMeta,
-    buckets: Vec<(f64, usize)>,
+    pub(crate) buckets: Vec<(f64, usize)>,
     /// Steps at which it is not evaluated.
     pub(super) left_out: HashSet<u32>,
 }
