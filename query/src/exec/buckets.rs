@@ -76,6 +76,7 @@ pub(crate) fn evaluate(
     let (mut classics, ordinals) = classics(rows, span, session);
     let natives = natives(rows, &mut classics, &ordinals, span, session);
     let mut output = Rows::new(rows.steps);
+    let budget = session.budget;
     let mut answers = Answers { rows, grid, span, output: &mut output, session };
     match question {
         Question::Quantiles(quantiles, label) => {
@@ -86,7 +87,7 @@ pub(crate) fn evaluate(
         Question::Fraction(lower, upper) => answers.fractions(lower, upper, &natives, &classics)?,
     }
     match question {
-        Question::Quantiles(_, Some(_)) => output.unify(),
+        Question::Quantiles(_, Some(_)) => output.unify(budget),
         _ => Ok(output),
     }
 }
@@ -223,9 +224,11 @@ impl Answers<'_, '_> {
         mut value: impl FnMut(&mut Self, usize, &mut [Bucket]) -> f64,
     ) -> Result<Vec<(usize, f64)>, QueryError> {
         self.session.budget.check()?;
+        let mut pace = self.session.budget.pace();
         let mut buckets = Vec::new();
         let mut values = Vec::new();
         for step in 0..self.rows.steps {
+            pace.step(classic.buckets.len())?;
             collect(classic, self.rows, step, &mut buckets);
             if !buckets.is_empty() && !classic.left_out.contains(&(step as u32)) {
                 values.push((step, value(self, step, &mut buckets)));
