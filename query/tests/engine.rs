@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions, selectors};
+use icecore_query::functions::FUNCTIONS;
 use icecore_query::histogram::FloatHistogram;
+use icecore_query::parser::ast::ValueType;
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::{MatrixSeries, Point, Value};
@@ -495,6 +497,32 @@ fn a_range_query_is_an_instant_query_at_every_step() {
     }
 }
 
+#[test]
+fn every_function_and_aggregation_is_there() {
+    let argument = |value_type| match value_type {
+        ValueType::Scalar => "0.5",
+        ValueType::String => "\"a\"",
+        ValueType::InstantVector => "x",
+        ValueType::RangeVector => "x[5m]",
+    };
+    let calls = FUNCTIONS.iter().map(|function| {
+        let args = function.args.iter().take(function.min_args());
+        let args: Vec<&str> = args.map(|arg| argument(*arg)).collect();
+        format!("{}({})", function.name, args.join(", "))
+    });
+    let plain = ["sum", "avg", "count", "min", "max", "group", "stddev", "stdvar"];
+    let with_parameter = ["topk", "bottomk", "quantile", "limitk", "limit_ratio"];
+    let aggregations = plain.iter().map(|op| format!("{op}(x)"));
+    let aggregations = aggregations.chain(with_parameter.iter().map(|op| format!("{op}(1, x)")));
+    for samples in [Memory::default(), Memory::default().with("__name__=x", &[1.0, 2.0, 4.0])] {
+        for query in calls.clone().chain(aggregations.clone()) {
+            for times in [(20_000, 20_000, 0), (0, 20_000, 10_000)] {
+                run(&samples, &query, times).unwrap_or_else(|error| panic!("{query}: {error}"));
+            }
+        }
+    }
+}
+
 /// A source without end, or of series without end: it counts what is asked of it and raises a flag
 /// on the way.
 #[derive(Default)]
@@ -523,7 +551,8 @@ impl Source for Endless {
                 self.cancelled.store(true, Ordering::Relaxed);
             }
             let number = selected.len().to_string();
-            let labels = Labels::from_pairs([("__name__", "x"), ("n", &number)]).expect("two names");
+            let labels =
+                Labels::from_pairs([("__name__", "x"), ("n", &number)]).expect("two names");
             selected.push((labels, selected.len()));
             if selected.len().is_multiple_of(100) {
                 self.charged.fetch_add(100 * 1024, Ordering::Relaxed);

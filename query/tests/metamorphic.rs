@@ -38,6 +38,7 @@ const RANGE: When =
 const GRAMMAR: Grammar = Grammar {
     at: Some((START_MS / 1000, START_MS / 1000 + 2400)),
     extended_selectors: true,
+    natives: true,
     gated: true,
     ..Grammar::COMMON
 };

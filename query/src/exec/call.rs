@@ -136,10 +136,7 @@ impl<S: Source> Executor<'_, S> {
                 None => Ok(date_of_steps(date, grid)),
             },
             other => {
-                let Some(f) = instant::map_of(other) else {
-                    let text = format!("{}() is not supported yet", function.name);
-                    return Err(QueryError::Execution(text));
-                };
+                let f = instant::map_of(other).expect("what is left maps values");
                 let mut rows = self.take_rows(args[0]);
                 instant::map(&mut rows, f, self.session.budget);
                 self.renamed(rows)
