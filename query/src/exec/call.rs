@@ -4,7 +4,7 @@ use icecore_storage::labels::{Labels, METRIC_NAME};
 use icecore_storage::matcher::MatchOp;
 
 use crate::engine::QueryError;
-use crate::exec::buckets::{self, Question};
+use crate::exec::distribution::{self, Question};
 use crate::exec::leaf::Sink;
 use crate::exec::rows::{SeriesMeta, full_bitmap, set_bit, words};
 use crate::exec::select::Emit;
@@ -171,7 +171,8 @@ impl<S: Source> Executor<'_, S> {
             fraction => fraction,
         };
         let rows = self.take_rows(args[vector]);
-        let rows = buckets::evaluate(&question, &rows, grid, spans[vector], &mut self.session)?;
+        let rows =
+            distribution::evaluate(&question, &rows, grid, spans[vector], &mut self.session)?;
         self.renamed(rows)
     }
 

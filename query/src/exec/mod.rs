@@ -12,6 +12,7 @@ mod blocks;
 mod buckets;
 mod budget;
 mod call;
+mod distribution;
 mod extended;
 mod failure;
 mod fill;
