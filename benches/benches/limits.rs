@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use icecore_benches::process::cpu_seconds;
 use icecore_query::cache::ResultCache;
 use icecore_query::engine::{Engine, EngineOptions, QueryOptions};
 use icecore_query::parser::{self, ParserOptions};
@@ -129,14 +130,9 @@ fn refreshes(db: &Db, all: &[Labels]) -> Result<()> {
     Ok(())
 }
 
-/// User and system time of the process.
+/// User and system time of the process, to 10 ms.
 fn process_cpu() -> Result<Duration> {
-    let mut total = 0;
-    for task in std::fs::read_dir("/proc/self/task")? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        total += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(total))
+    Ok(Duration::from_secs_f64(cpu_seconds(std::process::id())?))
 }
 
 fn cancellations(db: &Db) -> Result<()> {
