@@ -9,7 +9,6 @@
 
 mod evaluation;
 #[path = "../../query/tests/generate/mod.rs"]
-#[expect(dead_code, reason = "the tests of the engine use all of it")]
 mod generate;
 
 use std::sync::Arc;

@@ -113,7 +113,7 @@ impl Regex {
             Form::Set(values) => values.binary_search_by(|known| (**known).cmp(value)).is_ok(),
             Form::Gaps(gaps) => gaps.matches(value),
             Form::Automaton { prefix, automaton } => {
-                value.starts_with(&**prefix) && automaton.is_match(value)
+                shape::starts_with(value, prefix) && automaton.is_match(value)
             }
         }
     }

@@ -210,10 +210,14 @@ impl Gaps {
 
     /// The first place is the best for each literal: it leaves most to those behind it.
     pub(super) fn matches(&self, value: &str) -> bool {
-        let inner = value.strip_prefix(&*self.prefix);
-        let Some(mut rest) = inner.and_then(|rest| rest.strip_suffix(&*self.suffix)) else {
+        if !starts_with(value, &self.prefix) {
             return false;
-        };
+        }
+        let inner = &value[self.prefix.len()..];
+        if !self.suffix.is_empty() && !inner.ends_with(&*self.suffix) {
+            return false;
+        }
+        let mut rest = &inner[..inner.len() - self.suffix.len()];
         for (gap, literal) in &self.middle {
             let Some(behind) = skipped(rest, *gap) else { return false };
             let Some(at) = literal.find(behind.as_bytes()) else { return false };
@@ -221,6 +225,12 @@ impl Gaps {
         }
         skipped(rest, self.last_gap).is_some()
     }
+}
+
+/// Nothing is not compared: vector instructions take 100 ns to load nothing from nowhere, which is
+/// where an empty `Box` points.
+pub(super) fn starts_with(value: &str, prefix: &str) -> bool {
+    prefix.is_empty() || value.starts_with(prefix)
 }
 
 /// Without its first `count` characters; `None` if it has fewer.
