@@ -158,7 +158,7 @@ impl Groups {
     pub(crate) fn bytes(&self) -> u64 {
         let columns = self.value.len() + self.second.len() + self.count.len();
         let words = columns + self.seen.len() + self.incremental.len();
-        (words * 8 + self.ordinals.len() * 160) as u64
+        (words * 8 + self.ordinals.len() * 160 + self.histograms.bytes()) as u64
     }
 
     /// Adds a row to the group of its labels; `key` is memory for them.
