@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Ordinals};
-use crate::exec::over_time::quantile_of;
+use crate::exec::quantile::quantile_of;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, set_bit, words};
 use crate::exec::{Scalar, Session, histograms_unsupported, label_edit};
 use crate::functions::number::{self, to_i64};

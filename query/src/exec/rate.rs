@@ -136,6 +136,11 @@ fn counter_factor(
     first: f64,
     result: f64,
 ) -> f64 {
+    // The way to zero is `first / result` of the interval, and the way to the window's start is never
+    // above 1.1 of it: for most counters this is the end of the matter.
+    if first > result * 1.2 {
+        return step.factor;
+    }
     let rises = result > 0.0 && first >= 0.0;
     // The division is only made where it may matter; the margin covers the rounding of this test.
     if rises && first * step.sampled_interval <= step.to_start * result * 1.000_001 {
@@ -149,10 +154,16 @@ fn counter_factor(
 
 /// Indices of samples that are less than the one before.
 fn find_resets(values: &[f64], resets: &mut Vec<u32>) {
+    /// Looked at together, which is quicker than one by one; most have no reset.
+    const TOGETHER: usize = 64;
     resets.clear();
-    for (index, pair) in values.windows(2).enumerate() {
-        if pair[1] < pair[0] {
-            resets.push(index as u32 + 1);
+    let (Some(before), Some(after)) = (values.split_last(), values.split_first()) else { return };
+    let chunks = before.1.chunks(TOGETHER).zip(after.1.chunks(TOGETHER));
+    for (start, (before, after)) in (1..).step_by(TOGETHER).zip(chunks) {
+        let pairs = || before.iter().zip(after);
+        if pairs().fold(false, |any, (before, after)| any | (after < before)) {
+            let falls = pairs().enumerate().filter(|(_, (before, after))| after < before);
+            resets.extend(falls.map(|(index, _)| start + index as u32));
         }
     }
 }

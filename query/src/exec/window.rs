@@ -15,7 +15,7 @@ use crate::engine::QueryError;
 use crate::exec::budget::Budget;
 use crate::exec::over_time;
 use crate::exec::rate::{self, RateKind, RateSteps};
-use crate::exec::rows::{RowBuffer, clear_bit, set_bit, words};
+use crate::exec::rows::{RowBuffer, clear_bit, words};
 use crate::exec::{Scalar, Session, histograms_unsupported};
 use crate::functions::FunctionId;
 use crate::parser::ast::Span;
@@ -59,30 +59,31 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
-        self.low.clear();
-        self.high.clear();
-        self.mask.clear();
+        self.low.resize(times.steps, 0);
+        self.high.resize(times.steps, 0);
         self.mask.resize(words(times.steps), 0);
-        self.total = 0;
-        self.largest = 0;
+        let (mut total, mut largest) = (0, 0);
         let (mut low, mut high) = (0, 0);
-        for step in 0..times.steps {
-            let end_ms = times.at(step);
-            let start_ms = end_ms.saturating_sub(window_ms);
-            while high < timestamps.len() && timestamps[high] <= end_ms {
-                high += 1;
-            }
-            while low < high && timestamps[low] <= start_ms {
-                low += 1;
-            }
-            self.low.push(low as u32);
-            self.high.push(high as u32);
-            if high > low {
-                set_bit(&mut self.mask, step);
-                self.total += (high - low) as u64;
-                self.largest = self.largest.max((high - low) as u64);
+        let mut end_ms = times.first_ms;
+        let chunks = self.low.chunks_mut(64).zip(self.high.chunks_mut(64));
+        for ((lows, highs), mask) in chunks.zip(&mut self.mask) {
+            *mask = 0;
+            for (bit, (out_low, out_high)) in lows.iter_mut().zip(highs).enumerate() {
+                let start_ms = end_ms.saturating_sub(window_ms);
+                while high < timestamps.len() && timestamps[high] <= end_ms {
+                    high += 1;
+                }
+                while low < high && timestamps[low] <= start_ms {
+                    low += 1;
+                }
+                (*out_low, *out_high) = (low as u32, high as u32);
+                *mask |= u64::from(high > low) << bit;
+                total += (high - low) as u64;
+                largest = largest.max(high - low);
+                end_ms = end_ms.saturating_add(times.step_ms);
             }
         }
+        (self.total, self.largest) = (total, largest as u64);
     }
 
     pub(crate) fn window(&self, step: usize) -> std::ops::Range<usize> {
@@ -116,9 +117,7 @@ pub(crate) fn evaluate(
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     row.reset(call.view.times.steps);
-    let clean = samples.histograms.is_empty()
-        && !samples.values.iter().any(|value| value.to_bits() == STALE_NAN_BITS);
-    if clean {
+    if samples.histograms.is_empty() && !has_stale(&samples.values) {
         let token = samples.timestamps_token;
         return floats(call, &samples.timestamps, &samples.values, token, scratch, row, session);
     }
@@ -133,6 +132,14 @@ pub(crate) fn evaluate(
     scratch.timestamps = timestamps;
     scratch.values = values;
     result
+}
+
+fn has_stale(values: &[f64]) -> bool {
+    // Many at a time, which is quicker than to stop at the first.
+    let found = |values: &[f64]| {
+        values.iter().fold(false, |found, value| found | (value.to_bits() == STALE_NAN_BITS))
+    };
+    values.chunks(256).any(found)
 }
 
 /// Leaves out stale markers and puts histograms apart.

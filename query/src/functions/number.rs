@@ -58,15 +58,12 @@ pub fn parse(text: &str) -> Option<f64> {
 #[inline(always)]
 pub fn kahan_add(increment: f64, sum: f64, compensation: f64) -> (f64, f64) {
     let total = sum + increment;
-    if total.is_infinite() {
-        return (total, 0.0);
-    }
-    let lost = if sum.abs() >= increment.abs() {
-        (sum - total) + increment
-    } else {
-        (increment - total) + sum
-    };
-    (total, compensation + lost)
+    // Selections, not branches: loops over this are vectors.
+    let sum_is_greater = sum.abs() >= increment.abs();
+    let greater = if sum_is_greater { sum } else { increment };
+    let lesser = if sum_is_greater { increment } else { sum };
+    let compensation = compensation + ((greater - total) + lesser);
+    (total, if total.is_infinite() { 0.0 } else { compensation })
 }
 
 #[cfg(test)]
