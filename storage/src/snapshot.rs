@@ -5,23 +5,23 @@
 //! dropped meanwhile. A series may have samples in the head and in any number of blocks; they are
 //! one series by the identity of their labels, and reading merges them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
-use std::collections::HashMap;
-
+use hashbrown::HashTable;
 use roaring::RoaringBitmap;
 
 use crate::db::Inner;
 use crate::error::{Error, Result};
-use crate::labels::Labels;
+use crate::labels::{self, Labels, SeriesIdentity};
 use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::chunk;
 use crate::metrics::head::Head;
-use crate::metrics::head::read::{ReadView, SharedTimes};
+use crate::metrics::head::read::{HeadCopy, ReadView};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 
@@ -35,11 +35,20 @@ pub(crate) struct Version {
 #[derive(Clone, Debug)]
 pub struct SelectedSeries {
     labels: Labels,
+    selection: Arc<Selection>,
+    /// In the selection's `places`.
+    places: Range<u32>,
+    head: Option<ReadView>,
+}
+
+/// What all series of a selection read from.
+#[derive(Debug)]
+struct Selection {
     range: TimeRange,
     version: Arc<Version>,
-    /// (index into the version's blocks, id there), by time.
-    blocks: Vec<(u32, u32)>,
-    head: Option<ReadView>,
+    /// (index into the version's blocks, id there), series after series and by time.
+    places: Vec<(u32, u32)>,
+    head: HeadCopy,
 }
 
 impl SelectedSeries {
@@ -70,72 +79,78 @@ impl Snapshot {
         let version = self.db.version();
         let mut from_head = Vec::with_capacity(selectors.len());
         for selector in selectors {
+            let mut copy = HeadCopy::new(selector.range);
             let mut found = Vec::new();
-            let mut shared = SharedTimes::default();
             for id in head.index.select(&selector.matchers) {
-                let series = head.series(id);
-                let view = ReadView::of(series, selector.range, &head.columns, &mut shared);
-                if let Some(view) = view {
-                    found.push((head.index.labels(id), view));
+                if let Some(view) = copy.add(head.series(id), &head.columns) {
+                    let (labels, identity) = (head.index.labels(id), head.identity(id));
+                    found.push(FromHead { labels, identity, view });
                 }
             }
-            from_head.push(found);
+            from_head.push((found, copy));
         }
         drop(head);
         let selections = selectors.iter().zip(from_head);
-        selections.map(|(selector, head)| self.join(selector, head, &version)).collect()
+        selections
+            .map(|(selector, (found, copy))| self.join(selector, found, copy, &version))
+            .collect()
     }
 
     /// Adds the blocks' series to those of the head.
     fn join(
         &self,
         selector: &Selector,
-        head: Vec<(Labels, ReadView)>,
+        from_head: Vec<FromHead>,
+        head: HeadCopy,
         version: &Arc<Version>,
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;
-        let one = |labels, blocks, head| SelectedSeries {
-            labels,
-            range,
-            version: version.clone(),
-            blocks,
-            head,
-        };
-        let in_range = |block: &Arc<Block>| block.meta().range.overlaps(range);
-        let overlapping = version.blocks.iter().filter(|block| in_range(block)).count();
-        let mut series: Vec<SelectedSeries> = Vec::new();
+        let overlapping = version.blocks.iter().zip(0..);
+        let overlapping: Vec<(&Arc<Block>, u32)> =
+            overlapping.filter(|(block, _)| block.meta().range.overlaps(range)).collect();
         // Series are joined by identity only where there is something to join.
-        let mut known: HashMap<u128, usize> = HashMap::new();
-        let mut parts = overlapping;
-        for (i, block) in version.blocks.iter().enumerate().filter(|(_, block)| in_range(block)) {
-            let ids = block.select(&selector.matchers)?;
-            let is_first = series.is_empty();
-            let is_only = parts == 1 && head.is_empty();
-            parts -= 1;
-            series.reserve(if is_first { ids.len() as usize } else { 0 });
-            block.visit_labels(&ids, |id, labels| {
-                if is_first && is_only {
-                    series.push(one(labels, vec![(i as u32, id)], None));
-                    return;
-                }
-                let at = *known.entry(labels.identity()).or_insert(series.len());
-                match series.get_mut(at) {
-                    Some(series) => series.blocks.push((i as u32, id)),
-                    None => series.push(one(labels, vec![(i as u32, id)], None)),
-                }
-            })?;
-        }
-        if series.is_empty() {
-            let head = head.into_iter();
-            return Ok(head.map(|(labels, view)| one(labels, Vec::new(), Some(view))).collect());
-        }
-        for (labels, view) in head {
-            match known.get(&labels.identity()) {
-                Some(&at) => series[at].head = Some(view),
-                None => series.push(one(labels, Vec::new(), Some(view))),
+        let joins = overlapping.len() + usize::from(!from_head.is_empty()) > 1;
+        let mut known: HashTable<(SeriesIdentity, u32)> = HashTable::new();
+        let of_low = |(identity, _): &(SeriesIdentity, u32)| *identity as u64;
+        if joins {
+            known.reserve(from_head.len(), of_low);
+            for (one, index) in from_head.iter().zip(0..) {
+                known.insert_unique(one.identity as u64, (one.identity, index), of_low);
             }
         }
-        Ok(series)
+        let (mut labels, mut views): (Vec<Labels>, Vec<Option<ReadView>>) =
+            from_head.into_iter().map(|one| (one.labels, Some(one.view))).unzip();
+        // (series, block, id there), block after block.
+        let mut places: Vec<(u32, u32, u32)> = Vec::new();
+        for (block, number) in overlapping {
+            let ids = block.select(&selector.matchers)?;
+            places.reserve(ids.len() as usize);
+            block.visit_label_bytes(&ids, |id, bytes| {
+                let new = u32::try_from(labels.len()).expect("ids of series are of 32 bits");
+                let index = if joins {
+                    let identity = labels::identity(bytes);
+                    let slot =
+                        known.entry(identity as u64, |(other, _)| *other == identity, of_low);
+                    slot.or_insert((identity, new)).get().1
+                } else {
+                    new
+                };
+                if index == new {
+                    labels.push(Labels::from_pairs_of_an_index(bytes));
+                }
+                places.push((index, number, id));
+            })?;
+        }
+        views.resize(labels.len(), None);
+        let (places, ends) = by_series(&places, labels.len());
+        let version = version.clone();
+        let selection = Arc::new(Selection { range, version, places, head });
+        let mut start = 0;
+        let series = labels.into_iter().zip(views).zip(ends).map(|((labels, head), end)| {
+            let places = std::mem::replace(&mut start, end)..end;
+            SelectedSeries { labels, selection: selection.clone(), places, head }
+        });
+        Ok(series.collect())
     }
 
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
@@ -144,13 +159,16 @@ impl Snapshot {
         into.clear();
         let mut newest = i64::MIN;
         let mut scratch = Samples::default();
-        for (index, id) in &series.blocks {
-            let block = &series.version.blocks[*index as usize];
+        let selection = &series.selection;
+        for (index, id) in
+            &selection.places[series.places.start as usize..series.places.end as usize]
+        {
+            let block = &selection.version.blocks[*index as usize];
             if into.is_empty() || block.meta().range.start_ms > newest {
-                block.read(*id, series.range, into)?;
+                block.read(*id, selection.range, into)?;
             } else {
                 scratch.clear();
-                block.read(*id, series.range, &mut scratch)?;
+                block.read(*id, selection.range, &mut scratch)?;
                 chunk::merge(into, &scratch);
             }
             newest = into.timestamps.last().copied().unwrap_or(i64::MIN);
@@ -162,10 +180,10 @@ impl Snapshot {
             what: format!("{} does not decode", series.labels),
         };
         if into.is_empty() {
-            return view.read(into).ok_or_else(damaged);
+            return selection.head.read(view, into).ok_or_else(damaged);
         }
         scratch.clear();
-        view.read(&mut scratch).ok_or_else(damaged)?;
+        selection.head.read(view, &mut scratch).ok_or_else(damaged)?;
         let token = match (into.timestamps_token, scratch.timestamps_token) {
             (a, b) if a != 0 && b != 0 => (a.rotate_left(23) ^ b).max(1),
             _ => 0,
@@ -318,6 +336,32 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+/// A series as the head has it.
+struct FromHead {
+    labels: Labels,
+    identity: SeriesIdentity,
+    view: ReadView,
+}
+
+/// Places (series, block, id), which are block after block, put series after series: block and id
+/// of each, and where those of each series end.
+fn by_series(places: &[(u32, u32, u32)], series: usize) -> (Vec<(u32, u32)>, Vec<u32>) {
+    let mut ends = vec![0u32; series];
+    places.iter().for_each(|(index, _, _)| ends[*index as usize] += 1);
+    let mut next = 0;
+    for end in &mut ends {
+        // Where the next of the series goes, and in the end that of its last place plus 1.
+        next += std::mem::replace(end, next);
+    }
+    let mut sorted = vec![(0, 0); places.len()];
+    for (index, block, id) in places {
+        let at = &mut ends[*index as usize];
+        sorted[*at as usize] = (*block, *id);
+        *at += 1;
+    }
+    (sorted, ends)
 }
 
 /// The greatest contributors to the head's cardinality, greatest first.

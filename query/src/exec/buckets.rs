@@ -117,7 +117,7 @@ fn classics(rows: &Rows, span: Span, session: &mut Session<'_>) -> Vec<Classic> 
             continue;
         };
         key.clear();
-        label_edit::write_filtered(&meta.labels, &mut key, |name| name != BUCKET_LABEL);
+        label_edit::write_filtered(&meta.labels, &mut key, |name| name != BUCKET_LABEL.as_bytes());
         let at = *known.entry(key.clone()).or_insert(histograms.len());
         if at == histograms.len() {
             let labels = label_edit::from_bytes(&key);

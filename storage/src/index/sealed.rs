@@ -516,7 +516,7 @@ impl PairTexts {
                 dictionary.value(name, code - 1, &mut self.value)?;
                 let value = std::str::from_utf8(&self.value).expect("the dictionary gives UTF-8");
                 let start = self.bytes.len();
-                labels::push_pair(&mut self.bytes, &name.text, value);
+                labels::push_pair(&mut self.bytes, &*name.text, value);
                 let place = start..self.bytes.len();
                 let rehash = |(number, _): &(u32, Range<usize>)| hash(*number);
                 self.places.insert_unique(hash(number), (number, place.clone()), rehash);
