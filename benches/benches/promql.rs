@@ -257,8 +257,7 @@ fn run_to_count(directory: &Path) -> Result<()> {
     for query in QUERIES.iter().filter(|query| place.has(query) && query.text.contains(&only)) {
         // Pages are checked once, and memory is had once.
         ask(query, &snapshot)?;
-        // On the pool's only thread, or what it does would not be counted.
-        rayon::scope(|_| query_to_count(query, &snapshot))?;
+        query_to_count(query, &snapshot)?;
     }
     Ok(())
 }
@@ -273,6 +272,7 @@ fn counted(directory: &Path, place: &Place, only: &str) -> Result<Vec<f64>> {
         .arg(std::env::current_exe()?)
         .env(COUNT_IN, directory)
         .env(COUNT_ONLY, only)
+        // What other threads do would not be counted.
         .env("RAYON_NUM_THREADS", "1")
         .status()
         .context("running valgrind")?;

@@ -23,6 +23,7 @@ use icecore_storage::limits::Limits;
 use icecore_storage::matcher::{MatchOp, Matcher};
 use icecore_storage::metrics::batch::Batch;
 use icecore_storage::metrics::sample::Samples;
+use icecore_storage::regex::{CapturingRegex, Extent, Regex};
 use icecore_storage::snapshot::Selector;
 use icecore_storage::time::TimeRange;
 use icecore_storage::wal::record::BatchRecord;
@@ -30,7 +31,7 @@ use icecore_storage::wal::record::BatchRecord;
 /// A target and its name, which is that of its folder in `seeds/`.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("remote_write", remote_write),
     ("decimal", decimal),
     ("timestamps", timestamps),
@@ -40,6 +41,8 @@ pub const TARGETS: [Target; 9] = [
     ("sealed_index", sealed_index),
     ("damaged_directory", damaged_directory),
     ("promql", promql),
+    ("regex", regex),
+    ("regex_dialects", regex_dialects),
 ];
 
 /// A request body in each encoding: columns of a batch agree, and rows have a series.
@@ -255,6 +258,47 @@ pub fn promql(bytes: &[u8]) {
     for text in [&printed, &prettify(&expr)] {
         let again = parse_bytes(text.as_bytes(), ParserOptions::ALL);
         assert_eq!(again.map(|again| again.to_string()).as_ref(), Ok(&printed), "of {text}");
+    }
+}
+
+/// Text as a pattern; a newline parts it from a value. What is said about the values that match is
+/// true of this one.
+pub fn regex(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 << 10)]);
+    let (pattern, value) = text.split_once('\n').unwrap_or((&text, ""));
+    let Ok(regex) = Regex::new(pattern) else { return };
+    for value in [value, "", pattern] {
+        let matches = regex.is_match(value);
+        let possible = match regex.extent() {
+            Extent::Everything => matches,
+            Extent::NonEmpty => matches != value.is_empty(),
+            Extent::Values(values) => matches == values.iter().any(|known| **known == *value),
+            Extent::Prefix(prefix) => !matches || value.starts_with(prefix),
+        };
+        assert!(possible, "{pattern:?} on {value:?}");
+        // Where the anchors put around a pattern are closed by it, it has another meaning.
+        if let Ok(capturing) = CapturingRegex::new(pattern) {
+            let mut captures = capturing.create_captures();
+            assert_eq!(capturing.captures(value, &mut captures), matches, "{pattern:?} {value:?}");
+        }
+    }
+}
+
+/// Patterns of what means the same to Go and to Rust's crate, and values: both say the same.
+pub fn regex_dialects(bytes: &[u8]) {
+    const PARTS: &str = r"a b ab é . .* .+ ( (?: (?i: (?P<n> ) ) ) | | * + {0,1} *? {2} {0,2} {1,} [ab] [^a] [b-x] [é-ü] ^ $ [[:alpha:]] \. \n";
+    let parts: Vec<&str> = PARTS.split(' ').collect();
+    let (pattern, values) = bytes.split_at(bytes.len() / 2);
+    let pattern = pattern.iter().take(64).map(|byte| parts[usize::from(*byte) % parts.len()]);
+    let pattern: String = pattern.collect();
+    let Ok(regex) = Regex::new(&pattern) else { return };
+    // That crate wants names to be unique.
+    let theirs = format!("^(?s:{})$", pattern.replace("?P<n>", ""));
+    let theirs = regex_automata::meta::Regex::new(&theirs).expect("Go's dialect is the stricter");
+    for value in values.chunks(8) {
+        const CHARS: [char; 8] = ['a', 'b', 'A', 'é', 'É', 'x', '.', '\n'];
+        let value: String = value.iter().map(|byte| CHARS[usize::from(byte % 8)]).collect();
+        assert_eq!(regex.is_match(&value), theirs.is_match(&value), "{pattern} {value:?}");
     }
 }
 

@@ -1,8 +1,9 @@
 //! Annotations: what a query has to say beside its value, in Prometheus's words.
 //!
 //! A **warning** tells that a result may be wrong, an **info** that a query may be. Annotations are
-//! equal if their texts are, without the position; the first one's position is kept. They are
-//! rendered as `PromQL warning: text (line:column)`, both counted from 1 in bytes.
+//! equal if their texts are, without the position; that of the node which is evaluated first is
+//! kept. They are listed by node, then by text, so that neither the order of series nor that of
+//! steps shows. They are rendered as `PromQL warning: text (line:column)`, both counted from 1 in bytes.
 
 use std::collections::HashMap;
 
@@ -54,8 +55,10 @@ impl ForcedMonotonicity {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Entry {
+    /// The node whose evaluation it is about.
+    node: u32,
     kind: Kind,
     text: String,
     span: Span,
@@ -65,17 +68,29 @@ struct Entry {
 /// The annotations of a query or of a part of one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Annotations {
+    /// The node that is being evaluated.
+    node: u32,
     entries: Vec<Entry>,
     known: HashMap<(Kind, String), usize>,
 }
 
 impl Annotations {
+    /// For a worker on the same node.
+    pub(crate) fn fork(&self) -> Annotations {
+        Annotations { node: self.node, ..Annotations::default() }
+    }
+
+    /// What comes from now on is about this node; nodes come in the order of their evaluation.
+    pub(crate) fn set_node(&mut self, node: u32) {
+        self.node = node;
+    }
+
     pub(crate) fn warn(&mut self, text: String, span: Span) {
-        self.add(Entry { kind: Kind::Warning, text, span, forced: None });
+        self.add(Entry { node: self.node, kind: Kind::Warning, text, span, forced: None });
     }
 
     pub(crate) fn inform(&mut self, text: String, span: Span) {
-        self.add(Entry { kind: Kind::Info, text, span, forced: None });
+        self.add(Entry { node: self.node, kind: Kind::Info, text, span, forced: None });
     }
 
     fn add(&mut self, entry: Entry) {
@@ -85,7 +100,11 @@ impl Annotations {
                 self.entries.push(entry);
             }
             Some(&at) => {
-                if let (Some(known), Some(new)) = (&mut self.entries[at].forced, &entry.forced) {
+                let known = &mut self.entries[at];
+                if (entry.node, entry.span.start) < (known.node, known.span.start) {
+                    (known.node, known.span) = (entry.node, entry.span);
+                }
+                if let (Some(known), Some(new)) = (&mut known.forced, &entry.forced) {
                     known.merge(new);
                 }
             }
@@ -96,11 +115,30 @@ impl Annotations {
         other.entries.into_iter().for_each(|entry| self.add(entry));
     }
 
-    /// The rendered warnings and infos, each in the order in which they arose.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether merging `other` would change nothing, and so any part of `other`.
+    pub(crate) fn contains(&self, other: &Annotations) -> bool {
+        other.entries.iter().all(|entry| {
+            // What was corrected is summed up over steps.
+            entry.forced.is_none() && self.entries.contains(entry)
+        })
+    }
+
+    /// Memory of the texts, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| size_of::<Entry>() + 2 * entry.text.len()).sum()
+    }
+
+    /// The rendered warnings and infos.
     pub(crate) fn render(&self, query: &str) -> (Vec<String>, Vec<String>) {
         let of = |kind: Kind| {
-            let entries = self.entries.iter().filter(|entry| entry.kind == kind);
-            entries.map(|entry| entry.render(query)).collect()
+            let mut entries: Vec<&Entry> =
+                self.entries.iter().filter(|entry| entry.kind == kind).collect();
+            entries.sort_by_key(|entry| (entry.node, entry.span.start, &entry.text));
+            entries.into_iter().map(|entry| entry.render(query)).collect()
         };
         (of(Kind::Warning), of(Kind::Info))
     }
@@ -176,6 +214,14 @@ impl Annotations {
         self.inform(text, span);
     }
 
+    pub(crate) fn start_time_overlap(&mut self, metric: &str, span: Span) {
+        let text = format!(
+            "sample has start time that overlaps with previous sample timestamp for metric {}",
+            quote(metric.as_bytes())
+        );
+        self.warn(text, span);
+    }
+
     pub(crate) fn forced_monotonicity(
         &mut self,
         metric: &str,
@@ -186,7 +232,8 @@ impl Annotations {
             "input to histogram_quantile needed to be fixed for monotonicity (see https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile){}",
             for_metric(metric)
         );
-        self.add(Entry { kind: Kind::Info, text, span, forced: Some(forced) });
+        let forced = Some(forced);
+        self.add(Entry { node: self.node, kind: Kind::Info, text, span, forced });
     }
 
     pub(crate) fn incompatible_types(&mut self, left: &str, op: &str, right: &str, span: Span) {
@@ -223,10 +270,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_equal_texts_keeps_its_position() {
+    fn of_equal_texts_the_first_nodes_keeps_its_position() {
         let mut annotations = Annotations::default();
+        annotations.set_node(1);
+        let mut later = annotations.fork();
+        later.set_node(2);
+        later.sort_in_range_query(Span { start: 0, end: 5 });
         annotations.sort_in_range_query(Span { start: 4, end: 5 });
-        annotations.sort_in_range_query(Span { start: 0, end: 5 });
+        later.merge(annotations);
+        let annotations = later;
         let (warnings, infos) = annotations.render("sum\n(sort(x))");
         assert!(warnings[0].ends_with("ordered by labels (2:1)"), "{warnings:?}");
         assert_eq!((warnings.len(), infos.len()), (1, 0));

@@ -23,6 +23,8 @@ pub struct EngineOptions {
     pub max_samples: usize,
     pub timeout: Duration,
     pub delayed_name_removal: bool,
+    /// Counters are reset, and rise from zero, where their start timestamps say so.
+    pub use_start_timestamps: bool,
 }
 
 impl Default for EngineOptions {
@@ -33,6 +35,7 @@ impl Default for EngineOptions {
             max_samples: 50_000_000,
             timeout: Duration::from_secs(120),
             delayed_name_removal: false,
+            use_start_timestamps: false,
         }
     }
 }
@@ -138,8 +141,30 @@ impl Engine {
         times: (i64, i64, i64),
         options: &QueryOptions,
     ) -> Result<Answer, QueryError> {
-        let lookback_ms = options.lookback_ms.unwrap_or(self.options.lookback_ms);
-        let plan = Plan::new(expr, times, lookback_ms, &self.options)?;
+        let plan = self.plan(expr, times, options)?;
+        Ok(self.run(source, text, &plan, options)?.answer(text))
+    }
+
+    pub(crate) fn plan<'e>(
+        &self,
+        expr: &'e Expr,
+        times: (i64, i64, i64),
+        options: &QueryOptions,
+    ) -> Result<Plan<'e>, QueryError> {
+        Plan::new(expr, times, self.lookback_ms(options), &self.options)
+    }
+
+    pub(crate) fn lookback_ms(&self, options: &QueryOptions) -> i64 {
+        options.lookback_ms.unwrap_or(self.options.lookback_ms)
+    }
+
+    pub(crate) fn run<S: Source>(
+        &self,
+        source: &S,
+        text: &str,
+        plan: &Plan<'_>,
+        options: &QueryOptions,
+    ) -> Result<Evaluated, QueryError> {
         let deadline = options.deadline.unwrap_or_else(|| Instant::now() + self.options.timeout);
         let cancelled = Arc::clone(&options.cancelled);
         let budget = Budget::new(self.options.max_samples, deadline, cancelled);
@@ -148,12 +173,31 @@ impl Engine {
             budget: &budget,
             text,
             delayed: self.options.delayed_name_removal,
+            use_start_timestamps: self.options.use_start_timestamps,
+            has_typed_series: false,
         };
-        let mut executor = Executor::new(&plan, source, session)?;
-        let value = value_of(&plan, &mut executor)?;
-        let (warnings, infos) = executor.session.annotations.render(text);
+        let mut executor = Executor::new(plan, source, session)?;
+        let value = value_of(plan, &mut executor)?;
         let stats = budget.stats(executor.series_fetched());
-        Ok(Answer { value, warnings, infos, stats })
+        let Session { annotations, has_typed_series, .. } = executor.session;
+        Ok(Evaluated { value, annotations, has_typed_series, stats })
+    }
+}
+
+/// What a plan has come to.
+#[derive(Debug)]
+pub(crate) struct Evaluated {
+    pub(crate) value: Value,
+    pub(crate) annotations: Annotations,
+    /// See [`Session`].
+    pub(crate) has_typed_series: bool,
+    pub(crate) stats: QueryStats,
+}
+
+impl Evaluated {
+    pub(crate) fn answer(self, text: &str) -> Answer {
+        let (warnings, infos) = self.annotations.render(text);
+        Answer { value: self.value, warnings, infos, stats: self.stats }
     }
 }
 

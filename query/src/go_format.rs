@@ -1,85 +1,14 @@
 //! Numbers, strings and durations as Go writes and reads them.
 //!
 //! Clients compare Prometheus's answers as text, so floats, quoted strings and durations must come
-//! out as Go's `strconv` and `fmt` and Prometheus's `model.Duration` print them. Rust's shortest
-//! digits are the same as Go's; what differs is where an exponent is used, how it is written, and
-//! how infinities look. Each function names the Go format it follows.
+//! out as Go's `strconv` and `fmt` and Prometheus's `model.Duration` print them. Each function names
+//! the Go format it follows.
+
+mod float;
 
 use std::fmt::Write;
 
-/// Go's `FormatFloat(v, 'f', -1, 64)`: shortest digits, never an exponent.
-pub fn float(value: f64) -> String {
-    match special(value) {
-        Some(text) => text.to_owned(),
-        None => value.to_string(),
-    }
-}
-
-/// Go's `%.{decimals}f`.
-pub fn float_fixed(value: f64, decimals: usize) -> String {
-    match special(value) {
-        Some(text) => text.to_owned(),
-        None => format!("{value:.decimals$}"),
-    }
-}
-
-/// Go's `%g` and `%v`: shortest digits, an exponent below 1e-4 and from 1e6 on.
-pub fn float_general(value: f64) -> String {
-    /// Where no precision is given, `%g` decides as if it were this.
-    const DECIDING_DIGITS: i32 = 6;
-    match special(value) {
-        Some(text) => text.to_owned(),
-        None => {
-            let (exponential, exponent) = exponential(format!("{value:e}"));
-            if (-4..DECIDING_DIGITS).contains(&exponent) { value.to_string() } else { exponential }
-        }
-    }
-}
-
-/// Go's `%.{digits}g`: at most that many significant digits, no trailing zeros.
-pub fn float_general_digits(value: f64, digits: usize) -> String {
-    if let Some(text) = special(value) {
-        return text.to_owned();
-    }
-    let digits = digits.max(1);
-    let rounded = format!("{value:.*e}", digits - 1);
-    let (mantissa, exponent) = rounded.split_once('e').unwrap_or((&rounded, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let mantissa = match mantissa.contains('.') {
-        true => mantissa.trim_end_matches('0').trim_end_matches('.'),
-        false => mantissa,
-    };
-    let shown = mantissa.bytes().filter(u8::is_ascii_digit).count() as i32;
-    let mut deciding = digits as i32;
-    if deciding > shown && shown > exponent {
-        deciding = shown;
-    }
-    if exponent < -4 || exponent >= deciding {
-        return exponential(format!("{mantissa}e{exponent}")).0;
-    }
-    let decimals = (shown - 1 - exponent).max(0) as usize;
-    format!("{value:.decimals$}")
-}
-
-fn special(value: f64) -> Option<&'static str> {
-    if value.is_nan() {
-        Some("NaN")
-    } else if value.is_infinite() {
-        Some(if value > 0.0 { "+Inf" } else { "-Inf" })
-    } else {
-        None
-    }
-}
-
-/// Rust's `1.5e-7` as Go's `1.5e-07`, and the exponent.
-fn exponential(text: String) -> (String, i32) {
-    let Some((mantissa, exponent)) = text.split_once('e') else {
-        return (text, 0);
-    };
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let sign = if exponent < 0 { '-' } else { '+' };
-    (format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs()), exponent)
-}
+pub use float::{float, float_fixed, float_general, float_general_digits, push_api_float};
 
 /// Why a number is none, as Go's `strconv.ParseFloat` puts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -399,54 +328,6 @@ pub fn duration_ms(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn floats_print_as_go_prints_them() {
-        for (value, plain, general) in [
-            (0.0, "0", "0"),
-            (-0.0, "-0", "-0"),
-            (1.5, "1.5", "1.5"),
-            (100_000.0, "100000", "100000"),
-            (1e6, "1000000", "1e+06"),
-            (1_234_567.0, "1234567", "1.234567e+06"),
-            (0.0001, "0.0001", "0.0001"),
-            (0.00001, "0.00001", "1e-05"),
-            (1e-6, "0.000001", "1e-06"),
-            (1.5e-7, "0.00000015", "1.5e-07"),
-            (1e20, "100000000000000000000", "1e+20"),
-            (1e21, "1000000000000000000000", "1e+21"),
-            (-2.5e-100, &(-2.5e-100_f64).to_string(), "-2.5e-100"),
-            (f64::INFINITY, "+Inf", "+Inf"),
-            (f64::NEG_INFINITY, "-Inf", "-Inf"),
-            (f64::NAN, "NaN", "NaN"),
-            (69.31929824561402, "69.31929824561402", "69.31929824561402"),
-        ] {
-            assert_eq!(float(value), plain);
-            assert_eq!(float_general(value), general);
-        }
-        assert_eq!(float_fixed(1_603_774_568.0, 3), "1603774568.000");
-        assert_eq!(float_fixed(f64::NEG_INFINITY, 6), "-Inf");
-    }
-
-    #[test]
-    fn a_precision_bounds_the_significant_digits() {
-        for (value, text) in [
-            (0.0, "0"),
-            (1.0, "1"),
-            (10.0, "10"),
-            (100.0, "1e+02"),
-            (0.125, "0.12"),
-            (0.000_123_4, "0.00012"),
-            (0.000_012_3, "1.2e-05"),
-            (99.9, "1e+02"),
-            (-3.16, "-3.2"),
-            (1234.5, "1.2e+03"),
-        ] {
-            assert_eq!(float_general_digits(value, 2), text, "{value}");
-        }
-        assert_eq!(float_general_digits(1234.5, 6), "1234.5");
-        assert_eq!(float_general_digits(1_234_567.0, 3), "1.23e+06");
-    }
 
     #[test]
     fn numbers_read_as_go_reads_them() {

@@ -1,6 +1,7 @@
 //! PromQL over a [`source::Source`].
 
 pub mod annotations;
+pub mod cache;
 pub mod engine;
 pub(crate) mod exec;
 pub mod functions;

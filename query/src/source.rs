@@ -53,6 +53,18 @@ pub trait Source: Send + Sync {
 
     /// Clears `into` and fills it with the series' samples in ascending time.
     fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError>;
+
+    /// A number that grows with every change of the samples. What is selected after it was asked
+    /// for holds every change up to it. `None`: the source cannot tell, and nothing is cached.
+    fn generation(&self) -> Option<u64> {
+        None
+    }
+
+    /// The parts of `range` in which samples may have changed after `generation`, ascending; they
+    /// may reach beyond the range.
+    fn changes_since(&self, _generation: u64, range: TimeRange) -> Vec<TimeRange> {
+        vec![range]
+    }
 }
 
 impl Source for Snapshot {
@@ -78,6 +90,14 @@ impl Source for Snapshot {
 
     fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError> {
         Ok(Snapshot::read(self, series, into)?)
+    }
+
+    fn generation(&self) -> Option<u64> {
+        Some(Snapshot::generation(self))
+    }
+
+    fn changes_since(&self, generation: u64, range: TimeRange) -> Vec<TimeRange> {
+        Snapshot::changes_since(self, generation, range)
     }
 }
 

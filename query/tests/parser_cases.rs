@@ -254,6 +254,14 @@ fn ten_thousand_terms_take_milliseconds() {
 }
 
 #[test]
+fn the_patterns_of_a_query_have_a_bound_together() {
+    let selectors = |count: usize| vec![r"{a=~`\pL{150}`}"; count].join(" or ");
+    assert!(parse(&selectors(3), ParserOptions::default()).is_ok());
+    let errors = parse(&selectors(200), ParserOptions::default()).unwrap_err();
+    assert_eq!(errors.errors[0].message, "patterns take more than 64 MiB compiled");
+}
+
+#[test]
 fn gates_hold_by_default() {
     let experimental = "is experimental and must be enabled with \
                         --enable-feature=promql-experimental-functions";

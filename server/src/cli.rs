@@ -69,6 +69,10 @@ pub struct ServeArgs {
     #[arg(long = "query.max-samples", value_name = "COUNT", default_value_t = 50_000_000, value_parser = parse_count)]
     query_samples_max: usize,
 
+    /// Bytes of a query's text.
+    #[arg(long = "query.max-length", value_name = "BYTES", default_value_t = 262_144, value_parser = parse_count)]
+    query_bytes_max: usize,
+
     /// Queries that run at once.
     #[arg(long = "query.max-concurrency", value_name = "COUNT", default_value_t = 20, value_parser = parse_count)]
     query_concurrency: usize,
@@ -116,6 +120,8 @@ enum Feature {
     BinopFillModifiers,
     #[value(name = "promql-delayed-name-removal")]
     DelayedNameRemoval,
+    #[value(name = "use-start-timestamps")]
+    UseStartTimestamps,
 }
 
 impl ServeArgs {
@@ -136,6 +142,7 @@ impl ServeArgs {
                 max_samples: self.query_samples_max,
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
                 delayed_name_removal: has(Feature::DelayedNameRemoval),
+                use_start_timestamps: has(Feature::UseStartTimestamps),
                 ..EngineOptions::default()
             },
             parser: ParserOptions {
@@ -144,6 +151,7 @@ impl ServeArgs {
                 binop_fill_modifiers: has(Feature::BinopFillModifiers),
             },
             query_concurrency: self.query_concurrency,
+            query_bytes_max: self.query_bytes_max,
             flags,
         }
     }
@@ -167,6 +175,7 @@ impl ServeArgs {
             ("log.level", name(&|| self.log_level.to_possible_value())),
             ("query.lookback-delta", duration::format_ms(self.lookback_ms)),
             ("query.max-concurrency", self.query_concurrency.to_string()),
+            ("query.max-length", self.query_bytes_max.to_string()),
             ("query.max-samples", self.query_samples_max.to_string()),
             ("query.timeout", duration::format_ms(self.query_timeout_ms)),
             ("storage.path", self.storage_path.display().to_string()),
@@ -253,12 +262,14 @@ mod tests {
             "--web.listen-address=:80",
             "--storage.wal-sync=interval:1s",
             "--storage.retention=90d",
-            "--enable-feature=promql-experimental-functions,promql-delayed-name-removal",
+            "--enable-feature=promql-experimental-functions,promql-delayed-name-removal,\
+             use-start-timestamps",
         ])
         .unwrap();
         assert_eq!(config.listen_address, "0.0.0.0:80");
         assert_eq!(config.storage.sync, SyncMode::Interval(Duration::from_secs(1)));
         assert!(config.parser.experimental_functions && config.engine.delayed_name_removal);
+        assert!(config.engine.use_start_timestamps);
         assert!(config.flags.contains(&("storage.wal-sync", "interval:1s".into())));
         assert!(config.flags.contains(&("storage.retention", "90d".into())));
     }

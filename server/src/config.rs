@@ -58,6 +58,8 @@ pub struct Config {
     pub parser: ParserOptions,
     /// Queries that run at once; others wait.
     pub query_concurrency: usize,
+    /// A parsed query takes some hundred times its text.
+    pub query_bytes_max: usize,
     /// Flags and their values, for `/api/v1/status/flags`.
     pub flags: Vec<(&'static str, String)>,
 }
@@ -72,6 +74,7 @@ impl Config {
             engine: EngineOptions::default(),
             parser: ParserOptions::default(),
             query_concurrency: 20,
+            query_bytes_max: 256 << 10,
             flags: Vec::new(),
         }
     }

@@ -6,13 +6,13 @@
 
 use std::fmt::Write;
 
+use icecore_query::go_format::push_api_float;
 use icecore_storage::db::Stats;
 use icecore_storage::labels::{Labels, LabelsBuilder, METRIC_NAME};
 use icecore_storage::metrics::batch::{Metadata, MetricKind};
 
 use crate::app::App;
 use crate::counters::{CODES, DURATION_BOUNDS, Durations, METHODS, OTHER_ROUTE, WriteResult};
-use crate::http::json;
 use crate::process::ProcessStats;
 use crate::routes::ROUTES;
 
@@ -88,7 +88,7 @@ pub(crate) fn expose(families: &[Family]) -> String {
             }
             text.push_str(if row.labels.is_empty() { " " } else { "} " });
             let mut value = Vec::new();
-            json::push_bare_float(&mut value, row.value);
+            push_api_float(&mut value, row.value);
             text.push_str(std::str::from_utf8(&value).expect("numbers are ASCII"));
             text.push('\n');
         }

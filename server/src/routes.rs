@@ -20,7 +20,7 @@ use hyper::{HeaderMap, Method, StatusCode};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use crate::api::{exemplars, health, home, labels, metadata, query, status, write};
+use crate::api::{exemplars, health, home, labels, metadata, parse_query, query, status, write};
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
 use crate::counters::OTHER_ROUTE;
@@ -52,6 +52,7 @@ enum Endpoint {
     QueryRange,
     QueryExemplars,
     FormatQuery,
+    ParseQuery,
     Series,
     Labels,
     LabelValues,
@@ -72,12 +73,13 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub(crate) const ROUTES: [Route; 19] = [
+pub(crate) const ROUTES: [Route; 20] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
     route("/api/v1/query_exemplars", Methods::GetOrPost, Endpoint::QueryExemplars),
     route("/api/v1/format_query", Methods::GetOrPost, Endpoint::FormatQuery),
+    route("/api/v1/parse_query", Methods::GetOrPost, Endpoint::ParseQuery),
     route("/api/v1/series", Methods::GetOrPost, Endpoint::Series),
     route("/api/v1/labels", Methods::GetOrPost, Endpoint::Labels),
     route("/api/v1/label/{name}/values", Methods::Get, Endpoint::LabelValues),
@@ -143,6 +145,7 @@ async fn dispatch(
         Endpoint::QueryRange => query::range(app, params(request).await?).await,
         Endpoint::QueryExemplars => exemplars::list(app, params(request).await?).await,
         Endpoint::FormatQuery => query::format(app, params(request).await?).await,
+        Endpoint::ParseQuery => parse_query::tree(app, params(request).await?).await,
         Endpoint::Series => labels::series(app, params(request).await?).await,
         Endpoint::Labels => labels::names(app, params(request).await?).await,
         Endpoint::LabelValues => label_values(app, request).await,

@@ -59,6 +59,7 @@ fn every_get_route_answers_and_head_with_it() {
         "/api/v1/query_range?query=1&start=0&end=60&step=15",
         "/api/v1/query_exemplars?query=up",
         "/api/v1/format_query?query=1%2b1",
+        "/api/v1/parse_query?query=1%2b1",
         "/api/v1/series?match[]=up",
         "/api/v1/labels",
         "/api/v1/label/job/values",
@@ -225,9 +226,12 @@ fn errors_have_prometheus_types_and_texts() {
 #[test]
 fn a_query_that_cannot_be_parsed_names_the_place() {
     let (server, _folder) = start();
-    for (method, path) in
-        [("query", ""), ("query_range", "&start=0&end=1&step=1"), ("format_query", "")]
-    {
+    for (method, path) in [
+        ("query", ""),
+        ("query_range", "&start=0&end=1&step=1"),
+        ("format_query", ""),
+        ("parse_query", ""),
+    ] {
         let answer = server.get(&format!("/api/v1/{method}?query=sum(up{path}"));
         let json = answer.json();
         assert_eq!((answer.status, &json["errorType"]), (400, &json!("bad_data")));
@@ -239,6 +243,74 @@ fn a_query_that_cannot_be_parsed_names_the_place() {
     assert_eq!(answer.status, 400, "{}", answer.text());
     let pretty = server.get("/api/v1/format_query?query=sum%20by(job)(rate(x%5B5m%5D))").data();
     assert_eq!(pretty, "sum by (job) (rate(x[5m]))");
+}
+
+#[test]
+fn the_length_of_a_query_is_bounded_by_its_flag() {
+    let (server, _folder) = start();
+    let query = format!("1{}", " ".repeat(262_143));
+    let times = "start=0&end=1&step=1";
+    for endpoint in ["query", "query_range", "format_query", "parse_query", "query_exemplars"] {
+        let path = format!("/api/v1/{endpoint}");
+        let answer = server.post_form(&path, &format!("{times}&query={query}"));
+        assert!(answer.status < 300, "{endpoint}: {}", answer.text());
+        let answer = server.post_form(&path, &format!("{times}&query={query} "));
+        assert_eq!((answer.status, &answer.json()["errorType"]), (400, &json!("bad_data")));
+        let text =
+            r#"invalid parameter "query": 262145 bytes are more than --query.max-length=262144"#;
+        assert_eq!(answer.json()["error"], text);
+    }
+}
+
+#[test]
+fn patterns_have_gos_dialect_and_its_messages() {
+    let (server, _folder) = start();
+    for (query, text) in [
+        (
+            "x{a=~\"b**\"}",
+            "1:3: parse error: error parsing regexp: invalid nested repetition operator: `**`",
+        ),
+        ("sum(x{a!~\"(b\"})", "1:7: parse error: error parsing regexp: missing closing ): `(b`"),
+    ] {
+        let answer = server.get(&format!("/api/v1/query?query={}", encode(query)));
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.json()["error"], format!("invalid parameter \"query\": {text}"));
+    }
+    let pattern = r"\Qa.b\E|[[:digit:]]{foo}|\141";
+    let data =
+        server.get(&format!("/api/v1/query?query={}", encode(&format!("x{{a=~`{pattern}`}}"))));
+    assert_eq!(data.data()["result"], json!([]));
+}
+
+#[test]
+fn the_syntax_tree_is_prometheus_tree() {
+    let (server, _folder) = start();
+    let text = concat!(
+        r#"{"status":"success","data":{"expr":{"anchored":false,"matchers":[{"name":"a","type":"=~","value":"b"},"#,
+        r#"{"name":"__name__","type":"=","value":"x"}],"name":"x","offset":60000,"offsetExpr":null,"#,
+        r#""smoothed":false,"startOrEnd":null,"timestamp":null,"type":"vectorSelector"},"#,
+        r#""grouping":["c"],"op":"sum","param":null,"type":"aggregation","without":false}}"#
+    );
+    let query = encode("sum by (c) (x{a=~\"b\"} offset 1m)");
+    assert_eq!(server.get(&format!("/api/v1/parse_query?query={query}")).text(), text);
+    assert_eq!(server.post_form("/api/v1/parse_query", &format!("query={query}")).text(), text);
+}
+
+#[test]
+fn what_a_query_cost_is_told_to_who_asks() {
+    let (server, _folder) = start();
+    for stats in ["true", "all"] {
+        let answer = server.get(&format!("/api/v1/query?query=1&stats={stats}"));
+        assert_eq!(answer.json()["warnings"], json!(null));
+        let stats = &answer.data()["stats"];
+        assert_eq!(stats["samples"]["totalQueryableSamples"], 0);
+        assert!(stats["timings"]["execTotalTime"].as_f64().unwrap() > 0.0);
+    }
+    assert!(server.get("/api/v1/query?query=1&stats=").data().get("stats").is_none());
+    let answer = server.get("/api/v1/query?query=1&stats=yes");
+    assert!(answer.data()["stats"].is_object());
+    let warning = "value \"yes\" for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\"";
+    assert_eq!(answer.json()["warnings"], json!([warning]));
 }
 
 #[test]

@@ -607,7 +607,7 @@ impl Inner {
         }
         self.counters.quarantined.fetch_add(report.quarantined.len() as u64, Ordering::Relaxed);
         self.store(upkeep, manifest)?;
-        self.publish(Vec::new(), &damaged);
+        self.withdraw(&damaged);
         Ok(())
     }
 
@@ -616,8 +616,22 @@ impl Inner {
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
         self.store(upkeep, manifest)?;
-        self.publish(Vec::new(), ids);
+        self.withdraw(ids);
         Ok(())
+    }
+
+    /// Takes blocks from readers, and their samples with them.
+    fn withdraw(&self, ids: &[BlockId]) {
+        let version = self.version();
+        let gone = version.blocks.iter().filter(|block| ids.contains(&block.meta().id));
+        // Under the head's lock, as a write: no reader misses the samples and not the generation.
+        let mut head = self.head.write();
+        head.generations.advance();
+        gone.for_each(|block| head.generations.note_range(block.meta().range));
+        self.publish(Vec::new(), ids);
+        // Files go with the last reference, which is not to be dropped under the lock.
+        drop(head);
+        drop(version);
     }
 
     /// Makes a changed manifest the truth; on failure the present one stays.

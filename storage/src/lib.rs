@@ -32,6 +32,7 @@ pub(crate) mod manifest;
 pub mod matcher;
 pub mod metrics;
 pub mod recovery;
+pub mod regex;
 pub mod retention;
 pub mod snapshot;
 pub mod time;

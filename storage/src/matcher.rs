@@ -1,15 +1,12 @@
 //! Matchers: the conditions on labels by which series are selected.
 //!
 //! A missing label counts as the empty value, so `{zone=""}` finds the series without a zone.
-//! Regexes match the whole value and `.` matches newlines, as in Prometheus.
+//! Patterns are Go's regular expressions ([`Regex`]) and match the whole value.
 
 use std::fmt;
+use std::sync::Arc;
 
-use regex_automata::meta::Regex;
-use regex_automata::util::syntax;
-
-/// Bounds what one pattern may cost to compile and to keep, in bytes.
-const REGEX_SIZE_LIMIT: usize = 1 << 20;
+use crate::regex::{PatternError, Regex};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MatchOp {
@@ -36,14 +33,7 @@ pub struct Matcher {
     name: String,
     op: MatchOp,
     value: String,
-    regex: Option<Regex>,
-}
-
-/// A pattern that does not compile.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct PatternError {
-    message: String,
+    regex: Option<Arc<Regex>>,
 }
 
 impl Matcher {
@@ -55,7 +45,7 @@ impl Matcher {
         let value = value.into();
         let regex = match op {
             MatchOp::Equal | MatchOp::NotEqual => None,
-            MatchOp::Regex | MatchOp::NotRegex => Some(compile(&value)?),
+            MatchOp::Regex | MatchOp::NotRegex => Some(Arc::new(Regex::new(&value)?)),
         };
         Ok(Matcher { name: name.into(), op, value, regex })
     }
@@ -92,62 +82,10 @@ impl Matcher {
         self.matches("")
     }
 
-    /// The values that an alternation of literals (`a|b|c`) or a literal pattern names.
-    pub fn literals(&self) -> Option<Vec<&str>> {
-        match self.op {
-            MatchOp::Equal => Some(vec![&self.value]),
-            MatchOp::Regex => pattern_literals(&self.value),
-            _ => None,
-        }
+    /// The compiled pattern, if the value is one.
+    pub fn regex(&self) -> Option<&Regex> {
+        self.regex.as_deref()
     }
-
-    /// A literal with which every matching value starts, possibly "".
-    pub fn prefix(&self) -> &str {
-        match self.op {
-            MatchOp::Equal => &self.value,
-            MatchOp::Regex => pattern_prefix(&self.value),
-            _ => "",
-        }
-    }
-}
-
-fn is_special(c: char) -> bool {
-    r"\.+*?()[]{}^$".contains(c)
-}
-
-/// The only values that a pattern matches, if it can be read off it.
-pub(crate) fn pattern_literals(pattern: &str) -> Option<Vec<&str>> {
-    (!pattern.contains(is_special)).then(|| pattern.split('|').collect())
-}
-
-/// A literal with which every value starts that the pattern matches, possibly "".
-pub(crate) fn pattern_prefix(pattern: &str) -> &str {
-    if pattern.contains('|') {
-        return "";
-    }
-    let end = pattern.find(is_special).unwrap_or(pattern.len());
-    // A repetition binds to the last literal character, which may then be absent.
-    match pattern[end..].chars().next() {
-        Some('*' | '?' | '{') => {
-            let last = pattern[..end].char_indices().last().map_or(0, |(i, _)| i);
-            &pattern[..last]
-        }
-        _ => &pattern[..end],
-    }
-}
-
-fn compile(pattern: &str) -> Result<Regex, PatternError> {
-    let error = |e: &dyn fmt::Display| PatternError {
-        message: format!("error parsing regexp: {e}: `{pattern}`"),
-    };
-    Regex::builder()
-        .syntax(syntax::Config::new().dot_matches_new_line(true))
-        .configure(Regex::config().nfa_size_limit(Some(REGEX_SIZE_LIMIT)))
-        .build(&format!("^(?:{pattern})$"))
-        .map_err(|e| match e.syntax_error() {
-            Some(e) => error(e),
-            None => error(&e),
-        })
 }
 
 impl PartialEq for Matcher {
@@ -178,19 +116,5 @@ mod tests {
         assert!(!regex("a|b").matches("ab"));
         assert!(regex("a.*").matches("a\nb"));
         assert!(Matcher::new("l", MatchOp::NotRegex, ".+").unwrap().matches_empty());
-    }
-
-    #[test]
-    fn literals_and_prefixes_are_read_off_the_pattern() {
-        assert_eq!(regex("a|b|").literals(), Some(vec!["a", "b", ""]));
-        assert_eq!(regex("a.b").literals(), None);
-        assert_eq!(regex("abc.*").prefix(), "abc");
-        assert_eq!(regex("abc?d").prefix(), "ab");
-        assert_eq!(regex("abc|d").prefix(), "");
-    }
-
-    #[test]
-    fn a_pattern_that_costs_too_much_is_refused() {
-        assert!(Matcher::new("l", MatchOp::Regex, r"(\w{500}){9}").is_err());
     }
 }

@@ -71,6 +71,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// A number that grows with every write that becomes readable and with every removal. What is
+    /// selected after it was asked for holds all of these up to it, and perhaps later ones.
+    pub fn generation(&self) -> u64 {
+        self.db.head.read().generations.current()
+    }
+
+    /// The parts of `range` of which something was written or removed after `generation`,
+    /// ascending and apart, and whole minutes or windows.
+    pub fn changes_since(&self, generation: u64, range: TimeRange) -> Vec<TimeRange> {
+        self.db.head.read().generations.changes_since(generation, range)
+    }
+
     /// For each selector its series, each once; all of them from one moment.
     pub fn select(&self, selectors: &[Selector]) -> Result<Vec<Vec<SelectedSeries>>> {
         // The blocks are looked up under the head's lock: a block is published before the head

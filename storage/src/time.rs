@@ -7,6 +7,8 @@
 /// The clock grid on which chunks and blocks are cut: two hours of UTC.
 pub const WINDOW_MS: i64 = 2 * 60 * 60 * 1000;
 
+pub const MINUTE_MS: i64 = 60 * 1000;
+
 /// Milliseconds from `start_ms` to `end_ms`, both included. Empty when `start_ms > end_ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimeRange {

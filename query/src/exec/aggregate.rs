@@ -5,8 +5,9 @@
 //! - **Cells** are the state of every group at every step, column by column, so that adding a row
 //!   is a loop over slices.
 //!
-//! Workers fill [`Groups`] of their own; these are merged in the order of the series, whatever the
-//! order in which workers finish, so that results do not depend on scheduling.
+//! Additions of floats do not commute. Rows are added one after the other in an order that their
+//! labels decide ([`order_of_addition`]; of series, `leaf.rs`), so that a result depends neither on
+//! scheduling nor on series that have no value at its step.
 
 use std::collections::HashMap;
 
@@ -16,6 +17,12 @@ use crate::exec::label_edit;
 use crate::exec::rows::{HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
 use crate::functions::number::kahan_add;
 use crate::parser::ast::{Aggregate, AggregateOp};
+
+/// Whether the result's last bits depend on the order in which series are added.
+pub(crate) fn depends_on_order(op: AggregateOp) -> bool {
+    use AggregateOp::{Avg, Stddev, Stdvar, Sum};
+    matches!(op, Sum | Avg | Stddev | Stdvar)
+}
 
 /// Which labels make a group.
 #[derive(Clone, Debug)]
@@ -102,6 +109,13 @@ impl Ordinals {
     }
 }
 
+/// Rows in the order in which an aggregation adds them.
+pub(crate) fn order_of_addition(rows: &Rows) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_cached_key(|row| rows.meta[*row].labels.identity());
+    order
+}
+
 /// The state of all groups of one aggregation.
 #[derive(Debug)]
 pub(crate) struct Groups {
@@ -148,6 +162,20 @@ impl Groups {
         grow(&mut self.second, matches!(self.op, Sum | Avg | Stddev | Stdvar));
         grow(&mut self.count, matches!(self.op, Avg | Count | Stddev | Stdvar));
         ordinal
+    }
+
+    /// Adds a row to the group of its labels; `key` is memory for them.
+    pub(crate) fn add_series(
+        &mut self,
+        grouping: &Grouping,
+        meta: &SeriesMeta,
+        key: &mut Vec<u8>,
+        (values, valid, histograms): (&[f64], &[u64], &HistogramPoints),
+    ) {
+        grouping.write_key(meta, key);
+        let group = self.group(key);
+        self.ordinals.drop_name[group] |= meta.drop_name;
+        self.add(group, values, valid, histograms);
     }
 
     /// Adds the floats of a row. Histograms are the caller's business, but for `count` and `group`.
@@ -290,97 +318,6 @@ impl Groups {
         });
     }
 
-    /// Adds the groups of a worker that looked at later series.
-    pub(crate) fn merge(&mut self, other: Groups) {
-        let other = &other;
-        for from in 0..other.ordinals.len() {
-            let into = self.group(&other.ordinals.keys[from]);
-            self.ordinals.drop_name[into] |= other.ordinals.drop_name[from];
-            let (cells, theirs) = (self.cells(into), other.cells(from));
-            match self.op {
-                AggregateOp::Sum => {
-                    // A compensation is a summand like any other.
-                    self.add_sum(into, &other.value[theirs.clone()], other.seen(from));
-                    for (mine, c) in self.second[cells].iter_mut().zip(&other.second[theirs]) {
-                        *mine += c;
-                    }
-                }
-                AggregateOp::Count => {
-                    for (mine, n) in self.count[cells].iter_mut().zip(&other.count[theirs]) {
-                        *mine += n;
-                    }
-                }
-                AggregateOp::Min => {
-                    self.add_extreme(into, &other.value[theirs], other.seen(from), |a, b| a > b);
-                }
-                AggregateOp::Max => {
-                    self.add_extreme(into, &other.value[theirs], other.seen(from), |a, b| a < b);
-                }
-                AggregateOp::Avg => {
-                    for_each_bit(other.seen(from), |step| {
-                        self.merge_mean(cells.start + step, other, theirs.start + step);
-                    });
-                }
-                AggregateOp::Stddev | AggregateOp::Stdvar => {
-                    for_each_bit(other.seen(from), |step| {
-                        self.merge_deviation(cells.start + step, other, theirs.start + step);
-                    });
-                }
-                _ => {}
-            }
-            let words = words(self.steps);
-            let seen = &mut self.seen[into * words..][..words];
-            seen.iter_mut().zip(other.seen(from)).for_each(|(mine, theirs)| *mine |= theirs);
-        }
-    }
-
-    fn merge_mean(&mut self, cell: usize, other: &Groups, from: usize) {
-        let (mine, theirs) = (self.count[cell], other.count[from]);
-        let total = mine + theirs;
-        self.count[cell] = total;
-        let (mut value, mut second) = (other.value[from], other.second[from]);
-        if mine == 0.0 {
-            (self.value[cell], self.second[cell]) = (value, second);
-            if other.is_incremental(from) {
-                self.make_incremental(cell, 1.0);
-            }
-            return;
-        }
-        if !self.is_incremental(cell) && !other.is_incremental(from) {
-            let (sum, compensation) = kahan_add(value, self.value[cell], self.second[cell]);
-            if !sum.is_infinite() {
-                (self.value[cell], self.second[cell]) = (sum, compensation + second);
-                return;
-            }
-        }
-        if !self.is_incremental(cell) {
-            self.make_incremental(cell, mine);
-        }
-        if !other.is_incremental(from) {
-            value /= theirs;
-            second /= theirs;
-        }
-        let (kept, added) = (mine / total, theirs / total);
-        let (mean, compensation) =
-            kahan_add(added * value, kept * self.value[cell], kept * self.second[cell]);
-        (self.value[cell], self.second[cell]) = (mean, compensation + added * second);
-    }
-
-    /// Chan's combination of two variances.
-    fn merge_deviation(&mut self, cell: usize, other: &Groups, from: usize) {
-        let (mine, theirs) = (self.count[cell], other.count[from]);
-        let total = mine + theirs;
-        self.count[cell] = total;
-        if mine == 0.0 {
-            self.value[cell] = other.value[from];
-            self.second[cell] = other.second[from];
-            return;
-        }
-        let delta = other.second[from] - self.second[cell];
-        self.second[cell] += delta * theirs / total;
-        self.value[cell] += other.value[from] + delta * delta * mine * theirs / total;
-    }
-
     /// The result, one row a group.
     pub(crate) fn finish(self) -> Rows {
         let mut rows = Rows::new(self.steps);
@@ -413,27 +350,22 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::exec::rows::RowBuffer;
+    use icecore_storage::labels::Labels;
 
-    /// Aggregates one step of one group, split over two workers after `split` values.
-    fn aggregated(op: AggregateOp, values: &[f64], split: usize) -> f64 {
-        let mut parts = [Groups::new(op, 1), Groups::new(op, 1)];
-        for (index, value) in values.iter().enumerate() {
-            let part = &mut parts[usize::from(index >= split)];
-            let group = part.group(b"");
-            let mut row = RowBuffer::default();
-            row.reset(1);
-            row.set(0, *value);
-            part.add(group, &row.values, &row.valid, &row.histograms);
+    use super::*;
+
+    /// Aggregates one step of one group.
+    fn aggregated(op: AggregateOp, values: &[f64]) -> f64 {
+        let mut groups = Groups::new(op, 1);
+        for value in values {
+            let group = groups.group(b"");
+            groups.add(group, &[*value], &[1], &Vec::new());
         }
-        let [mut all, rest] = parts;
-        all.merge(rest);
-        all.finish().values[0]
+        groups.finish().values[0]
     }
 
     #[test]
-    fn splitting_the_work_does_not_change_the_result() {
+    fn every_operator_has_its_value() {
         let values = [1.0, 4.0, -2.0, 0.5, 8.0];
         let expected = [
             (AggregateOp::Sum, 11.5),
@@ -445,27 +377,41 @@ mod tests {
             (AggregateOp::Stdvar, 11.76),
         ];
         for (op, expected) in expected {
-            for split in 0..=values.len() {
-                let got = aggregated(op, &values, split);
-                assert!((got - expected).abs() < 1e-12, "{op:?} at {split}: {got}");
-            }
+            let got = aggregated(op, &values);
+            assert!((got - expected).abs() < 1e-12, "{op:?}: {got}");
         }
     }
 
     #[test]
-    fn sums_are_compensated_also_across_workers() {
-        for split in 0..=4 {
-            assert_eq!(aggregated(AggregateOp::Sum, &[1.0, 1e100, 1.0, -1e100], split), 2.0);
-        }
+    fn sums_are_compensated() {
+        assert_eq!(aggregated(AggregateOp::Sum, &[1.0, 1e100, 1.0, -1e100]), 2.0);
     }
 
     #[test]
     fn means_do_not_overflow() {
-        let values = [f64::MAX, f64::MAX, f64::MAX, f64::MAX];
-        for split in 0..=4 {
-            let mean = aggregated(AggregateOp::Avg, &values, split);
-            assert!((mean / f64::MAX - 1.0).abs() < 1e-12, "{split}: {mean}");
-        }
+        let mean = aggregated(AggregateOp::Avg, &[f64::MAX; 4]);
+        assert!((mean / f64::MAX - 1.0).abs() < 1e-12, "{mean}");
+    }
+
+    #[test]
+    fn rows_are_added_in_an_order_that_the_others_do_not_change() {
+        let labels = |n: usize| Labels::from_pairs([("n", n.to_string())]).unwrap();
+        let rows_of = |numbers: &[usize]| {
+            let mut rows = Rows::new(0);
+            rows.meta = numbers
+                .iter()
+                .map(|n| SeriesMeta { labels: labels(*n), drop_name: false })
+                .collect();
+            rows
+        };
+        let all: Vec<usize> = (0..50).collect();
+        let some: Vec<usize> = all.iter().rev().copied().filter(|n| n % 3 > 0).collect();
+        let in_order = |numbers: &[usize]| -> Vec<usize> {
+            order_of_addition(&rows_of(numbers)).into_iter().map(|row| numbers[row]).collect()
+        };
+        let mut expected = in_order(&all);
+        expected.retain(|n| n % 3 > 0);
+        assert_eq!(in_order(&some), expected);
     }
 
     #[test]
@@ -485,9 +431,9 @@ mod tests {
 
     #[test]
     fn nan_yields_to_any_number_but_spoils_a_variance() {
-        assert_eq!(aggregated(AggregateOp::Max, &[f64::NAN, 1.0, f64::NAN], 1), 1.0);
-        assert_eq!(aggregated(AggregateOp::Min, &[f64::NAN, 1.0], 1), 1.0);
-        assert!(aggregated(AggregateOp::Stddev, &[f64::INFINITY], 1).is_nan());
-        assert!(aggregated(AggregateOp::Stddev, &[1.0, f64::NAN], 1).is_nan());
+        assert_eq!(aggregated(AggregateOp::Max, &[f64::NAN, 1.0, f64::NAN]), 1.0);
+        assert_eq!(aggregated(AggregateOp::Min, &[f64::NAN, 1.0]), 1.0);
+        assert!(aggregated(AggregateOp::Stddev, &[f64::INFINITY]).is_nan());
+        assert!(aggregated(AggregateOp::Stddev, &[1.0, f64::NAN]).is_nan());
     }
 }

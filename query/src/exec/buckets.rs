@@ -127,7 +127,11 @@ fn classics(rows: &Rows, span: Span, session: &mut Session<'_>) -> Vec<Classic> 
         histograms[at].buckets.push((upper_bound, row));
     }
     for histogram in &mut histograms {
-        histogram.buckets.sort_by(|a, b| a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal));
+        let labels = |row: usize| &rows.meta[row].labels;
+        histogram.buckets.sort_by(|a, b| {
+            let by_bound = a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal);
+            by_bound.then_with(|| labels(a.1).cmp(labels(b.1)))
+        });
     }
     histograms
 }

@@ -31,7 +31,8 @@ impl<S: Source> Executor<'_, S> {
                 self.scalar_function(function.id, args, grid).map(NodeValue::Scalar)
             }
             LabelReplace | LabelJoin => self.relabelled(function.id, args).map(NodeValue::Rows),
-            Info | StartTimestamp | HistogramQuantiles => {
+            Info => self.info(id, args).map(NodeValue::Rows),
+            HistogramQuantiles => {
                 Err(QueryError::Execution(format!("{}() is not supported yet", function.name)))
             }
             _ if args
@@ -97,6 +98,7 @@ impl<S: Source> Executor<'_, S> {
         match function.id {
             Vector => Ok(vector_of(&self.take_scalar(args[0]), grid.steps)),
             Timestamp => self.timestamp(args[0], grid),
+            StartTimestamp => self.start_timestamp(args[0], grid),
             Absent => {
                 let rows = self.take_rows(args[0]);
                 Ok(self.absent(args[0], &rows))
@@ -171,16 +173,8 @@ impl<S: Source> Executor<'_, S> {
 
     /// `timestamp()`: of a selector the samples' own times, of anything else that of the step.
     fn timestamp(&mut self, arg: NodeId, grid: Grid) -> Result<Rows, QueryError> {
-        let inner = self.plan.strip(arg);
-        if let NodeKind::VectorSelector(_) = self.plan.kind(inner) {
-            let mut rows = self.selected(inner, Emit::Timestamp, Sink::Rows)?;
-            if !self.session.delayed {
-                rows = rows.unify()?;
-            }
-            return Ok(match self.plan.node(arg).repeat {
-                Some(steps) => rows.repeat(steps),
-                None => rows,
-            });
+        if let Some(rows) = self.times_of_samples(arg, Emit::Timestamp)? {
+            return Ok(rows);
         }
         let mut rows = self.take_rows(arg);
         for row in 0..rows.len() {
@@ -191,6 +185,30 @@ impl<S: Source> Executor<'_, S> {
             }
         }
         self.renamed(rows)
+    }
+
+    /// `start_timestamp()`: of a selector the start times of the samples' counters; of anything else
+    /// nothing, since samples that were computed with have none.
+    fn start_timestamp(&mut self, arg: NodeId, grid: Grid) -> Result<Rows, QueryError> {
+        let rows = match self.session.use_start_timestamps {
+            true => self.times_of_samples(arg, Emit::StartTimestamp)?,
+            false => None,
+        };
+        Ok(rows.unwrap_or_else(|| Rows::new(grid.steps)))
+    }
+
+    /// A time of each sample that a selector picks; `None` for what is no selector.
+    fn times_of_samples(&mut self, arg: NodeId, emit: Emit) -> Result<Option<Rows>, QueryError> {
+        let inner = self.plan.strip(arg);
+        let NodeKind::VectorSelector(_) = self.plan.kind(inner) else { return Ok(None) };
+        let mut rows = self.selected(inner, emit, Sink::Rows)?;
+        if !self.session.delayed {
+            rows = rows.unify()?;
+        }
+        Ok(Some(match self.plan.node(arg).repeat {
+            Some(steps) => rows.repeat(steps),
+            None => rows,
+        }))
     }
 
     fn sort(
@@ -235,7 +253,8 @@ impl<S: Source> Executor<'_, S> {
         result
     }
 
-    /// The labels that a selector fixes by `=`, each of them once.
+    /// The labels that a selector fixes by `=`. A second matcher of a name takes the label away; one
+    /// of another kind does so too, but not for an `=` after it.
     fn absent_labels(&self, arg: NodeId) -> Labels {
         let selector = match self.plan.kind(arg) {
             NodeKind::MatrixSelector { selector, .. } => *selector,
@@ -244,16 +263,18 @@ impl<S: Source> Executor<'_, S> {
         let NodeKind::VectorSelector(selector) = self.plan.kind(selector) else {
             return Labels::empty();
         };
-        let mut fixed: Vec<(&str, Option<&str>)> = Vec::new();
+        let mut seen: Vec<&str> = Vec::new();
+        let mut fixed: Vec<(&str, &str)> = Vec::new();
         for matcher in selector.matchers.iter().filter(|matcher| matcher.name() != METRIC_NAME) {
-            let value = (matcher.op() == MatchOp::Equal).then(|| matcher.value());
-            match fixed.iter_mut().find(|(name, _)| *name == matcher.name()) {
-                Some(known) => known.1 = None,
-                None => fixed.push((matcher.name(), value)),
+            let name = matcher.name();
+            if matcher.op() == MatchOp::Equal && !seen.contains(&name) {
+                seen.push(name);
+                fixed.push((name, matcher.value()));
+            } else {
+                fixed.retain(|(known, _)| *known != name);
             }
         }
-        let pairs = fixed.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        Labels::from_pairs(pairs).unwrap_or_default()
+        Labels::from_pairs(fixed).unwrap_or_default()
     }
 }
 

@@ -13,9 +13,12 @@ use std::collections::HashMap;
 use icecore_storage::labels::METRIC_NAME;
 
 use crate::engine::QueryError;
+use crate::exec::failure::FirstFailure;
 use crate::exec::label_edit;
 use crate::exec::operator::{apply, changes_metric, holds, is_trim, type_errors};
-use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, first_bit, for_each_bit, words};
+use crate::exec::rows::{
+    RowBuffer, Rows, SAME_LABELSET, SeriesMeta, first_bit, for_each_bit, words,
+};
 use crate::exec::{Session, fill, histograms_unsupported};
 use crate::go_format::quote;
 use crate::parser::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
@@ -98,21 +101,10 @@ pub(super) fn present_by_ordinal(rows: &Rows, ordinals: &[usize], count: usize) 
     present
 }
 
-/// A step at which Prometheus would have failed, and with what.
-struct Failure {
-    step: usize,
-    /// Failures of one step, in the order in which Prometheus meets them.
-    rank: u8,
-    text: String,
-}
-
-/// Keeps the failure that Prometheus would have met first.
-fn record(first: &mut Option<Failure>, failure: Failure) {
-    let earlier = |known: &Failure| (known.step, known.rank) <= (failure.step, failure.rank);
-    if !first.as_ref().is_some_and(earlier) {
-        *first = Some(failure);
-    }
-}
+/// Failures of one step, in the order in which Prometheus meets them.
+const RANK_ONE_SIDE: u8 = 0;
+const RANK_MATCHES: u8 = 1;
+const RANK_SAME_LABELS: u8 = 2;
 
 /// Arithmetic and comparisons.
 pub(crate) fn operator(
@@ -140,7 +132,7 @@ pub(crate) fn operator(
     let mut many_rows: Vec<Vec<usize>> = vec![Vec::new(); found.count];
     found.left.iter().enumerate().for_each(|(row, &ordinal)| many_rows[ordinal].push(row));
 
-    let mut failure = None;
+    let mut failure = FirstFailure::default();
     // Without anything to match, Prometheus looks at neither side.
     let any_many = match fills {
         true => vec![u64::MAX; stride],
@@ -149,10 +141,9 @@ pub(crate) fn operator(
     for rows in one_rows.iter().filter(|rows| rows.len() > 1) {
         if let Some(step) = first_overlap(rows, &one_present, stride, &any_many) {
             let side = if swapped { "left" } else { "right" };
-            record(
-                &mut failure,
-                duplicate_one_side(step, rows, &one, &one_present, matching, side),
-            );
+            failure.record(step, RANK_ONE_SIDE, || {
+                duplicate_one_side(step, rows, &one, &one_present, matching, side)
+            });
         }
     }
 
@@ -177,13 +168,14 @@ pub(crate) fn operator(
             }
             _ => "grouping labels must ensure unique matches",
         };
-        let text = format!("multiple matches for labels: {wanted}");
-        record(&mut failure, Failure { step, rank: 1, text });
+        failure.record(step, RANK_MATCHES, || format!("multiple matches for labels: {wanted}"));
     }
-    match failure {
-        Some(failure) => Err(QueryError::Execution(failure.text)),
-        None => output.rows.unify(),
+    let merged = output.rows.merge_equal();
+    if let Err(step) = merged {
+        failure.record(step, RANK_SAME_LABELS, || SAME_LABELSET.into());
     }
+    failure.finish()?;
+    Ok(merged.unwrap_or_default())
 }
 
 fn any_present(presences: &[u64], stride: usize) -> Vec<u64> {
@@ -218,23 +210,22 @@ fn duplicate_one_side(
     presences: &[u64],
     matching: &Matching,
     side: &str,
-) -> Failure {
+) -> String {
     let stride = words(one.steps);
     let present = |row: &&usize| presences[**row * stride + step / 64] >> (step % 64) & 1 == 1;
     let mut two: Vec<String> =
         rows.iter().filter(present).take(2).map(|row| written(&one.meta[*row].labels)).collect();
     two.sort_unstable();
     let group = match_labels(&one.meta[rows[0]].labels, matching);
-    let text = format!(
+    format!(
         "found duplicate series for the match group {} on the {side} hand-side of the operation: [{}];many-to-many matching not allowed: matching labels must be unique on one side",
         written(&group),
         two.join(", ")
-    );
-    Failure { step, rank: 0, text }
+    )
 }
 
 /// Labels as Go's `Labels.String` writes them: the name among the others.
-fn written(labels: &Labels) -> String {
+pub(super) fn written(labels: &Labels) -> String {
     let pairs: Vec<String> =
         labels.iter().map(|(name, value)| format!("{name}={}", quote(value.as_bytes()))).collect();
     format!("{{{}}}", pairs.join(", "))
@@ -463,15 +454,6 @@ mod tests {
         assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX; 2]), Some(66));
         assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX, 0]), None);
         assert_eq!(first_overlap(&[0, 1], &presences, 2, &[u64::MAX; 2]), None);
-    }
-
-    #[test]
-    fn the_earliest_step_fails_first() {
-        let mut first = None;
-        record(&mut first, Failure { step: 3, rank: 0, text: "late".into() });
-        record(&mut first, Failure { step: 1, rank: 1, text: "early".into() });
-        record(&mut first, Failure { step: 1, rank: 1, text: "second".into() });
-        assert_eq!(first.map(|failure| failure.text), Some("early".into()));
     }
 
     #[test]

@@ -1,39 +1,44 @@
 //! Leaves: from the samples of series to rows, or straight into an aggregation.
 //!
 //! - An **input** hands out series: those of a selection, or the rows of a subquery.
-//! - A **morsel** is a fixed run of neighbouring series. Morsels are computed in parallel and merged
-//!   in order, so that a result is a function of the data and not of the machine.
+//! - A **morsel** is a run of series, as many as make a few thousand cells. Morsels are computed in
+//!   parallel; their rows are taken over one after the other.
 //!
 //! A series is read, computed on and forgotten before the next, so that an aggregation holds its
-//! groups and nothing else.
+//! groups and the rows of few morsels. It adds series in one order, whatever the storage they come
+//! from and whatever other series were selected: so a value is a function of the samples in its
+//! windows alone, to the last bit, and not of the machine or of the query's start and end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use icecore_storage::labels::Labels;
+use icecore_storage::labels::{Labels, METRIC_NAME};
 use icecore_storage::metrics::histogram::{Histogram, ResetHint};
 use icecore_storage::metrics::sample::Samples;
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::QueryError;
-use crate::exec::aggregate::{Grouping, Groups};
+use crate::exec::aggregate::{self, Grouping, Groups};
 use crate::exec::rows::{
     HistogramPoints, RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset,
 };
 use crate::exec::select::{self, Emit, Picks};
 use crate::exec::window::{self, WindowCall, WindowScratch};
-use crate::exec::{Session, histograms_unsupported, label_edit};
+use crate::exec::{Session, extended, histograms_unsupported, label_edit, workers};
 use crate::functions::FunctionId;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 use crate::plan::{Grid, View};
 use crate::source::{SelectedSeries, Source};
 
-/// Series of a morsel.
-const MORSEL_SERIES: usize = 128;
+/// Cells and samples of a morsel, about: a fraction of a millisecond of work, and rows that stay in
+/// the cache of a core.
+const MORSEL_CELLS: usize = 32 << 10;
+/// A morsel's series share what depends on timestamps alone.
+const MORSEL_SERIES_MAX: usize = 128;
+/// Samples are estimated as if one came so often.
+const SAMPLE_EVERY_MS: u64 = 15_000;
 /// Below so many series a query stays on its own thread.
 const PARALLEL_SERIES_MIN: usize = 256;
-/// Morsels in flight for each thread; bounds the groups that wait to be merged.
-const MORSELS_PER_THREAD: usize = 4;
 
 /// Series to compute on.
 pub(crate) trait Input: Sync {
@@ -112,21 +117,44 @@ impl Input for Inner {
 /// How a series becomes a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Leaf<'a> {
-    Select { view: View, emit: Emit },
+    Select {
+        view: View,
+        emit: Emit,
+    },
+    /// A smoothed instant selector, what it looks at, and where it stands.
+    Smoothed {
+        view: View,
+        reach: View,
+        span: Span,
+    },
     Window(WindowCall<'a>),
 }
 
 impl Leaf<'_> {
     fn steps(&self) -> usize {
         match self {
-            Leaf::Select { view, .. } => view.times.steps,
+            Leaf::Select { view, .. } | Leaf::Smoothed { view, .. } => view.times.steps,
             Leaf::Window(call) => call.view.times.steps,
         }
     }
 
+    /// Series that make a morsel.
+    fn morsel_series(&self) -> usize {
+        let view = match self {
+            Leaf::Select { view, .. } | Leaf::Smoothed { reach: view, .. } => view,
+            Leaf::Window(call) => &call.view,
+        };
+        let range_ms = view.times.last_ms().abs_diff(view.times.first_ms);
+        let range_ms = range_ms.saturating_add(view.window_ms.unsigned_abs());
+        let samples = usize::try_from(range_ms / SAMPLE_EVERY_MS).unwrap_or(usize::MAX);
+        let cells = self.steps().saturating_add(samples).max(1);
+        (MORSEL_CELLS / cells).clamp(1, MORSEL_SERIES_MAX)
+    }
+
     fn drops_name(&self) -> bool {
         match self {
-            Leaf::Select { emit, .. } => *emit == Emit::Timestamp,
+            Leaf::Select { emit, .. } => *emit != Emit::Value,
+            Leaf::Smoothed { .. } => false,
             Leaf::Window(call) => !call.keeps_name(),
         }
     }
@@ -152,7 +180,9 @@ pub(crate) enum Sink<'a> {
 
 /// What one morsel, or all morsels so far, have made.
 struct Output<'a> {
+    /// With their whole labels as long as they wait for `groups`.
     rows: Rows,
+    /// Of an aggregation, once its series come in their order.
     groups: Option<(Groups, Grouping)>,
     /// Labels of series that had a result, if two of them may turn out equal.
     labels: Vec<Labels>,
@@ -177,6 +207,8 @@ struct Run<'a, I> {
     input: &'a I,
     leaf: Leaf<'a>,
     sink: Sink<'a>,
+    /// The input's series in the order in which they are computed.
+    order: Vec<u32>,
     /// Names are taken away at once and series may become equal by it.
     check_labels: bool,
 }
@@ -190,29 +222,32 @@ pub(crate) fn run<I: Input>(
 ) -> Result<Rows, QueryError> {
     // The rows of `timestamp()` are merged where they become equal, those of a window never.
     let drops = matches!(leaf, Leaf::Window(_)) && leaf.drops_name() && !session.delayed;
-    let run = Run { input, leaf, sink, check_labels: drops && !same_names(input) };
-    let morsels = input.len().div_ceil(MORSEL_SERIES);
-    let mut total = run.output(session.fork());
+    session.has_typed_series |= drops && has_typed_series(input);
+    let order = match sink {
+        Sink::Aggregate(aggregate, _) if aggregate::depends_on_order(aggregate.op) => {
+            order_of_addition(input)
+        }
+        _ => (0..input.len() as u32).collect(),
+    };
+    let run = Run { input, leaf, sink, order, check_labels: drops && !same_names(input) };
+    let mut total = run.total(session.fork());
     if input.len() < PARALLEL_SERIES_MIN {
-        let mut scratch = Scratch::default();
-        for morsel in 0..morsels {
-            let output = run.morsel(morsel, &mut scratch, session.fork())?;
-            total.merge(output);
-        }
+        run.morsel(0..input.len(), &mut Scratch::default(), &mut total)?;
     } else {
-        let wave = rayon::current_num_threads() * MORSELS_PER_THREAD;
-        for start in (0..morsels).step_by(wave) {
-            let forked: &Session<'_> = session;
-            let outputs: Vec<Result<Output<'_>, QueryError>> = (start..morsels.min(start + wave))
-                .into_par_iter()
-                .map_init(Scratch::default, |scratch, morsel| {
-                    run.morsel(morsel, scratch, forked.fork())
-                })
-                .collect();
-            for output in outputs {
-                total.merge(output?);
-            }
-        }
+        let series = leaf.morsel_series();
+        let forked: &Session<'_> = session;
+        let morsel = |index: usize, scratch: &mut Scratch| {
+            let start = index * series;
+            let mut output = run.output(forked.fork());
+            output.rows.reserve(series);
+            run.morsel(start..input.len().min(start + series), scratch, &mut output)?;
+            Ok::<_, QueryError>(output)
+        };
+        let mut key = Vec::new();
+        workers::compute(input.len().div_ceil(series), morsel, |output| {
+            run.merge(&mut total, output?, &mut key);
+            Ok(())
+        })?;
     }
     run.finish(total, session)
 }
@@ -222,35 +257,65 @@ fn same_names<I: Input>(input: &I) -> bool {
     (1..input.len()).all(|index| of(index).eq(of(0)))
 }
 
-impl<'a, I: Input> Run<'a, I> {
-    fn output<'s>(&self, session: Session<'s>) -> Output<'s> {
-        let steps = self.leaf.steps();
-        let groups = match self.sink {
-            Sink::Rows => None,
-            Sink::Aggregate(aggregate, _) => {
-                let name_dropped = self.leaf.drops_name() && !session.delayed;
-                let grouping = Grouping::new(aggregate, name_dropped);
-                Some((Groups::new(aggregate.op, steps), grouping))
+/// Whether there are series with a type or a unit among their labels.
+fn has_typed_series<I: Input>(input: &I) -> bool {
+    let is_typed = |index: usize| {
+        label_edit::metadata(input.meta(index).0).any(|(name, _)| name != METRIC_NAME.as_bytes())
+    };
+    (0..input.len()).any(is_typed)
+}
+
+/// An order of the series that their labels decide, and that keeps those of one target together,
+/// since they have equal timestamps.
+fn order_of_addition<I: Input>(input: &I) -> Vec<u32> {
+    let key = |index: u32| {
+        let labels = input.meta(index as usize).0;
+        let mut target = [0; 2];
+        for (name, value) in labels.byte_pairs() {
+            match name {
+                b"job" => target[0] = xxh3_64(value),
+                b"instance" => target[1] = xxh3_64(value),
+                _ => {}
             }
-        };
-        Output { rows: Rows::new(steps), groups, labels: Vec::new(), session, held: 0, cells: 0 }
+        }
+        (target, labels.identity())
+    };
+    let mut keys: Vec<_> = (0..input.len() as u32).map(|index| (key(index), index)).collect();
+    keys.sort_unstable();
+    keys.into_iter().map(|(_, index)| index).collect()
+}
+
+impl<'a, I: Input> Run<'a, I> {
+    /// For the rows of a morsel.
+    fn output<'s>(&self, session: Session<'s>) -> Output<'s> {
+        let rows = Rows::new(self.leaf.steps());
+        Output { rows, groups: None, labels: Vec::new(), session, held: 0, cells: 0 }
     }
 
-    fn morsel<'s>(
+    /// For the result.
+    fn total<'s>(&self, session: Session<'s>) -> Output<'s> {
+        let name_dropped = self.leaf.drops_name() && !session.delayed;
+        let mut total = self.output(session);
+        if let Sink::Aggregate(aggregate, _) = self.sink {
+            let groups = Groups::new(aggregate.op, self.leaf.steps());
+            total.groups = Some((groups, Grouping::new(aggregate, name_dropped)));
+        }
+        total
+    }
+
+    fn morsel(
         &self,
-        morsel: usize,
+        series: std::ops::Range<usize>,
         scratch: &mut Scratch,
-        session: Session<'s>,
-    ) -> Result<Output<'s>, QueryError> {
-        let mut output = self.output(session);
+        output: &mut Output<'_>,
+    ) -> Result<(), QueryError> {
         // Every morsel notes for itself, since another's notes may be lost with an error.
         scratch.no_counter.clear();
-        let start = morsel * MORSEL_SERIES;
-        for index in start..self.input.len().min(start + MORSEL_SERIES) {
+        for &index in &self.order[series] {
             output.session.budget.check()?;
-            self.series(index, scratch, &mut output)?;
+            self.series(index as usize, scratch, output)?;
         }
-        Ok(output)
+        Ok(())
     }
 
     fn series(
@@ -267,6 +332,10 @@ impl<'a, I: Input> Run<'a, I> {
             Leaf::Select { view, emit } => {
                 let looked_at = select::select(*view, *emit, samples, picks, row);
                 session.budget.looked_at(looked_at);
+            }
+            Leaf::Smoothed { view, reach, span } => {
+                let (metric, scratch) = (labels.metric_name(), &mut window.extended);
+                extended::smooth(*view, *reach, *span, metric, samples, scratch, row, session)?;
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();
@@ -287,28 +356,39 @@ impl<'a, I: Input> Run<'a, I> {
         if self.check_labels {
             output.labels.push(label_edit::without_name(labels));
         }
-        match (&mut output.groups, self.sink) {
-            (Some((groups, grouping)), Sink::Aggregate(aggregate, span)) => {
-                note_histograms(aggregate.op, &row.histograms, span, session)?;
-                let meta = SeriesMeta { labels: labels.clone(), drop_name };
-                grouping.write_key(&meta, key);
-                let group = groups.group(key);
-                groups.ordinals.drop_name[group] |= drop_name;
-                groups.add(group, &row.values, &row.valid, &row.histograms);
-            }
-            _ => {
-                let cells = row.values.len() as u64;
-                session.budget.hold_cells(cells)?;
-                output.cells += cells;
-                let labels = if drops && !session.delayed {
-                    label_edit::without_name(labels)
-                } else {
-                    labels.clone()
-                };
-                output.rows.push(SeriesMeta { labels, drop_name }, row);
-            }
+        if let Sink::Aggregate(aggregate, span) = self.sink {
+            note_histograms(aggregate.op, &row.histograms, span, session)?;
         }
+        let meta = SeriesMeta { labels: labels.clone(), drop_name };
+        if let Some((groups, grouping)) = &mut output.groups {
+            groups.add_series(grouping, &meta, key, (&row.values, &row.valid, &row.histograms));
+            return Ok(());
+        }
+        let cells = row.values.len() as u64;
+        session.budget.hold_cells(cells)?;
+        output.cells += cells;
+        // An aggregation sees to the names itself.
+        let goes = matches!(self.sink, Sink::Rows) && drops && !session.delayed;
+        let labels = if goes { label_edit::without_name(labels) } else { meta.labels };
+        output.rows.push(SeriesMeta { labels, drop_name }, row);
         Ok(())
+    }
+
+    /// Takes over what the next morsel has made.
+    fn merge(&self, total: &mut Output<'_>, morsel: Output<'_>, key: &mut Vec<u8>) {
+        total.session.annotations.merge(morsel.session.annotations);
+        total.labels.extend(morsel.labels);
+        total.held += morsel.held;
+        let Some((groups, grouping)) = &mut total.groups else {
+            total.cells += morsel.cells;
+            return total.rows.append(morsel.rows);
+        };
+        let rows = &morsel.rows;
+        for (row, meta) in rows.meta.iter().enumerate() {
+            let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
+            groups.add_series(grouping, meta, key, points);
+        }
+        morsel.session.budget.release_cells(morsel.cells);
     }
 
     fn finish(&self, total: Output<'_>, session: &mut Session<'_>) -> Result<Rows, QueryError> {
@@ -325,19 +405,6 @@ impl<'a, I: Input> Run<'a, I> {
             Some((groups, _)) => groups.finish(),
             None => total.rows,
         })
-    }
-}
-
-impl Output<'_> {
-    fn merge(&mut self, later: Output<'_>) {
-        self.session.annotations.merge(later.session.annotations);
-        self.labels.extend(later.labels);
-        self.held += later.held;
-        self.cells += later.cells;
-        match (&mut self.groups, later.groups) {
-            (Some((groups, _)), Some((later, _))) => groups.merge(later),
-            _ => self.rows.append(later.rows),
-        }
     }
 }
 

@@ -11,7 +11,10 @@ mod aggregate;
 mod buckets;
 mod budget;
 mod call;
+mod extended;
+mod failure;
 mod fill;
+mod info;
 mod instant;
 mod join;
 mod label_edit;
@@ -26,10 +29,12 @@ mod relabel;
 mod rows;
 mod select;
 mod sort;
+mod start_time;
 mod window;
+mod workers;
 
 pub(crate) use budget::Budget;
-pub(crate) use rows::Rows;
+pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
@@ -45,7 +50,7 @@ use crate::value::MatrixSeries;
 use aggregate::{Grouping, Groups};
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use leaf::{Leaf, Sink, Stored};
-use rows::{RowBuffer, for_each_bit};
+use rows::RowBuffer;
 use select::Emit;
 use window::WindowCall;
 
@@ -81,13 +86,17 @@ pub(crate) struct Session<'a> {
     /// The query's text, for positions in errors.
     pub(crate) text: &'a str,
     pub(crate) delayed: bool,
+    pub(crate) use_start_timestamps: bool,
+    /// Whether series may have become equal by what the whole query has selected: names were taken
+    /// from series that had more than a name to lose.
+    pub(crate) has_typed_series: bool,
 }
 
 impl<'a> Session<'a> {
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
-        let Session { budget, text, delayed, .. } = *self;
-        Session { annotations: Annotations::default(), budget, text, delayed }
+        let annotations = self.annotations.fork();
+        Session { annotations, has_typed_series: false, ..*self }
     }
 }
 
@@ -147,6 +156,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 continue;
             }
             self.session.budget.check()?;
+            self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
             let value = match self.plan.node(id).repeat {
                 Some(steps) => repeated(value, steps),
@@ -243,7 +253,13 @@ impl<'a, S: Source> Executor<'a, S> {
 
     fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
         let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
-        let leaf = Leaf::Select { view: self.plan.view(id), emit };
+        let view = self.plan.view(id);
+        let leaf = match (self.plan.node(id).extension, emit) {
+            (Some(extension), Emit::Value) => {
+                Leaf::Smoothed { view, reach: extension.reach, span: self.span(id) }
+            }
+            _ => Leaf::Select { view, emit },
+        };
         leaf::run(&input, leaf, sink, &mut self.session)
     }
 
@@ -269,12 +285,15 @@ impl<'a, S: Source> Executor<'a, S> {
             id: function.id,
             name: function.name,
             view: self.plan.view(range),
+            extension: self.plan.node(range).extension,
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
             call_span: self.span(id),
         };
-        over_time::check_parameters(&call)?;
+        if let Some(extension) = call.extension {
+            extension.check(function.id, function.name)?;
+        }
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
                 let series = &self.series[self.selection(*selector)];
@@ -408,12 +427,10 @@ impl<'a, S: Source> Executor<'a, S> {
         let grouping = Grouping::new(aggregate, false);
         let mut groups = Groups::new(aggregate.op, rows.steps);
         let mut key = Vec::new();
-        for (row, meta) in rows.meta.iter().enumerate() {
+        for row in aggregate::order_of_addition(&rows) {
             leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
-            grouping.write_key(meta, &mut key);
-            let group = groups.group(&key);
-            groups.ordinals.drop_name[group] |= meta.drop_name;
-            groups.add(group, rows.values(row), rows.valid(row), &rows.histograms[row]);
+            let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
+            groups.add_series(&grouping, &rows.meta[row], &mut key, points);
         }
         Ok(groups.finish())
     }
@@ -422,9 +439,7 @@ impl<'a, S: Source> Executor<'a, S> {
     pub(crate) fn range_vector(&mut self) -> Result<Vec<MatrixSeries>, QueryError> {
         let root = self.plan.strip(self.plan.expr.root);
         let mut matrix = match self.plan.kind(root) {
-            NodeKind::MatrixSelector { selector, .. } => {
-                self.read_range(*selector, self.plan.view(root))?
-            }
+            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector)?,
             NodeKind::Subquery(subquery) => {
                 let grid = self.inner_grid(subquery.expr);
                 match self.run()? {
@@ -438,11 +453,8 @@ impl<'a, S: Source> Executor<'a, S> {
         Ok(matrix)
     }
 
-    fn read_range(
-        &mut self,
-        selector: NodeId,
-        view: crate::plan::View,
-    ) -> Result<Vec<MatrixSeries>, QueryError> {
+    fn read_range(&mut self, selector: NodeId) -> Result<Vec<MatrixSeries>, QueryError> {
+        let (view, extension) = (self.plan.view(selector), self.plan.node(selector).extension);
         let end_ms = view.times.last_ms();
         let start_ms = end_ms.saturating_sub(view.window_ms);
         let mut samples = Samples::default();
@@ -453,6 +465,10 @@ impl<'a, S: Source> Executor<'a, S> {
                 .read(series, &mut samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
             let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
+            if let Some(extension) = extension {
+                found.floats = extended::range_vector(extension, (start_ms, end_ms), &samples)?;
+                samples.clear();
+            }
             for (row, &timestamp) in samples.timestamps.iter().enumerate() {
                 if timestamp <= start_ms || timestamp > end_ms {
                     continue;
@@ -514,5 +530,14 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    f(&mut Session { annotations, budget: &budget, text: "", delayed: false });
+    let (delayed, use_start_timestamps, has_typed_series) = (false, false, false);
+    let budget = &budget;
+    f(&mut Session {
+        annotations,
+        budget,
+        text: "",
+        delayed,
+        use_start_timestamps,
+        has_typed_series,
+    });
 }

@@ -110,24 +110,25 @@ fn parameter(call: &WindowCall<'_>, step: usize) -> f64 {
     call.parameters[0].at(step)
 }
 
-/// Refuses parameters that a function cannot work with.
-pub(crate) fn check_parameters(call: &WindowCall<'_>) -> Result<(), QueryError> {
+/// Refuses parameters out of range at the first step whose window is not empty: `seen` are those.
+pub(crate) fn check_parameters(call: &WindowCall<'_>, seen: &[u64]) -> Result<(), QueryError> {
     if call.id != FunctionId::DoubleExponentialSmoothing {
         return Ok(());
     }
-    for (factor, name, short) in
-        [(&call.parameters[0], "smoothing", "sf"), (&call.parameters[1], "trend", "tf")]
-    {
-        let wrong =
-            (0..call.grid.steps).map(|step| factor.at(step)).find(|f| *f <= 0.0 || *f >= 1.0);
-        if let Some(wrong) = wrong {
-            let wrong = float_fixed(wrong, 6);
-            return Err(QueryError::Execution(format!(
-                "invalid {name} factor. Expected: 0 < {short} < 1, got: {wrong}"
-            )));
+    let factors = [(&call.parameters[0], "smoothing", "sf"), (&call.parameters[1], "trend", "tf")];
+    let mut wrong = None;
+    for_each_bit(seen, |step| {
+        for (factor, name, short) in factors {
+            let value = factor.at(step);
+            if wrong.is_none() && (value <= 0.0 || value >= 1.0) {
+                wrong = Some((name, short, value));
+            }
         }
-    }
-    Ok(())
+    });
+    let Some((name, short, value)) = wrong else { return Ok(()) };
+    let got = float_fixed(value, 6);
+    let text = format!("invalid {name} factor. Expected: 0 < {short} < 1, got: {got}");
+    Err(QueryError::Execution(text))
 }
 
 /// Smoothing with a trend; `values` are at least two.
@@ -309,7 +310,7 @@ fn quantiles(
         if !(0.0..=1.0).contains(&quantile) {
             session.annotations.invalid_quantile(quantile, call.span);
         }
-        row.values[step] = sliding.quantile(quantile, bounds.window(step));
+        row.values[step] = sliding.quantile(quantile, values, bounds.window(step));
     });
 }
 

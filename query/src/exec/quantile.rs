@@ -5,7 +5,9 @@
 //!   the set of its samples' **ranks** in the run, a bitmap, in which moving on changes a few bits and
 //!   the n-th least sample is the n-th bit.
 //!
-//! Windows too large for that are kept sorted: what comes takes the place of what goes.
+//! Windows too large for that are kept sorted: what comes takes the place of what goes. And if the
+//! quantile is close to the least or the greatest value, as it mostly is, a few **extremes** of the
+//! window are enough, and those are found by comparing alone.
 
 use std::ops::Range;
 
@@ -14,6 +16,8 @@ const RUN_SAMPLES: usize = 1024;
 /// Samples of a window in a run, at most: a run is to serve many windows.
 const WINDOW_SAMPLES: usize = RUN_SAMPLES / 4;
 const RUN_WORDS: usize = RUN_SAMPLES / 64;
+/// Extremes that are looked for, at most: each costs a comparison a sample.
+const EXTREMES: usize = 6;
 
 /// Orders floats as integers: NaN first, then as numbers.
 pub(crate) fn sort_key(value: f64) -> i64 {
@@ -68,6 +72,9 @@ fn quantile_by(quantile: f64, count: usize, pair: impl FnOnce(usize, usize) -> (
 /// Quantiles of the windows of one series, which neither begin nor end before the last one.
 #[derive(Debug, Default)]
 pub(crate) struct SlidingQuantile {
+    /// Whether extremes may be looked for: no NaN, nor a zero that is negative.
+    plain: bool,
+    /// Of all values, once there are windows that need them.
     keys: Vec<i64>,
     in_runs: bool,
     run: Run,
@@ -79,29 +86,105 @@ pub(crate) struct SlidingQuantile {
 impl SlidingQuantile {
     /// Begins a series whose windows have at most `largest` samples.
     pub(crate) fn begin(&mut self, values: &[f64], largest: usize) {
-        self.keys.clear();
-        self.keys.extend(values.iter().map(|value| sort_key(*value)));
+        let is_plain = |value: &f64| !value.is_nan() & (value.to_bits() != (-0.0f64).to_bits());
+        self.plain = values.iter().fold(true, |plain, value| plain & is_plain(value));
         self.in_runs = largest <= WINDOW_SAMPLES;
+        self.keys.clear();
         self.run.samples = 0..0;
         self.sorted.clear();
         self.window = 0..0;
     }
 
-    /// The quantile of a window that is not empty.
-    pub(crate) fn quantile(&mut self, quantile: f64, window: Range<usize>) -> f64 {
+    /// The quantile of a window, which is not empty, of the values.
+    pub(crate) fn quantile(&mut self, quantile: f64, values: &[f64], window: Range<usize>) -> f64 {
+        quantile_by(quantile, window.len(), |lower, upper| {
+            let extremes = (window.len() - lower).min(upper + 1);
+            if !self.plain || extremes > EXTREMES {
+                return self.ordered_pair(values, window, lower, upper);
+            }
+            let values = &values[window];
+            match values.len() - lower == extremes {
+                true => extreme_pair(extremes, values, upper > lower, 1.0),
+                false => {
+                    // From below, where the greater of the two is the farther one.
+                    let (above, below) = extreme_pair(extremes, values, true, -1.0);
+                    (below, above)
+                }
+            }
+        })
+    }
+
+    /// The values of two ranks that are equal or neighbours.
+    fn ordered_pair(
+        &mut self,
+        values: &[f64],
+        window: Range<usize>,
+        lower: usize,
+        upper: usize,
+    ) -> (f64, f64) {
+        if self.keys.is_empty() {
+            self.keys.extend(values.iter().map(|value| sort_key(*value)));
+        }
         if !self.in_runs {
             let old = std::mem::replace(&mut self.window, window.clone());
             slide(&mut self.sorted, &self.keys, old, window);
-            return quantile_of_keys(quantile, &self.sorted);
+            return (from_sort_key(self.sorted[lower]), from_sort_key(self.sorted[upper]));
         }
         if window.end > self.run.samples.end {
             self.run.begin(&self.keys, window.start);
             self.window = window.start..window.start;
         }
         let old = std::mem::replace(&mut self.window, window.clone());
-        self.run.slide(old, window.clone());
-        quantile_by(quantile, window.len(), |lower, upper| self.run.pair(lower, upper > lower))
+        self.run.slide(old, window);
+        self.run.pair(lower, upper > lower)
     }
+}
+
+/// The `nth` greatest value, counted from 1, and the one above it, or itself again. With a sign of
+/// -1, the least and the one below.
+fn extreme_pair(nth: usize, values: &[f64], with_next: bool, sign: f64) -> (f64, f64) {
+    let (found, next) = match nth {
+        1 => greatest::<1>(values, sign),
+        2 => greatest::<2>(values, sign),
+        3 => greatest::<3>(values, sign),
+        4 => greatest::<4>(values, sign),
+        5 => greatest::<5>(values, sign),
+        EXTREMES => greatest::<EXTREMES>(values, sign),
+        _ => unreachable!("more extremes are not looked for"),
+    };
+    (found, if with_next { next } else { found })
+}
+
+/// The `N`th greatest of the values times `sign`, and the one before it, if there is one; again
+/// times `sign`.
+fn greatest<const N: usize>(values: &[f64], sign: f64) -> (f64, f64) {
+    /// Separate searches, so that they are vectors and none waits for the other.
+    const LANES: usize = 4;
+    // Selections of one instruction each: `f64::max` would look for NaN as well.
+    let max = |a: f64, b: f64| if a > b { a } else { b };
+    let min = |a: f64, b: f64| if a < b { a } else { b };
+    let mut tops = [[f64::NEG_INFINITY; LANES]; N];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        let mut falling = chunk.map(|value| value * sign);
+        for top in &mut tops {
+            for (top, falling) in top.iter_mut().zip(&mut falling) {
+                (*top, *falling) = (max(*top, *falling), min(*top, *falling));
+            }
+        }
+    }
+    let mut top = tops.map(|lanes| lanes[0]);
+    let mut add = |value: f64| {
+        let mut falling = value;
+        for top in &mut top {
+            (*top, falling) = (max(*top, falling), min(*top, falling));
+        }
+    };
+    for lanes in &tops {
+        lanes[1..].iter().for_each(|value| add(*value));
+    }
+    rest.iter().for_each(|value| add(value * sign));
+    (top[N - 1] * sign, top[N.saturating_sub(2)] * sign)
 }
 
 /// A sorted stretch of a series, and which of it is in the window.
@@ -134,13 +217,14 @@ impl Run {
 
     fn slide(&mut self, old: Range<usize>, new: Range<usize>) {
         let start = self.samples.start;
-        for rank in &self.ranks[old.start - start..new.start.min(old.end) - start] {
-            self.present[*rank as usize / 64] &= !(1 << (rank % 64));
-            self.counts[*rank as usize / 64] -= 1;
-        }
-        for rank in &self.ranks[new.start.max(old.end) - start..new.end - start] {
-            self.present[*rank as usize / 64] |= 1 << (rank % 64);
-            self.counts[*rank as usize / 64] += 1;
+        let leaving = &self.ranks[old.start - start..new.start.min(old.end) - start];
+        let entering = &self.ranks[new.start.max(old.end) - start..new.end - start];
+        for (ranks, change) in [(leaving, u32::MAX), (entering, 1)] {
+            for rank in ranks {
+                let word = *rank as usize / 64 % RUN_WORDS;
+                self.present[word] ^= 1 << (rank % 64);
+                self.counts[word] = self.counts[word].wrapping_add(change);
+            }
         }
     }
 
@@ -154,7 +238,7 @@ impl Run {
         }
         let mut word = self.present[index];
         for _ in 0..rest {
-            word &= word - 1;
+            word &= word.wrapping_sub(1);
         }
         let value = |index: usize, word: u64| {
             from_sort_key(self.sorted[index * 64 + word.trailing_zeros() as usize].0)
@@ -229,20 +313,24 @@ mod tests {
 
     #[test]
     fn a_window_slides_as_if_sorted_anew() {
-        let values: Vec<f64> = (0..5000u32)
-            .map(|i| match i.wrapping_mul(2_654_435_761) >> 20 {
-                hash if hash % 50 == 0 => f64::NAN,
-                hash => f64::from(hash % 97) - 40.0,
-            })
-            .collect();
+        let odd = [f64::NAN, -0.0, f64::INFINITY, f64::NEG_INFINITY];
+        let value = |i: u32, odd: &[f64]| match i.wrapping_mul(2_654_435_761) >> 20 {
+            hash if hash % 50 == 0 => odd[hash as usize / 50 % odd.len()],
+            hash => f64::from(hash % 97) - 40.0,
+        };
+        check_slides(&(0..5000).map(|i| value(i, &odd)).collect::<Vec<f64>>());
+        check_slides(&(0..5000).map(|i| value(i, &odd[2..])).collect::<Vec<f64>>());
+    }
+
+    fn check_slides(values: &[f64]) {
         for (length, step) in [(1, 1), (12, 3), (40, 4), (256, 1), (257, 1), (700, 30), (30, 100)] {
             let mut sliding = SlidingQuantile::default();
-            sliding.begin(&values, length + 2);
+            sliding.begin(values, length + 2);
             for (turn, start) in (0..values.len() - length).step_by(step).enumerate() {
                 // Windows are not all of one length.
                 let window = start.saturating_sub(turn % 2)..start + length;
-                let quantile = [0.0, 0.5, 0.95, 1.0][turn % 4];
-                let found = sliding.quantile(quantile, window.clone());
+                let quantile = [0.0, 0.5, 0.95, 1.0, 0.1, 0.02, 0.9][turn % 7];
+                let found = sliding.quantile(quantile, values, window.clone());
                 let expected = quantile_of(quantile, &mut values[window].to_vec());
                 assert_eq!(found.to_bits(), expected.to_bits(), "{length} {step} {start}");
             }

@@ -141,8 +141,12 @@ pub(crate) fn top(
             ranked.clear();
             let present = members.iter().filter(|member| bit(rows.valid(**member), step));
             ranked.extend(present.map(|member| (rows.values(*member)[step], *member)));
-            let compare =
-                |a: &(f64, usize), b: &(f64, usize)| ranking(is_top, a.0, b.0).then(a.1.cmp(&b.1));
+            // Equal values are told apart by their labels: the order of rows is not of this step
+            // alone.
+            let compare = |a: &(f64, usize), b: &(f64, usize)| {
+                let labels = |row: usize| &rows.meta[row].labels;
+                ranking(is_top, a.0, b.0).then_with(|| labels(a.1).cmp(labels(b.1)))
+            };
             if count > 0 && count < ranked.len() {
                 ranked.select_nth_unstable_by(count, compare);
             }

@@ -1,16 +1,12 @@
 //! `label_replace` and `label_join`: functions on series, not on samples.
 
 use icecore_storage::labels::METRIC_NAME;
-use regex_automata::meta::Regex;
+use icecore_storage::regex::CapturingRegex;
 use regex_automata::util::captures::Captures;
-use regex_automata::util::syntax;
 
 use crate::engine::QueryError;
 use crate::exec::label_edit;
 use crate::exec::rows::Rows;
-
-/// Bounds what one pattern may cost, in bytes.
-const REGEX_SIZE_LIMIT: usize = 1 << 20;
 
 fn error(text: String) -> QueryError {
     QueryError::Execution(text)
@@ -31,7 +27,8 @@ fn label_name<'a>(bytes: &'a [u8], which: &str, function: &str) -> Result<&'a st
 pub(crate) fn replace(mut rows: Rows, arguments: [&[u8]; 4]) -> Result<Rows, QueryError> {
     let [destination, replacement, source, pattern] = arguments;
     let pattern_text = String::from_utf8_lossy(pattern);
-    let regex = std::str::from_utf8(pattern).ok().and_then(compile).ok_or_else(|| {
+    let text = std::str::from_utf8(pattern).ok();
+    let regex = text.and_then(|text| CapturingRegex::new(text).ok()).ok_or_else(|| {
         error(format!("invalid regular expression in label_replace(): {pattern_text}"))
     })?;
     let destination = label_name(destination, "destination", "label_replace")?;
@@ -40,11 +37,10 @@ pub(crate) fn replace(mut rows: Rows, arguments: [&[u8]; 4]) -> Result<Rows, Que
     let mut captures = regex.create_captures();
     for meta in &mut rows.meta {
         let value = meta.labels.get(&source).unwrap_or("").to_owned();
-        regex.captures(value.as_str(), &mut captures);
-        if !captures.is_match() {
+        if !regex.captures(&value, &mut captures) {
             continue;
         }
-        let new = expand(&replacement, &value, &captures);
+        let new = expand(&replacement, &value, &regex, &captures);
         meta.labels = label_edit::with(&meta.labels, destination, &new);
         if destination == METRIC_NAME {
             meta.drop_name = false;
@@ -53,17 +49,9 @@ pub(crate) fn replace(mut rows: Rows, arguments: [&[u8]; 4]) -> Result<Rows, Que
     rows.unify()
 }
 
-fn compile(pattern: &str) -> Option<Regex> {
-    Regex::builder()
-        .syntax(syntax::Config::new().dot_matches_new_line(true))
-        .configure(Regex::config().nfa_size_limit(Some(REGEX_SIZE_LIMIT)))
-        .build(&format!("^(?:{pattern})$"))
-        .ok()
-}
-
 /// Go's `Regexp.Expand`: `$1`, `$name`, `${name}`, `$$`. A name is as long as it can be; one that
 /// is no group stands for nothing.
-fn expand(template: &str, value: &str, captures: &Captures) -> String {
+fn expand(template: &str, value: &str, regex: &CapturingRegex, captures: &Captures) -> String {
     let mut out = String::new();
     let mut rest = template;
     while let Some(dollar) = rest.find('$') {
@@ -73,9 +61,9 @@ fn expand(template: &str, value: &str, captures: &Captures) -> String {
             out.push('$');
             rest = after;
         } else if let Some((name, after)) = reference(rest) {
-            let group = match name.parse::<usize>() {
-                Ok(index) => captures.get_group(index),
-                Err(_) => captures.get_group_by_name(name),
+            let group = match number(name) {
+                Some(index) => captures.get_group(index),
+                None => regex.groups_named(name).find_map(|index| captures.get_group(index)),
             };
             out.push_str(group.map_or("", |span| &value[span.range()]));
             rest = after;
@@ -85,6 +73,13 @@ fn expand(template: &str, value: &str, captures: &Captures) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// The number of a group; none has a zero in front.
+fn number(name: &str) -> Option<usize> {
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    let zero_in_front = name.len() > 1 && name.starts_with('0');
+    (digits && !zero_in_front).then(|| name.parse().ok()).flatten()
 }
 
 /// The name that a text after `$` begins with, and what follows.
@@ -133,10 +128,10 @@ mod tests {
     use super::*;
 
     fn expanded(template: &str) -> String {
-        let regex = compile("(a+)(?P<rest>.*)").unwrap();
+        let regex = CapturingRegex::new("(a+)(?P<rest>.*)").unwrap();
         let mut captures = regex.create_captures();
-        regex.captures("aab", &mut captures);
-        expand(template, "aab", &captures)
+        assert!(regex.captures("aab", &mut captures));
+        expand(template, "aab", &regex, &captures)
     }
 
     #[test]
@@ -145,5 +140,6 @@ mod tests {
         assert_eq!(expanded("$1x"), "");
         assert_eq!(expanded("${1}x"), "aax");
         assert_eq!(expanded("$9|$none|$ |${"), "||$ |${");
+        assert_eq!(expanded("$01|$0"), "|aab");
     }
 }

@@ -134,6 +134,14 @@ impl Rows {
         Rows { steps, ..Rows::default() }
     }
 
+    /// Makes room for so many rows.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.meta.reserve(rows);
+        self.values.reserve(rows * self.steps);
+        self.valid.reserve(rows * words(self.steps));
+        self.histograms.reserve(rows);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.meta.len()
     }
@@ -287,6 +295,11 @@ impl Rows {
 
     /// Merges rows of equal labels; an error if two of them have a point at one step.
     pub(crate) fn unify(self) -> Result<Rows, QueryError> {
+        self.merge_equal().map_err(|_| same_labelset())
+    }
+
+    /// The same; the error is the first step at which two rows meet.
+    pub(crate) fn merge_equal(self) -> Result<Rows, usize> {
         let mut first: HashMap<&[u8], usize> = HashMap::with_capacity(self.len());
         let mut target = Vec::with_capacity(self.len());
         for meta in &self.meta {
@@ -297,25 +310,24 @@ impl Rows {
             return Ok(self);
         }
         let mut rows = Rows::new(self.steps);
-        let mut taken = Vec::new();
+        let (mut taken, mut present) = (Vec::new(), Vec::new());
+        let mut met: Option<usize> = None;
         for (row, &into) in target.iter().enumerate() {
             if into == rows.len() {
                 rows.push_from(&self, row, self.meta[row].clone());
                 continue;
             }
             self.presence(row, &mut taken);
-            let mut present = Vec::new();
             rows.presence(into, &mut present);
-            if taken.iter().zip(&present).any(|(a, b)| a & b != 0) {
-                return Err(same_labelset());
-            }
+            let meets = first_bit(taken.iter().zip(&present).map(|(a, b)| a & b));
+            met = [met, meets].into_iter().flatten().min();
             let (values, valid, histograms) = rows.row_mut(into);
             for_each_bit(self.valid(row), |step| values[step] = self.values(row)[step]);
             valid.iter_mut().zip(self.valid(row)).for_each(|(into, from)| *into |= from);
             histograms.extend_from_slice(&self.histograms[row]);
             histograms.sort_by_key(|(step, _)| *step);
         }
-        Ok(rows)
+        met.map_or(Ok(rows), Err)
     }
 
     /// The end of delayed name removal: names that are marked go now.
@@ -336,8 +348,10 @@ fn repeat_points(points: &HistogramPoints, steps: usize) -> HistogramPoints {
     (0..steps as u32).map(|step| (step, Arc::clone(histogram))).collect()
 }
 
+pub(crate) const SAME_LABELSET: &str = "vector cannot contain metrics with the same labelset";
+
 pub(crate) fn same_labelset() -> QueryError {
-    QueryError::Execution("vector cannot contain metrics with the same labelset".into())
+    QueryError::Execution(SAME_LABELSET.into())
 }
 
 #[cfg(test)]

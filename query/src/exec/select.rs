@@ -56,6 +56,10 @@ pub(crate) enum Emit {
     Value,
     /// `timestamp()` over a selector: the sample's own time in seconds.
     Timestamp,
+    /// `start_timestamp()` over a selector: when the sample's counter started, in seconds.
+    StartTimestamp,
+    /// The same as `Timestamp` of floats, while histograms stay what they are.
+    InfoTimestamp,
 }
 
 /// Fills `row` from the samples of one series; returns how many samples were looked at.
@@ -73,28 +77,43 @@ pub(crate) fn select(
     picks.update(view, samples);
     gather(picks, &samples.values, row);
     match emit {
-        Emit::Timestamp => {
+        Emit::Value => {}
+        Emit::Timestamp | Emit::InfoTimestamp => {
             for (value, &index) in row.values.iter_mut().zip(&picks.index) {
                 *value = samples.timestamps[index as usize] as f64 / 1000.0;
             }
         }
-        Emit::Value if !samples.histograms.is_empty() => take_histograms(picks, samples, row),
-        Emit::Value => {}
+        Emit::StartTimestamp => {
+            let starts = &samples.start_timestamps;
+            for (value, &index) in row.values.iter_mut().zip(&picks.index) {
+                let start_ms = starts.get(index as usize).copied().unwrap_or(0);
+                *value = start_ms as f64 / 1000.0;
+            }
+        }
+    }
+    let keeps_histograms = matches!(emit, Emit::Value | Emit::InfoTimestamp);
+    if keeps_histograms && !samples.histograms.is_empty() {
+        take_histograms(picks, samples, row);
     }
     row.points()
 }
 
 /// Values at the picks; stale markers are absent.
 fn gather(picks: &Picks, values: &[f64], row: &mut RowBuffer) {
-    let chunks = row.values.chunks_mut(64).zip(picks.index.chunks(64));
-    for ((out, index), (valid, mask)) in chunks.zip(row.valid.iter_mut().zip(&picks.mask)) {
-        let mut stale = 0u64;
-        for (bit, (out, &index)) in out.iter_mut().zip(index).enumerate() {
-            let value = values[index as usize];
-            *out = value;
-            stale |= u64::from(value.to_bits() == STALE_NAN_BITS) << bit;
+    for (out, &index) in row.values.iter_mut().zip(&picks.index) {
+        *out = values[index as usize];
+    }
+    let is_stale = |value: &f64| value.to_bits() == STALE_NAN_BITS;
+    let chunks = row.values.chunks(64).zip(&mut row.valid).zip(&picks.mask);
+    for ((values, valid), mask) in chunks {
+        *valid = *mask;
+        // All at once, which is quicker than bit by bit; most have none.
+        if values.iter().fold(false, |any, value| any | is_stale(value)) {
+            let bits = values.iter().enumerate();
+            let stale =
+                bits.fold(0, |stale, (bit, value)| stale | u64::from(is_stale(value)) << bit);
+            *valid = mask & !stale;
         }
-        *valid = mask & !stale;
     }
 }
 

@@ -13,12 +13,13 @@ use icecore_storage::metrics::sample::{STALE_NAN_BITS, Samples, is_stale_nan};
 
 use crate::engine::QueryError;
 use crate::exec::budget::Budget;
-use crate::exec::over_time;
 use crate::exec::rate::{self, RateKind, RateSteps};
-use crate::exec::rows::{RowBuffer, clear_bit, words};
+use crate::exec::rows::{RowBuffer, clear_bit};
 use crate::exec::{Scalar, Session, histograms_unsupported};
+use crate::exec::{extended, over_time, start_time};
 use crate::functions::FunctionId;
 use crate::parser::ast::Span;
+use crate::plan::extension::Extension;
 use crate::plan::{Grid, Times, View};
 
 /// A call of a function over a range vector.
@@ -27,6 +28,8 @@ pub(crate) struct WindowCall<'a> {
     pub(crate) id: FunctionId,
     pub(crate) name: &'static str,
     pub(crate) view: View,
+    /// Of `anchored` and `smoothed` selectors.
+    pub(crate) extension: Option<Extension>,
     /// The evaluation times, which differ from those of `view` by offset and `@`.
     pub(crate) grid: Grid,
     /// The scalar arguments.
@@ -58,32 +61,39 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
+    pub(crate) fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
         self.low.resize(times.steps, 0);
         self.high.resize(times.steps, 0);
-        self.mask.resize(words(times.steps), 0);
-        let (mut total, mut largest) = (0, 0);
         let (mut low, mut high) = (0, 0);
+        // Where this wraps, billions of years away, there are no samples.
         let mut end_ms = times.first_ms;
-        let chunks = self.low.chunks_mut(64).zip(self.high.chunks_mut(64));
-        for ((lows, highs), mask) in chunks.zip(&mut self.mask) {
-            *mask = 0;
-            for (bit, (out_low, out_high)) in lows.iter_mut().zip(highs).enumerate() {
-                let start_ms = end_ms.saturating_sub(window_ms);
-                while high < timestamps.len() && timestamps[high] <= end_ms {
-                    high += 1;
-                }
-                while low < high && timestamps[low] <= start_ms {
-                    low += 1;
-                }
-                (*out_low, *out_high) = (low as u32, high as u32);
-                *mask |= u64::from(high > low) << bit;
-                total += (high - low) as u64;
-                largest = largest.max(high - low);
-                end_ms = end_ms.saturating_add(times.step_ms);
+        for (out_low, out_high) in self.low.iter_mut().zip(&mut self.high) {
+            let start_ms = end_ms.wrapping_sub(window_ms);
+            while high < timestamps.len() && timestamps[high] <= end_ms {
+                high += 1;
             }
+            while low < high && timestamps[low] <= start_ms {
+                low += 1;
+            }
+            (*out_low, *out_high) = (low as u32, high as u32);
+            end_ms = end_ms.wrapping_add(times.step_ms);
         }
-        (self.total, self.largest) = (total, largest as u64);
+        self.summarize();
+    }
+
+    /// Makes mask, total and largest, in loops that are vectors.
+    fn summarize(&mut self) {
+        (self.total, self.largest) = (0, 0);
+        self.mask.clear();
+        for (lows, highs) in self.low.chunks(64).zip(self.high.chunks(64)) {
+            let lengths = || lows.iter().zip(highs).map(|(low, high)| high.wrapping_sub(*low));
+            self.total += lengths().map(u64::from).fold(0, u64::wrapping_add);
+            self.largest = self.largest.max(u64::from(lengths().fold(0, u32::max)));
+            let is_full = lengths().fold(true, |full, length| full & (length > 0));
+            let bits = || lengths().enumerate().map(|(bit, n)| u64::from(n > 0) << bit);
+            let full = u64::MAX >> (64 - lows.len());
+            self.mask.push(if is_full { full } else { bits().fold(0, |mask, bit| mask | bit) });
+        }
     }
 
     pub(crate) fn window(&self, step: usize) -> std::ops::Range<usize> {
@@ -104,6 +114,8 @@ pub(crate) struct WindowScratch {
     rate_steps: RateSteps,
     rate_token: u64,
     pub(crate) over_time: over_time::Scratch,
+    pub(crate) extended: extended::Scratch,
+    start_time: start_time::Scratch,
     pub(crate) resets: Vec<u32>,
 }
 
@@ -117,6 +129,15 @@ pub(crate) fn evaluate(
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     row.reset(call.view.times.steps);
+    if let Some(extension) = call.extension {
+        let scratch = &mut scratch.extended;
+        return extended::evaluate(call, extension, metric, samples, scratch, row, session);
+    }
+    let has_starts = session.use_start_timestamps && !samples.start_timestamps.is_empty();
+    if has_starts && start_time::concerns(call.id) {
+        let scratch = &mut scratch.start_time;
+        return start_time::evaluate(call, metric, samples, scratch, row, session);
+    }
     if samples.histograms.is_empty() && !has_stale(&samples.values) {
         let token = samples.timestamps_token;
         return floats(call, &samples.timestamps, &samples.values, token, scratch, row, session);
@@ -184,11 +205,12 @@ fn floats(
         scratch.bounds_token = token;
     }
     account(session.budget, &scratch.bounds)?;
+    over_time::check_parameters(call, &scratch.bounds.mask)?;
     compute(call, timestamps, values, token, scratch, row, session);
     Ok(())
 }
 
-fn account(budget: &Budget, bounds: &Bounds) -> Result<(), QueryError> {
+pub(crate) fn account(budget: &Budget, bounds: &Bounds) -> Result<(), QueryError> {
     budget.looked_at(bounds.total);
     budget.touch(bounds.largest)
 }
@@ -251,6 +273,8 @@ fn mixed(
     scratch.rate_token = 0;
     account(session.budget, &scratch.bounds)?;
     account(session.budget, &histograms)?;
+    let seen = scratch.bounds.mask.iter().zip(&histograms.mask).map(|(f, h)| f | h);
+    over_time::check_parameters(call, &seen.collect::<Vec<u64>>())?;
     let floats = |scratch: &WindowScratch, step| scratch.bounds.window(step).len();
     match call.id {
         CountOverTime | PresentOverTime | AbsentOverTime => {

@@ -81,6 +81,26 @@ pub enum NodeKind {
     },
 }
 
+impl NodeKind {
+    /// The nodes directly below, from left to right as they are evaluated.
+    pub fn children(&self) -> Vec<NodeId> {
+        match self {
+            NodeKind::Number { .. } | NodeKind::String { .. } | NodeKind::VectorSelector(_) => {
+                vec![]
+            }
+            NodeKind::MatrixSelector { selector, .. } => vec![*selector],
+            NodeKind::Subquery(subquery) => vec![subquery.expr],
+            NodeKind::Unary { operand, .. } => vec![*operand],
+            NodeKind::Binary(binary) => vec![binary.left, binary.right],
+            NodeKind::Aggregate(aggregate) => {
+                aggregate.param.into_iter().chain([aggregate.expr]).collect()
+            }
+            NodeKind::Call { args, .. } => args.clone(),
+            NodeKind::Paren { inner } => vec![*inner],
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct VectorSelector {
     /// The metric name written before or instead of the braces; also present in `matchers`.

@@ -86,6 +86,8 @@ enum State {
 pub(super) struct Parser<'a> {
     pub(super) stream: Stream<'a>,
     pub(super) options: ParserOptions,
+    /// What the automata of its patterns take.
+    pub(super) pattern_bytes: usize,
     nodes: Vec<Node>,
     frames: Vec<Frame>,
 }
@@ -128,7 +130,7 @@ pub(super) fn parse_selector(text: &[u8]) -> (Vec<Matcher>, Vec<ParseError>) {
 impl Parser<'_> {
     fn new(text: &[u8], options: ParserOptions) -> Parser<'_> {
         let stream = Stream::new(text);
-        Parser { stream, options, nodes: Vec::new(), frames: Vec::new() }
+        Parser { stream, options, pattern_bytes: 0, nodes: Vec::new(), frames: Vec::new() }
     }
 
     fn only_selector(&mut self) -> Result<(), Stop> {

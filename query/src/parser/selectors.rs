@@ -5,6 +5,7 @@
 //! inside; the span grows on the outside.
 
 use icecore_storage::matcher::{MatchOp, Matcher};
+use icecore_storage::regex::Regex;
 
 use crate::go_format;
 use crate::parser::ast::{
@@ -17,6 +18,9 @@ use crate::parser::token::{Keyword, Kind, Special};
 
 /// The label that holds the name of a metric.
 pub(super) const METRIC_NAME: &str = "__name__";
+
+/// What the patterns of one query may take compiled, or a short text could fill the memory.
+const PATTERN_BYTES_MAX: usize = 64 << 20;
 
 const RANGE_WITHOUT_SELECTOR: &str = "ranges only allowed for vector selectors";
 
@@ -106,7 +110,16 @@ impl Parser<'_> {
         let text = self.unquoted(value);
         let span = Span { start: label.start, end: value.end };
         match Matcher::new(name, op.unwrap_or(MatchOp::Equal), text) {
-            Ok(matcher) => Ok(Some(matcher)),
+            Ok(matcher) => {
+                self.pattern_bytes += matcher.regex().map_or(0, Regex::memory_usage);
+                if self.pattern_bytes > PATTERN_BYTES_MAX {
+                    let limit = PATTERN_BYTES_MAX >> 20;
+                    let message = format!("patterns take more than {limit} MiB compiled");
+                    self.stream.error(span, message);
+                    return Err(Stop::Abort);
+                }
+                Ok(Some(matcher))
+            }
             Err(e) => {
                 self.stream.error(span, e.to_string());
                 Ok(None)

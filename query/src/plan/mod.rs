@@ -13,18 +13,23 @@
 //! down; nothing recurses.
 
 pub(crate) mod duration;
+pub(crate) mod extension;
+pub(crate) mod info;
 mod invariance;
+
+use std::collections::HashSet;
 
 use icecore_storage::time::TimeRange;
 
 use crate::engine::{EngineOptions, QueryError};
 use crate::functions::FunctionId;
 use crate::parser::ast::{
-    Aggregate, AggregateOp, At, DurationExpr, Expr, Modifiers, NodeId, NodeKind, ValueType,
+    Aggregate, AggregateOp, At, Expr, Modifiers, NodeId, NodeKind, ValueType,
 };
 use crate::source::Selection;
 
 use duration::DurationContext;
+use extension::Extension;
 
 /// Times `start_ms + i * step_ms` for `i < steps`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +112,11 @@ pub(crate) struct PlanNode {
     /// The value is repeated to so many steps.
     pub(crate) repeat: Option<usize>,
     pub(crate) fused: bool,
-    /// Of selectors and subqueries.
+    /// Of selectors and subqueries, and of `info()`: where it looks at its info series.
     pub(crate) view: Option<View>,
-    /// Of vector selectors: which of the selections is theirs.
+    /// Of selectors that look beyond their view.
+    pub(crate) extension: Option<Extension>,
+    /// Of vector selectors and of `info()`: which of the selections is theirs.
     pub(crate) selection: Option<usize>,
 }
 
@@ -152,6 +159,7 @@ impl<'e> Plan<'e> {
             repeat: None,
             fused: false,
             view: None,
+            extension: None,
             selection: None,
         };
         let nodes = vec![blank; expr.nodes.len()];
@@ -222,22 +230,26 @@ impl<'e> Plan<'e> {
             let grid = self.node(id).grid;
             let mut below = grid;
             match self.kind(id) {
-                NodeKind::VectorSelector(selector) => {
+                // A matrix selector around it has set its view already.
+                NodeKind::VectorSelector(selector) if self.node(id).view.is_none() => {
                     let times = self.times(grid, &selector.modifiers)?;
-                    self.refuse_extension(&selector.modifiers)?;
-                    // A matrix selector around it has set its own window already.
-                    let window_ms = self.node(id).view.map_or(self.lookback_ms, |v| v.window_ms);
-                    self.node_mut(id).view = Some(View { times, window_ms });
+                    let view = View { times, window_ms: self.lookback_ms };
+                    let extension = Extension::of_instant(selector.modifiers.extension, view);
+                    let node = self.node_mut(id);
+                    (node.view, node.extension) = (Some(view), extension);
                 }
                 NodeKind::MatrixSelector { selector, range } => {
                     let window_ms = self.durations().positive(range)?;
-                    let times = match self.kind(*selector) {
-                        NodeKind::VectorSelector(inner) => self.times(grid, &inner.modifiers)?,
-                        _ => Times::new(grid, None, 0),
+                    let NodeKind::VectorSelector(inner) = self.kind(*selector) else {
+                        unreachable!("a range is that of a selector");
                     };
-                    let view = View { times, window_ms };
-                    self.node_mut(id).view = Some(view);
-                    self.node_mut(*selector).view = Some(view);
+                    let view = View { times: self.times(grid, &inner.modifiers)?, window_ms };
+                    let extension =
+                        Extension::of_range(inner.modifiers.extension, view, self.lookback_ms);
+                    for id in [id, *selector] {
+                        let node = self.node_mut(id);
+                        (node.view, node.extension) = (Some(view), extension);
+                    }
                 }
                 NodeKind::Subquery(subquery) => {
                     let window_ms = self.durations().positive(&subquery.range)?;
@@ -252,9 +264,14 @@ impl<'e> Plan<'e> {
                         return Err(QueryError::Execution("subquery has too many steps".into()));
                     }
                 }
+                NodeKind::Call { function, args } if function.id == FunctionId::Info => {
+                    let times = info::times(self, args[0], grid)?;
+                    let window_ms = self.lookback_ms;
+                    self.node_mut(id).view = Some(View { times, window_ms });
+                }
                 _ => {}
             }
-            for child in children(self.kind(id)) {
+            for child in self.kind(id).children() {
                 self.assign(child, below, wraps)?;
             }
         }
@@ -281,22 +298,19 @@ impl<'e> Plan<'e> {
     }
 
     fn times(&self, grid: Grid, modifiers: &Modifiers) -> Result<Times, QueryError> {
-        let none = DurationExpr::Literal(0);
-        let offset_ms = self.durations().any(modifiers.offset.as_ref().unwrap_or(&none))?;
-        let at_ms = modifiers.at.map(|at| match at {
+        let offset_ms = self.offset_ms(modifiers)?;
+        Ok(Times::new(grid, modifiers.at.map(|at| self.at_ms(at)), offset_ms))
+    }
+
+    fn offset_ms(&self, modifiers: &Modifiers) -> Result<i64, QueryError> {
+        modifiers.offset.as_ref().map_or(Ok(0), |offset| self.durations().any(offset))
+    }
+
+    fn at_ms(&self, at: At) -> i64 {
+        match at {
             At::TimestampMs(timestamp) => timestamp,
             At::Start => self.start_ms,
             At::End => self.end_ms,
-        });
-        Ok(Times::new(grid, at_ms, offset_ms))
-    }
-
-    fn refuse_extension(&self, modifiers: &Modifiers) -> Result<(), QueryError> {
-        match modifiers.extension {
-            None => Ok(()),
-            Some(_) => Err(QueryError::Execution(
-                "the anchored and smoothed modifiers are not supported yet".into(),
-            )),
         }
     }
 
@@ -305,12 +319,18 @@ impl<'e> Plan<'e> {
         for id in self.ids() {
             match self.kind(id) {
                 NodeKind::MatrixSelector { selector, .. } => self.node_mut(*selector).fused = true,
+                NodeKind::Call { function, args } if function.id == FunctionId::Info => {
+                    args.iter().skip(1).for_each(|labels| self.fuse_chain(*labels));
+                }
                 NodeKind::Call { function, args } => {
                     for arg in args {
                         let inner = self.strip(*arg);
                         let reads = match self.kind(inner) {
                             NodeKind::MatrixSelector { .. } => true,
-                            NodeKind::VectorSelector(_) => function.id == FunctionId::Timestamp,
+                            NodeKind::VectorSelector(_) => matches!(
+                                function.id,
+                                FunctionId::Timestamp | FunctionId::StartTimestamp
+                            ),
                             _ => false,
                         };
                         if reads {
@@ -360,17 +380,34 @@ impl<'e> Plan<'e> {
     fn select(&mut self) -> Result<(), QueryError> {
         let names = self.label_names();
         let around = self.surroundings();
+        // What `info()` selects stands in its second argument, which selects nothing itself.
+        let mut labels_only = HashSet::new();
         for id in self.ids() {
-            let NodeKind::VectorSelector(selector) = self.kind(id) else { continue };
-            let view = self.view(id);
+            if let NodeKind::Call { function, args } = self.kind(id)
+                && function.id == FunctionId::Info
+            {
+                labels_only.extend(args.get(1).map(|labels| self.strip(*labels)));
+            }
+        }
+        for id in self.ids() {
+            let (matchers, (function, grouping)) = match self.kind(id) {
+                NodeKind::VectorSelector(selector) if !labels_only.contains(&id) => {
+                    (selector.matchers.clone(), around[id.0 as usize].clone())
+                }
+                NodeKind::Call { function, args } if function.id == FunctionId::Info => {
+                    let matchers = info::InfoSelector::new(self, args).matchers();
+                    (matchers, (Some(function.name), None))
+                }
+                _ => continue,
+            };
+            let view = self.node(id).extension.map_or(self.view(id), |extension| extension.reach);
             // Windows and lookbacks are left-open.
             let start_ms = view.times.first_ms.saturating_sub(view.window_ms).saturating_add(1);
-            let (function, grouping) = around[id.0 as usize].clone();
             let selection = Selection {
-                matchers: selector.matchers.clone(),
+                matchers,
                 range: TimeRange::new(start_ms, view.times.last_ms()),
                 function,
-                window_ms: view.window_ms,
+                window_ms: self.view(id).window_ms,
                 step_ms: if self.grid.steps > 1 {
                     self.node(id).grid.step_ms
                 } else {
@@ -400,7 +437,7 @@ impl<'e> Plan<'e> {
                 }
                 _ => (None, None),
             };
-            for child in children(self.kind(id)) {
+            for child in self.kind(id).children() {
                 around[child.0 as usize] = here.clone();
             }
         }
@@ -454,22 +491,6 @@ fn subquery_grid(times: Times, window_ms: i64, step_ms: i64) -> Grid {
 pub(crate) fn is_accumulated(op: AggregateOp) -> bool {
     use AggregateOp::*;
     matches!(op, Sum | Avg | Count | Min | Max | Group | Stddev | Stdvar)
-}
-
-/// The nodes directly below.
-pub(crate) fn children(kind: &NodeKind) -> Vec<NodeId> {
-    match kind {
-        NodeKind::Number { .. } | NodeKind::String { .. } | NodeKind::VectorSelector(_) => vec![],
-        NodeKind::MatrixSelector { selector, .. } => vec![*selector],
-        NodeKind::Subquery(subquery) => vec![subquery.expr],
-        NodeKind::Unary { operand, .. } => vec![*operand],
-        NodeKind::Binary(binary) => vec![binary.left, binary.right],
-        NodeKind::Aggregate(aggregate) => {
-            aggregate.param.into_iter().chain([aggregate.expr]).collect()
-        }
-        NodeKind::Call { args, .. } => args.clone(),
-        NodeKind::Paren { inner } => vec![*inner],
-    }
 }
 
 #[cfg(test)]

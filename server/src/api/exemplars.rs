@@ -23,8 +23,9 @@ pub(crate) async fn list(app: &Arc<App>, params: Params) -> Result<Response, Api
         return Err(ApiError::bad_data("end timestamp must not be before start timestamp"));
     }
     let options = app.config.parser;
+    let text = params.query(&app.config)?.to_owned();
     let found = app.look_up(move |snapshot| {
-        let expr = parser::parse(params.get("query"), options)
+        let expr = parser::parse(&text, options)
             .map_err(|errors| ApiError::bad_data(errors.to_string()))?;
         let any = selectors::within(&expr);
         Ok((!any.is_empty()).then(|| snapshot.exemplars(&any, range)).transpose()?)

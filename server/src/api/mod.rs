@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod home;
 pub(crate) mod labels;
 pub(crate) mod metadata;
+pub(crate) mod parse_query;
 pub(crate) mod query;
 pub(crate) mod result;
 pub(crate) mod selectors;

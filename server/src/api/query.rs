@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use icecore_query::engine::{Answer, QueryError, QueryOptions};
+use icecore_query::go_format::quote;
 use icecore_query::parser::{self, ParserOptions, prettify};
 use icecore_query::value::Value;
 use icecore_storage::Snapshot;
@@ -39,14 +40,14 @@ struct Question {
     lookback_ms: Option<i64>,
     timeout: Option<Duration>,
     limit: Option<usize>,
-    /// Whether the answer shall say what it cost.
-    stats: bool,
+    /// Whether the answer shall say what it cost, if it is not empty.
+    stats: String,
 }
 
 pub(crate) async fn instant(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let limit = params.limit()?;
     let time_ms = params.time_ms_or("time", clock::now_ms())?;
-    answer(app, Question::new(&params, Grid::At { time_ms }, limit)?).await
+    answer(app, Question::new(app, &params, Grid::At { time_ms }, limit)?).await
 }
 
 pub(crate) async fn range(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
@@ -67,22 +68,29 @@ pub(crate) async fn range(app: &Arc<App>, params: Params) -> Result<Response, Ap
             "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
         ));
     }
-    answer(app, Question::new(&params, Grid::Range { start_ms, end_ms, step_ms }, limit)?).await
+    let grid = Grid::Range { start_ms, end_ms, step_ms };
+    answer(app, Question::new(app, &params, grid, limit)?).await
 }
 
 pub(crate) async fn format(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let options = app.config.parser;
-    let pretty = blocking(move || parse(params.get("query"), options).map(|expr| prettify(&expr)));
+    let text = params.query(&app.config)?.to_owned();
+    let pretty = blocking(move || parse(&text, options).map(|expr| prettify(&expr)));
     Ok(reply::value(&pretty.await??))
 }
 
 impl Question {
-    fn new(params: &Params, grid: Grid, limit: Option<usize>) -> Result<Question, ApiError> {
+    fn new(
+        app: &App,
+        params: &Params,
+        grid: Grid,
+        limit: Option<usize>,
+    ) -> Result<Question, ApiError> {
         Ok(Question {
             timeout: params.timeout()?,
             lookback_ms: params.lookback_ms()?,
-            text: params.get("query").to_owned(),
-            stats: !params.get("stats").is_empty(),
+            text: params.query(&app.config)?.to_owned(),
+            stats: params.get("stats").to_owned(),
             grid,
             limit,
         })
@@ -137,7 +145,8 @@ async fn evaluate(
         let answer = run(&worker, &db.snapshot(), &question, &options)?;
         worker.counters.query.samples.add(answer.stats.total_queryable_samples);
         worker.counters.query.series.add(answer.stats.series_fetched);
-        let times = question.stats.then(|| QueryTimes { queued, total: asked.elapsed() });
+        let times =
+            (!question.stats.is_empty()).then(|| QueryTimes { queued, total: asked.elapsed() });
         // Encoding begins here: small answers never meet the async threads.
         Ok(respond(answer, &question, times))
     });
@@ -177,6 +186,12 @@ fn respond(mut answer: Answer, question: &Question, times: Option<QueryTimes>) -
     };
     if matches!(question.grid, Grid::At { .. }) {
         notes.series_fetched = Some(answer.stats.series_fetched);
+    }
+    if !matches!(&*question.stats, "" | "true" | "all") {
+        let value = quote(question.stats.as_bytes());
+        notes.warnings.push(format!(
+            "value {value} for parameter \"stats\" is deprecated and will be rejected in the next major release, use \"true\" or \"all\""
+        ));
     }
     if truncate(&mut answer.value, question.limit) {
         notes.add_truncated();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use icecore_storage::time::TimeRange;
 
+use crate::config::Config;
 use crate::http::error::ApiError;
 use crate::http::time::{MAX_TIME_MS, MIN_TIME_MS, parse_duration_ms, parse_time_ms};
 
@@ -32,6 +33,17 @@ impl Params {
 
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.pairs.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// `query`, if it is not longer than `--query.max-length`.
+    pub(crate) fn query(&self, config: &Config) -> Result<&str, ApiError> {
+        let query = self.get("query");
+        let (length, most) = (query.len(), config.query_bytes_max);
+        if length > most {
+            let error = format!("{length} bytes are more than --query.max-length={most}");
+            return Err(ApiError::parameter("query", error));
+        }
+        Ok(query)
     }
 
     /// A time that must be there.

@@ -20,7 +20,7 @@ use crate::http::json;
 /// As much as is encoded before it is handed on; a row may be longer.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Prometheus sends no more warnings than this, and no more infos.
+/// Prometheus sends no more warnings than this, and no more infos, but says how many are left out.
 const NOTES_MAX: usize = 10;
 
 /// Appends the next piece of the JSON of `data`; false once there is none.
@@ -117,14 +117,14 @@ impl Chunks {
 }
 
 fn push_notes(out: &mut Vec<u8>, notes: &Notes) {
-    for (name, texts) in [("warnings", &notes.warnings), ("infos", &notes.infos)] {
+    for (kind, texts) in [("warning", &notes.warnings), ("info", &notes.infos)] {
         if texts.is_empty() {
             continue;
         }
-        out.push(b',');
-        json::push_string(out, name);
-        out.push(b':');
-        json::push_list(out, texts.iter().take(NOTES_MAX), |out, text| {
+        out.extend_from_slice(format!(r#","{kind}s":"#).as_bytes());
+        let more = texts.len().saturating_sub(NOTES_MAX);
+        let more = (more > 0).then(|| format!("{more} more {kind} annotations omitted"));
+        json::push_list(out, texts.iter().take(NOTES_MAX).chain(&more), |out, text| {
             json::push_string(out, text);
         });
     }
@@ -206,7 +206,8 @@ mod tests {
         };
         let text = text(array(notes, |_| false));
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json["warnings"].as_array().unwrap().len(), 10);
+        assert_eq!(json["warnings"].as_array().unwrap().len(), 11);
+        assert_eq!(json["warnings"][10], "10 more warning annotations omitted");
         assert_eq!(json["stats"]["seriesFetched"], "3");
         assert!(json.get("infos").is_none());
     }

@@ -11,7 +11,8 @@ use std::borrow::Cow;
 use hashbrown::HashTable;
 use roaring::RoaringBitmap;
 
-use crate::matcher::{self, MatchOp, Matcher};
+use crate::matcher::{MatchOp, Matcher};
+use crate::regex::Extent;
 
 /// What selection needs of an index.
 pub(super) trait Terms {
@@ -88,25 +89,24 @@ pub(super) fn select<T: Terms>(terms: &T, matchers: &[Matcher]) -> Result<Roarin
 fn condition(matcher: &Matcher) -> Option<Condition<'_>> {
     let keeps = !matcher.matches_empty();
     let judged = |accepted, prefix| Values::Judged { matcher, accepted, prefix };
-    let values = match (matcher.op(), matcher.value()) {
-        (MatchOp::Equal, "") => Values::All,
-        (MatchOp::Equal, value) => Values::Literals(vec![value]),
-        (MatchOp::NotEqual, "") => Values::All,
-        (MatchOp::NotEqual, value) => Values::Literals(vec![value]),
-        (MatchOp::Regex, ".*") => return None,
-        (MatchOp::Regex, ".+") => Values::All,
-        (MatchOp::NotRegex, ".*") => Values::Literals(Vec::new()),
-        (MatchOp::NotRegex, ".+") => Values::All,
-        (MatchOp::Regex, _) if keeps => match matcher.literals() {
-            Some(values) => Values::Literals(values),
-            None => judged(true, matcher.prefix()),
-        },
-        (MatchOp::NotRegex, _) if keeps => judged(true, ""),
-        (MatchOp::NotRegex, pattern) => match matcher::pattern_literals(pattern) {
-            Some(values) => Values::Literals(values),
-            None => judged(false, matcher::pattern_prefix(pattern)),
-        },
-        (MatchOp::Regex, _) => judged(false, ""),
+    let values = match matcher.regex() {
+        None if matcher.value().is_empty() => Values::All,
+        None => Values::Literals(vec![matcher.value()]),
+        Some(regex) => {
+            let negative = matcher.op() == MatchOp::NotRegex;
+            match regex.extent() {
+                Extent::Everything if negative => Values::Literals(Vec::new()),
+                Extent::Everything => return None,
+                Extent::NonEmpty => Values::All,
+                // The values that the pattern matches are those by which it keeps or drops.
+                Extent::Values(values) if keeps != negative => {
+                    Values::Literals(values.iter().map(|value| &**value).collect())
+                }
+                Extent::Prefix(prefix) if keeps != negative => judged(!negative, prefix),
+                Extent::Values([empty]) if empty.is_empty() => Values::All,
+                Extent::Values(_) | Extent::Prefix(_) => judged(negative, ""),
+            }
+        }
     };
     // `!~".*"` is fulfilled by nothing: to keep the series with one of no values says so.
     Some(Condition { name: matcher.name(), keeps, values })

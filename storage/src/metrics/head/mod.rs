@@ -6,6 +6,7 @@
 //! checkpoint or in the log. The head has no lock of its own: `Db` holds it in one.
 
 pub(crate) mod columns;
+pub(crate) mod generations;
 mod keys;
 mod late;
 mod packed;
@@ -22,9 +23,10 @@ use crate::labels::{Labels, SeriesIdentity};
 use crate::limits::Limits;
 use crate::metrics::batch::{Batch, Exemplar, Metadata, Refusals};
 use crate::metrics::head::columns::TimestampColumns;
+use crate::metrics::head::generations::Generations;
 use crate::metrics::head::keys::Keys;
 use crate::metrics::head::series::{MemSeries, Pushed, Value};
-use crate::time::{TimeRange, WINDOW_MS, window_start_ms};
+use crate::time::{MINUTE_MS, TimeRange, WINDOW_MS, window_start_ms};
 use crate::wal::record::BatchRecord;
 
 /// The newest exemplars are kept, this many over all series.
@@ -62,6 +64,8 @@ pub(crate) struct Head {
     pub(crate) newest: Option<i64>,
     pub(crate) oldest: Option<i64>,
     pub(crate) late_samples: u64,
+    /// Which times were written when; also of what is in blocks.
+    pub(crate) generations: Generations,
     pub(crate) samples_applied: u64,
     pub(crate) series_created: u64,
 }
@@ -298,8 +302,10 @@ impl Head {
         now_ms: i64,
         id_of: impl Fn(u32) -> Option<u32>,
     ) -> u64 {
+        let mut last_minute: Option<i64> = None;
         let mut last_window: Option<i64> = None;
         let mut unknown = 0;
+        self.generations.advance();
         let sealed_before = self.sealed_before;
         let mut newest = self.newest.unwrap_or(i64::MIN);
         let mut oldest = self.oldest.unwrap_or(i64::MAX);
@@ -313,11 +319,15 @@ impl Head {
             let pushed =
                 series.push(timestamp, Value::Float(value), sealed_before, &mut self.columns);
             self.late_samples += u64::from(pushed == Pushed::Late);
-            let is_same = |window: i64| (timestamp.wrapping_sub(window) as u64) < WINDOW_MS as u64;
-            if !last_window.is_some_and(is_same) {
-                let window = window_start_ms(timestamp);
-                self.windows.insert(window, now_ms);
-                last_window = Some(window);
+            let is_in =
+                |start: i64, length: i64| (timestamp.wrapping_sub(start) as u64) < length as u64;
+            if !last_minute.is_some_and(|minute| is_in(minute, MINUTE_MS)) {
+                last_minute = Some(self.generations.note(timestamp));
+                if !last_window.is_some_and(|window| is_in(window, WINDOW_MS)) {
+                    let window = window_start_ms(timestamp);
+                    self.windows.insert(window, now_ms);
+                    last_window = Some(window);
+                }
             }
             newest = newest.max(timestamp);
             oldest = oldest.min(timestamp);
@@ -332,6 +342,7 @@ impl Head {
             let pushed = series.push(*timestamp, value, sealed_before, &mut self.columns);
             self.late_samples += u64::from(pushed == Pushed::Late);
             self.windows.insert(window_start_ms(*timestamp), now_ms);
+            self.generations.note(*timestamp);
             newest = newest.max(*timestamp);
             oldest = oldest.min(*timestamp);
         }

@@ -70,7 +70,22 @@ impl<'a> Entries<'a> {
     }
 
     /// The entry and the start of its window.
+    #[inline]
     pub(super) fn next(&mut self) -> Option<(i64, Entry<'a>)> {
+        // Most entries are of this kind, and short.
+        if let Some((&[TAG_FLOATS_SHARED, count, a, b, c, d, length], rest)) =
+            self.rest.split_first_chunk::<7>()
+            && length < 0x80
+            && let Some((values, rest)) = rest.split_at_checked(usize::from(length))
+        {
+            self.rest = rest;
+            let times = Times::Shared(u32::from_le_bytes([a, b, c, d]));
+            return Some((self.window, Entry::Floats { count, times, values }));
+        }
+        self.next_of_any_kind()
+    }
+
+    fn next_of_any_kind(&mut self) -> Option<(i64, Entry<'a>)> {
         loop {
             let mut rest = self.rest;
             let (tag, tail) = rest.split_first()?;
