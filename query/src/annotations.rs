@@ -21,6 +21,24 @@ pub(crate) enum Kind {
     Info,
 }
 
+/// What was done to histograms when something had to be said about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HistogramOperation {
+    Addition,
+    Subtraction,
+    Aggregation,
+}
+
+impl HistogramOperation {
+    fn text(self) -> &'static str {
+        match self {
+            HistogramOperation::Addition => "addition",
+            HistogramOperation::Subtraction => "subtraction",
+            HistogramOperation::Aggregation => "aggregation",
+        }
+    }
+}
+
 /// How far a classic histogram had to be corrected, over all of a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ForcedMonotonicity {
@@ -200,6 +218,64 @@ impl Annotations {
         );
     }
 
+    pub(crate) fn mixed_floats_and_histograms_in_aggregation(&mut self, span: Span) {
+        self.warn("encountered a mix of histograms and floats for aggregation".into(), span);
+    }
+
+    pub(crate) fn mixed_classic_and_native(&mut self, metric: &str, span: Span) {
+        let metric = for_metric(metric);
+        let text = "vector contains a mix of classic and native histograms";
+        self.warn(format!("{text}{metric}"), span);
+    }
+
+    pub(crate) fn not_a_counter(&mut self, metric: &str, span: Span) {
+        let name = quote(metric.as_bytes());
+        self.warn(format!("this native histogram metric is not a counter: {name}"), span);
+    }
+
+    pub(crate) fn not_a_gauge(&mut self, metric: &str, span: Span) {
+        let name = quote(metric.as_bytes());
+        self.warn(format!("this native histogram metric is not a gauge: {name}"), span);
+    }
+
+    pub(crate) fn mixed_schemas(&mut self, metric: &str, span: Span) {
+        let name = quote(metric.as_bytes());
+        let text =
+            "vector contains a mix of histograms with exponential and custom buckets schemas";
+        self.warn(format!("{text} for metric name {name}"), span);
+    }
+
+    pub(crate) fn incompatible_layout(&mut self, op: &str, span: Span) {
+        let text = "incompatible bucket layout encountered for binary operator";
+        self.warn(format!("{text} {op}"), span);
+    }
+
+    pub(crate) fn resets_collide(&mut self, operation: HistogramOperation, span: Span) {
+        let text = "conflicting counter resets during histogram";
+        self.warn(format!("{text} {}", operation.text()), span);
+    }
+
+    pub(crate) fn bounds_reconciled(&mut self, operation: HistogramOperation, span: Span) {
+        let text = "mismatched custom buckets were reconciled during";
+        self.inform(format!("{text} {}", operation.text()), span);
+    }
+
+    /// A quantile lies among observations of NaN.
+    pub(crate) fn quantile_is_nan(&mut self, metric: &str, span: Span) {
+        let text = "input to histogram_quantile has NaN observations, result is NaN";
+        self.inform(format!("{text}{}", for_metric(metric)), span);
+    }
+
+    pub(crate) fn quantile_is_skewed(&mut self, metric: &str, span: Span) {
+        let text = "input to histogram_quantile has NaN observations, result is skewed higher";
+        self.inform(format!("{text}{}", for_metric(metric)), span);
+    }
+
+    pub(crate) fn fraction_without_nans(&mut self, metric: &str, span: Span) {
+        let text = "input to histogram_fraction has NaN observations, which are excluded from all fractions";
+        self.inform(format!("{text}{}", for_metric(metric)), span);
+    }
+
     pub(crate) fn sort_in_range_query(&mut self, span: Span) {
         let text =
             "sort is ineffective for range queries since results are always ordered by labels";
@@ -220,6 +296,15 @@ impl Annotations {
             quote(metric.as_bytes())
         );
         self.warn(text, span);
+    }
+
+    pub(crate) fn possible_non_counter_type(&mut self, metric: &str, label: &str, span: Span) {
+        let text = format!(
+            "metric might not be a counter, __type__ label is not set to \"counter\" or \"histogram\", got {}: {}",
+            quote(label.as_bytes()),
+            quote(metric.as_bytes())
+        );
+        self.inform(text, span);
     }
 
     pub(crate) fn forced_monotonicity(

@@ -8,7 +8,10 @@ use icecore_storage::labels::Labels;
 use icecore_storage::matcher::Matcher;
 
 use crate::annotations::Annotations;
-use crate::exec::{Budget, Executor, NodeValue, Rows, Scalar, Session, series_of};
+use crate::exec::{
+    Budget, Counted, Executor, NodeValue, Rows, SampleCount, Scalar, Session, series_of,
+};
+use crate::memory::{QueryMemory, Reservation};
 use crate::parser::ast::{Expr, NodeKind, ValueType};
 use crate::plan::Plan;
 use crate::source::Source;
@@ -21,10 +24,17 @@ pub struct EngineOptions {
     /// Step of a subquery that names none.
     pub default_subquery_step_ms: i64,
     pub max_samples: usize,
+    /// Memory that one query may hold, and all together, in bytes.
+    pub max_query_bytes: u64,
+    pub max_bytes: u64,
     pub timeout: Duration,
     pub delayed_name_removal: bool,
     /// Counters are reset, and rise from zero, where their start timestamps say so.
     pub use_start_timestamps: bool,
+    /// Queries may ask for the samples of each step.
+    pub per_step_stats: bool,
+    /// Whether a metric is a counter is said by its label `__type__`, not by its name.
+    pub type_and_unit_labels: bool,
 }
 
 impl Default for EngineOptions {
@@ -33,9 +43,13 @@ impl Default for EngineOptions {
             lookback_ms: 5 * 60 * 1000,
             default_subquery_step_ms: 60 * 1000,
             max_samples: 50_000_000,
+            max_query_bytes: 1 << 30,
+            max_bytes: 2 << 30,
             timeout: Duration::from_secs(120),
             delayed_name_removal: false,
             use_start_timestamps: false,
+            per_step_stats: false,
+            type_and_unit_labels: false,
         }
     }
 }
@@ -47,6 +61,8 @@ pub struct QueryOptions {
     pub deadline: Option<Instant>,
     /// Set by the caller when the client has gone.
     pub cancelled: Arc<AtomicBool>,
+    /// Asks for [`QueryStats::samples_per_step`].
+    pub per_step_stats: bool,
 }
 
 /// Why a query has no value. The variants are the API's error types.
@@ -76,13 +92,29 @@ pub struct Answer {
     pub warnings: Vec<String>,
     pub infos: Vec<String>,
     pub stats: QueryStats,
+    /// Held as long as the answer is.
+    pub memory: AnswerMemory,
+}
+
+/// What an answer takes of the memory of queries; given back with its last clone.
+#[derive(Clone, Debug)]
+pub struct AnswerMemory {
+    _reservation: Arc<Reservation>,
+}
+
+impl AnswerMemory {
+    pub(crate) fn new(reservation: Reservation) -> AnswerMemory {
+        AnswerMemory { _reservation: Arc::new(reservation) }
+    }
 }
 
 /// What a query cost, in samples as Prometheus counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryStats {
     /// Samples that selectors looked at, counted once for each step that used them.
     pub total_queryable_samples: u64,
+    /// The same for each step by its time, if it was asked for and the engine's options allow it.
+    pub samples_per_step: Vec<(i64, u64)>,
     /// The most samples that were held at once.
     pub peak_samples: u64,
     /// Series that were selected.
@@ -90,14 +122,32 @@ pub struct QueryStats {
 }
 
 /// Evaluates queries; shared by all of a server's threads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     pub options: EngineOptions,
+    memory: Arc<QueryMemory>,
+}
+
+impl Default for Engine {
+    fn default() -> Engine {
+        Engine::new(EngineOptions::default())
+    }
 }
 
 impl Engine {
     pub fn new(options: EngineOptions) -> Engine {
-        Engine { options }
+        let memory = Arc::new(QueryMemory::new(options.max_bytes));
+        Engine { options, memory }
+    }
+
+    /// Takes the memory of an answer.
+    pub(crate) fn reserve(&self, value: &Value) -> Result<Reservation, QueryError> {
+        Reservation::new(&self.memory, value.bytes())
+    }
+
+    /// What all queries of this engine and its clones hold.
+    pub fn memory(&self) -> &QueryMemory {
+        &self.memory
     }
 
     /// The value at one time. `text` is what `expr` was parsed from.
@@ -142,7 +192,7 @@ impl Engine {
         options: &QueryOptions,
     ) -> Result<Answer, QueryError> {
         let plan = self.plan(expr, times, options)?;
-        Ok(self.run(source, text, &plan, options)?.answer(text))
+        Ok(self.run(source, &plan, options)?.answer(text))
     }
 
     pub(crate) fn plan<'e>(
@@ -158,29 +208,47 @@ impl Engine {
         options.lookback_ms.unwrap_or(self.options.lookback_ms)
     }
 
+    /// Whether a query is told the samples of each of its steps.
+    pub(crate) fn counts_steps(&self, options: &QueryOptions) -> bool {
+        self.options.per_step_stats && options.per_step_stats
+    }
+
     pub(crate) fn run<S: Source>(
         &self,
         source: &S,
-        text: &str,
         plan: &Plan<'_>,
         options: &QueryOptions,
     ) -> Result<Evaluated, QueryError> {
         let deadline = options.deadline.unwrap_or_else(|| Instant::now() + self.options.timeout);
         let cancelled = Arc::clone(&options.cancelled);
-        let budget = Budget::new(self.options.max_samples, deadline, cancelled);
+        let budget = Budget::new(self.options.max_samples, deadline, cancelled)
+            .within(self.options.max_query_bytes, Arc::clone(&self.memory));
+        let steps = if self.counts_steps(options) { plan.grid.steps } else { 0 };
+        let sample_count = SampleCount::new(steps);
         let session = Session {
             annotations: Annotations::default(),
             budget: &budget,
-            text,
+            sample_count: &sample_count,
+            counted: Counted::EachStep,
             delayed: self.options.delayed_name_removal,
             use_start_timestamps: self.options.use_start_timestamps,
+            type_and_unit_labels: self.options.type_and_unit_labels,
             has_typed_series: false,
         };
         let mut executor = Executor::new(plan, source, session)?;
         let value = value_of(plan, &mut executor)?;
-        let stats = budget.stats(executor.series_fetched());
+        let of_steps = sample_count.of_steps().into_iter().enumerate();
+        let stats = QueryStats {
+            total_queryable_samples: sample_count.total(),
+            samples_per_step: of_steps
+                .map(|(step, samples)| (plan.grid.time_ms(step), samples))
+                .collect(),
+            peak_samples: budget.peak(),
+            series_fetched: executor.series_fetched(),
+        };
+        let reservation = budget.reserve(value.bytes())?;
         let Session { annotations, has_typed_series, .. } = executor.session;
-        Ok(Evaluated { value, annotations, has_typed_series, stats })
+        Ok(Evaluated { value, annotations, has_typed_series, stats, reservation })
     }
 }
 
@@ -192,12 +260,14 @@ pub(crate) struct Evaluated {
     /// See [`Session`].
     pub(crate) has_typed_series: bool,
     pub(crate) stats: QueryStats,
+    pub(crate) reservation: Reservation,
 }
 
 impl Evaluated {
     pub(crate) fn answer(self, text: &str) -> Answer {
         let (warnings, infos) = self.annotations.render(text);
-        Answer { value: self.value, warnings, infos, stats: self.stats }
+        let memory = AnswerMemory::new(self.reservation);
+        Answer { value: self.value, warnings, infos, stats: self.stats, memory }
     }
 }
 
@@ -226,6 +296,8 @@ fn value_of<S: Source>(
         NodeValue::Scalar(scalar) => Value::Matrix(matrix_of_scalar(&scalar, plan)),
         NodeValue::Rows(rows) => {
             let rows = rows.remove_marked_names()?;
+            let bytes = rows.cost().saturating_mul(size_of::<(i64, f64)>() as u64);
+            executor.session.budget.expect_bytes(bytes)?;
             if instant { Value::Vector(vector_of(&rows, time_ms)) } else { matrix_of(&rows, plan) }
         }
     })

@@ -8,7 +8,9 @@ mod float;
 
 use std::fmt::Write;
 
-pub use float::{float, float_fixed, float_general, float_general_digits, push_api_float};
+pub use float::{
+    float, float_fixed, float_general, float_general_digits, float_with_point, push_api_float,
+};
 
 /// Why a number is none, as Go's `strconv.ParseFloat` puts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

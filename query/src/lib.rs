@@ -7,6 +7,7 @@ pub(crate) mod exec;
 pub mod functions;
 pub mod go_format;
 pub mod histogram;
+pub mod memory;
 pub mod parser;
 pub(crate) mod plan;
 pub mod source;

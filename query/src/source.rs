@@ -40,15 +40,21 @@ pub struct SourceError {
 /// The series of one selection with their labels.
 pub type SelectedSeries<S> = Vec<(Labels, S)>;
 
+/// Where a selection asks for memory.
+pub type Charge<'a> = dyn FnMut(u64) -> bool + 'a;
+
 /// A consistent view of series.
 pub trait Source: Send + Sync {
     /// What a selected series is read by.
     type Series: Send + Sync;
 
-    /// For each selection its series, each of them once, in no particular order.
+    /// For each selection its series, each of them once, in no particular order. `charge` is told
+    /// what memory they take, in bytes, before they take it and every so many series; once it
+    /// returns false, the selection ends with any error.
     fn select(
         &self,
         selections: &[Selection],
+        charge: &mut Charge<'_>,
     ) -> Result<Vec<SelectedSeries<Self::Series>>, SourceError>;
 
     /// Clears `into` and fills it with the series' samples in ascending time.
@@ -73,6 +79,7 @@ impl Source for Snapshot {
     fn select(
         &self,
         selections: &[Selection],
+        charge: &mut Charge<'_>,
     ) -> Result<Vec<SelectedSeries<Self::Series>>, SourceError> {
         let selectors: Vec<Selector> = selections
             .iter()
@@ -81,7 +88,7 @@ impl Source for Snapshot {
                 range: selection.range,
             })
             .collect();
-        let selected = Snapshot::select(self, &selectors)?;
+        let selected = Snapshot::select_charged(self, &selectors, charge)?;
         let with_labels = |series: Vec<snapshot::SelectedSeries>| {
             series.into_iter().map(|series| (series.labels().clone(), series)).collect()
         };

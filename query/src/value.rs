@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::histogram::Histogram;
+
+use crate::histogram::FloatHistogram;
 
 /// A value at a time: float or native histogram.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Point {
     Float(f64),
-    Histogram(Arc<Histogram>),
+    Histogram(Arc<FloatHistogram>),
 }
 
 /// One element of an instant vector.
@@ -25,7 +26,7 @@ pub struct VectorSample {
 pub struct MatrixSeries {
     pub labels: Labels,
     pub floats: Vec<(i64, f64)>,
-    pub histograms: Vec<(i64, Arc<Histogram>)>,
+    pub histograms: Vec<(i64, Arc<FloatHistogram>)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,4 +43,22 @@ pub enum Value {
     Vector(Vec<VectorSample>),
     /// Sorted by labels.
     Matrix(Vec<MatrixSeries>),
+}
+
+impl Value {
+    /// Memory that it takes, about; labels and histograms are shared.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Value::Scalar { .. } => 0,
+            Value::String { value, .. } => value.len(),
+            Value::Vector(samples) => size_of_val(&samples[..]),
+            Value::Matrix(series) => {
+                let points = |one: &MatrixSeries| {
+                    size_of_val(&one.floats[..]) + size_of_val(&one.histograms[..])
+                };
+                size_of_val(&series[..]) + series.iter().map(points).sum::<usize>()
+            }
+        };
+        bytes as u64
+    }
 }

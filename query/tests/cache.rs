@@ -8,15 +8,15 @@ use std::sync::Arc;
 use icecore_query::cache::ResultCache;
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions};
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::Source;
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::Value;
 use icecore_storage::db::{Options, Progress};
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Batch, HistogramRow};
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
-use icecore_storage::metrics::sample::stale_nan;
-use icecore_storage::time::{MINUTE_MS, WINDOW_MS};
+use icecore_storage::metrics::sample::{Samples, stale_nan};
+use icecore_storage::time::{MINUTE_MS, TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Snapshot};
 use proptest::prelude::*;
 
@@ -196,7 +196,10 @@ fn shown(answer: Result<Answer, QueryError>) -> String {
         .map(|series| {
             let floats: Vec<(i64, u64)> =
                 series.floats.iter().map(|(time, value)| (*time, value.to_bits())).collect();
-            format!("{} {floats:?} {:?}", series.labels, series.histograms)
+            // Not their reset hints: what comes before the first histogram may or may not be read.
+            let histograms: Vec<(i64, String)> =
+                series.histograms.iter().map(|(time, one)| (*time, one.to_string())).collect();
+            format!("{} {floats:?} {histograms:?}", series.labels)
         })
         .collect();
     format!("{} {warnings:?} {infos:?}", rows.join("\n"))
@@ -296,7 +299,7 @@ impl Machine {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 150,
+        cases: 300,
         max_shrink_iters: 600,
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -316,8 +319,10 @@ proptest! {
 }
 
 fn x_total(number: usize) -> Labels {
-    let (n, instance) = (number.to_string(), (number % 7).to_string());
-    Labels::from_pairs([("__name__", "x_total"), ("n", &n), ("instance", &instance)]).unwrap()
+    let of = |count: usize| (number % count).to_string();
+    let (n, m, instance) = (number.to_string(), of(40), of(7));
+    let pairs = [("__name__", "x_total"), ("n", &n), ("m", &m), ("instance", &instance)];
+    Labels::from_pairs(pairs).unwrap()
 }
 
 /// Writes one sample, so many scrapes after the start.
@@ -350,7 +355,8 @@ fn sums_over_many_series_do_not_depend_on_where_samples_are() {
         "sum(x_total)",
         "avg by (instance) (x_total)",
         "stddev(rate(x_total[2m]))",
-        "avg(avg by (n) (x_total))",
+        "stddev(sum by (m) (x_total))",
+        "avg(avg by (m) (x_total) * 1.1)",
         "topk(3, floor(x_total / 100))",
     ];
     let ask_all = |from: i64| {
@@ -419,6 +425,95 @@ fn annotations_are_those_of_the_steps_that_are_asked_for() {
         }
     }
     assert!(cache.stats().steps_saved > 0);
+}
+
+/// Series that become equal without what a function takes from them are an error over all of the
+/// query, also where they never meet.
+#[test]
+fn series_that_never_meet_are_an_error_all_the_same() {
+    let db = open();
+    let one = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied()).unwrap();
+    let early = [one(&[("__name__", "a_total")]), one(&[("__name__", "typed_total")])];
+    let late = [
+        one(&[("__name__", "b_total")]),
+        one(&[("__name__", "typed_total"), ("__type__", "counter")]),
+    ];
+    for (labels, scrapes) in [(early, 0..40), (late, 60..100)] {
+        for scrape in scrapes {
+            labels.iter().for_each(|labels| write(&db, labels, scrape, scrape as f64));
+        }
+    }
+    let (engine, cache) = (Engine::default(), ResultCache::new(1 << 20));
+    for (from, to) in [(0, 50), (0, 95), (55, 95), (10, 99)] {
+        let times = (START_MS + from * 15_000, START_MS + to * 15_000, 15_000);
+        for query in [
+            "sum(rate({__name__=~\"(a|b)_total\"}[1m]))",
+            "sum(rate(typed_total[1m]))",
+            "max_over_time(typed_total[1m:15s])",
+        ] {
+            ask_both(&engine, &cache, &db.snapshot(), query, times);
+        }
+    }
+}
+
+/// A snapshot before whose selections something is written.
+struct Written<'a> {
+    snapshot: Snapshot,
+    write: &'a (dyn Fn() + Sync),
+}
+
+impl Source for Written<'_> {
+    type Series = <Snapshot as Source>::Series;
+
+    fn select(
+        &self,
+        selections: &[Selection],
+        charge: &mut Charge<'_>,
+    ) -> Result<Vec<SelectedSeries<Self::Series>>, SourceError> {
+        (self.write)();
+        Source::select(&self.snapshot, selections, charge)
+    }
+
+    fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError> {
+        Source::read(&self.snapshot, series, into)
+    }
+
+    fn generation(&self) -> Option<u64> {
+        Source::generation(&self.snapshot)
+    }
+
+    fn changes_since(&self, generation: u64, range: TimeRange) -> Vec<TimeRange> {
+        Source::changes_since(&self.snapshot, generation, range)
+    }
+}
+
+#[test]
+fn an_answer_is_of_one_moment() {
+    let db = open();
+    filled(&db, 0..5, 0..100);
+    let (engine, cache) = (Engine::default(), ResultCache::new(1 << 20));
+    let query = "sum(x_total)";
+    let expr = parser::parse(query, ParserOptions::default()).unwrap();
+    let options = QueryOptions::default();
+    let ask = |source: &Written<'_>, end: i64| {
+        let (start_ms, end_ms) = (START_MS, START_MS + end * 15_000);
+        shown(cache.range(&engine, source, query, &expr, start_ms, end_ms, 15_000, &options))
+    };
+    let quiet = Written { snapshot: db.snapshot(), write: &|| () };
+    ask(&quiet, 80);
+    let value = std::sync::atomic::AtomicI64::new(0);
+    let write_both = || {
+        // One of what is cached, one of what is computed.
+        let value = value.fetch_add(1, std::sync::atomic::Ordering::Relaxed) as f64;
+        write(&db, &x_total(10), 20, value);
+        write(&db, &x_total(10), 99, value);
+    };
+    let written = Written { snapshot: db.snapshot(), write: &write_both };
+    let found = ask(&written, 100);
+    let (start_ms, end_ms) = (START_MS, START_MS + 100 * 15_000);
+    let now = engine.range(&quiet, query, &expr, start_ms, end_ms, 15_000, &options);
+    assert_eq!(found, shown(now));
+    assert_eq!(cache.stats().fallbacks, 1);
 }
 
 /// A write that comes while a query runs must not be lost to those that follow.

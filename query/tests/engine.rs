@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions, selectors};
+use icecore_query::histogram::FloatHistogram;
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::{MatrixSeries, Point, Value};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
@@ -21,7 +22,11 @@ struct Memory {
 impl Source for Memory {
     type Series = usize;
 
-    fn select(&self, selections: &[Selection]) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
+    fn select(
+        &self,
+        selections: &[Selection],
+        _: &mut Charge<'_>,
+    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
         let of = |selection: &Selection| {
             let matches = |labels: &Labels| {
                 selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))
@@ -202,27 +207,28 @@ fn conflicts_are_reported_of_the_earliest_step() {
 }
 
 #[test]
-fn native_histograms_pass_through_and_are_refused_where_they_would_be_computed_on() {
+fn native_histograms_pass_through() {
     let memory = Memory::default().with_histogram("__name__=h");
     let Value::Vector(vector) = run(&memory, "h offset 10s", (20_000, 0, 0)).unwrap().value else {
         panic!("a selector is a vector")
     };
-    assert_eq!(vector[0].point, Point::Histogram(Arc::new(histogram(1.0))));
-    for (query, text) in [
-        ("rate(h[30s])", "native histograms are not supported in rate() yet (1:1)"),
-        ("1 + sum(h)", "native histograms are not supported in sum yet (1:9)"),
-        ("h * 2", "native histograms are not supported in operator * yet (1:1)"),
-        (
-            "histogram_quantile(0.5, h)",
-            "native histograms are not supported in histogram_quantile() yet (1:1)",
-        ),
-    ] {
-        assert_eq!(error(&memory, query, (20_000, 0, 0)), text);
-    }
+    let Point::Histogram(found) = &vector[0].point else { panic!("a histogram is stored") };
+    assert!(found.same_data(&FloatHistogram::from_stored(&histogram(1.0), None)));
     check(&memory, "count_over_time(h[30s])", (20_000, 20_000, 1000), &["{} 3@20"]);
     let answer = run(&memory, "max(h)", (20_000, 0, 0)).unwrap();
     assert_eq!(answer.infos, ["PromQL info: ignored histogram in max aggregation (1:5)"]);
     assert_eq!(answer.value, Value::Vector(vec![]));
+}
+
+#[test]
+fn a_histogram_costs_as_many_samples_as_it_takes_memory() {
+    let memory = Memory::default().with_histogram("__name__=h");
+    let peak = |query| run(&memory, query, (20_000, 0, 0)).unwrap().stats.peak_samples;
+    let one = FloatHistogram::from_stored(&histogram(1.0), None).size_in_samples();
+    assert!(one > 10, "{one}");
+    assert_eq!(peak("h"), one);
+    assert_eq!(peak("h[30s]"), 3 * one);
+    assert_eq!(peak("count_over_time(h[30s])"), 3 * one);
 }
 
 #[test]
@@ -268,8 +274,37 @@ fn samples_are_counted_as_prometheus_counts_them() {
     let stats = run(&memory, "x", (0, 90_000, 10_000)).unwrap().stats;
     assert_eq!((stats.total_queryable_samples, stats.series_fetched), (10, 1));
     assert_eq!(stats.peak_samples, 10);
-    let stats = run(&memory, "sum_over_time(x[20s])", (90_000, 0, 0)).unwrap().stats;
-    assert_eq!(stats.total_queryable_samples, 2);
+    assert!(stats.samples_per_step.is_empty());
+    let end = (90_000, 0, 0);
+    let all = (0, 90_000, 10_000);
+    for (query, times, samples) in [
+        ("sum_over_time(x[20s])", end, 2),
+        ("x[20s]", end, 2),
+        // Of a subquery its points count, not what they are made of.
+        ("sum_over_time(sum_over_time(x[30s])[20s:10s])", end, 2),
+        ("x[20s:10s]", end, 2),
+        // What is looked at once is looked at for every step.
+        ("x @ 50", all, 10),
+        ("sum(rate(x[20s] @ 50)) + x", all, 30),
+        ("x @ 50", end, 1),
+    ] {
+        let stats = run(&memory, query, times).unwrap().stats;
+        assert_eq!(stats.total_queryable_samples, samples, "{query}");
+    }
+}
+
+#[test]
+fn the_samples_of_each_step_are_told_where_that_is_allowed() {
+    let memory = Memory::default().with("__name__=x", &[1.0; 10]);
+    let asked = QueryOptions { per_step_stats: true, ..QueryOptions::default() };
+    let query = "sum_over_time(x[20s]) + on() (x @ 50)";
+    let times = (0, 20_000, 10_000);
+    let silent = run_with(&Engine::default(), &asked, &memory, query, times).unwrap();
+    assert!(silent.stats.samples_per_step.is_empty());
+    let options = EngineOptions { per_step_stats: true, ..EngineOptions::default() };
+    let told = run_with(&Engine::new(options), &asked, &memory, query, times).unwrap();
+    assert_eq!(told.stats.samples_per_step, [(0, 2), (10_000, 3), (20_000, 3)]);
+    assert_eq!(told.stats.total_queryable_samples, 8);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Queries and series come from [`generate`]. What must not matter: where the samples are (in
 //! memory, in the head, in blocks), when it all happened, whether a step is asked alone or in a
-//! range, where a range is split, how many threads work, and whether the query was printed anew.
+//! range, where a range is split, how many threads work, whether the query was printed anew, and
+//! what was asked before.
 
 mod generate;
 mod stores;
@@ -10,7 +11,8 @@ mod stores;
 use generate::choices::Choices;
 use generate::data::{self, Extent};
 use generate::query::{self, Grammar};
-use icecore_query::engine::{Answer, Engine, QueryError};
+use icecore_query::cache::ResultCache;
+use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions};
 use icecore_query::parser::ast::{DurationExpr, Expr, Modifiers, NodeKind};
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::value::{MatrixSeries, Point, Value};
@@ -27,7 +29,8 @@ use stores::{Sample, Series, Store, When};
 /// Samples are from here on: a multiple of every step of a subquery.
 const START_MS: i64 = 1_000_000 * 60_000;
 
-const EXTENT: Extent = Extent { start_ms: START_MS, scrapes: 160, targets: 4, natives: true };
+const EXTENT: Extent =
+    Extent { start_ms: START_MS, scrapes: 160, targets: 4, natives: true, young_counters: true };
 
 const RANGE: When =
     When::Range { start_ms: START_MS + 600_000, end_ms: START_MS + 2_400_000, step_ms: 45_000 };
@@ -35,6 +38,7 @@ const RANGE: When =
 const GRAMMAR: Grammar = Grammar {
     at: Some((START_MS / 1000, START_MS / 1000 + 2400)),
     extended_selectors: true,
+    gated: true,
     ..Grammar::COMMON
 };
 
@@ -44,6 +48,11 @@ fn series(extent: Extent, seed: u64) -> Vec<Series> {
 
 fn stored(series: data::Series) -> Series {
     let labels = Labels::from_pairs(series.labels).expect("names that differ");
+    let mut starts = match labels.metric_name() {
+        "requests_total" | "sizes" => starts(&series.samples),
+        _ => Vec::new(),
+    }
+    .into_iter();
     let sample = |(timestamp, value)| {
         let value = match value {
             data::Value::Float(value) => stores::Value::Float(value),
@@ -52,9 +61,38 @@ fn stored(series: data::Series) -> Series {
                 stores::Value::Histogram(histogram(sum, &counts))
             }
         };
-        Sample { timestamp, start_timestamp: 0, value }
+        Sample { timestamp, start_timestamp: starts.next().unwrap_or(0), value }
     };
     (labels, series.samples.into_iter().map(sample).collect())
+}
+
+/// When the counter of each sample started, as its values tell it. Some are not known, and one in
+/// twenty samples is a counter that was reset unseen.
+fn starts(samples: &[(i64, data::Value)]) -> Vec<i64> {
+    let (mut start, mut last) = (START_MS - 5000, 0.0);
+    let mut start_of = |(index, (timestamp, value)): (usize, &(i64, data::Value))| {
+        let total = match value {
+            data::Value::Stale => return 0,
+            data::Value::Float(value) => *value,
+            data::Value::Native { counts, .. } => counts.iter().sum::<u64>() as f64,
+        };
+        if total < last || index % 20 == 11 {
+            start = timestamp - 3000;
+        }
+        last = total;
+        if index % 7 == 3 { 0 } else { start }
+    };
+    samples.iter().enumerate().map(&mut start_of).collect()
+}
+
+/// A server's engine by default, and one with all features.
+fn engines() -> [Engine; 2] {
+    let all = EngineOptions {
+        delayed_name_removal: true,
+        use_start_timestamps: true,
+        ..EngineOptions::default()
+    };
+    [Engine::default(), Engine::new(all)]
 }
 
 fn histogram(sum: f64, counts: &[u64]) -> Histogram {
@@ -158,21 +196,23 @@ fn most_queries_have_an_answer() {
 #[test]
 fn it_does_not_matter_where_the_samples_are() {
     let series = series(EXTENT, 1);
-    let engine = Engine::default();
     let fixture: Fixture = loaded(&series);
     let head: HeadStore = loaded(&series);
     let blocks: BlockStore = loaded(&series);
+    let engines = engines();
     check(400, GRAMMAR, |query| {
-        let in_memory = exact(fixture.evaluate(&engine, query, RANGE));
-        same(query, [in_memory.clone(), exact(head.evaluate(&engine, query, RANGE))])?;
-        same(query, [in_memory, exact(blocks.evaluate(&engine, query, RANGE))])
+        engines.iter().try_for_each(|engine| {
+            let in_memory = exact(fixture.evaluate(engine, query, RANGE));
+            same(query, [in_memory.clone(), exact(head.evaluate(engine, query, RANGE))])?;
+            same(query, [in_memory, exact(blocks.evaluate(engine, query, RANGE))])
+        })
     });
 }
 
 #[test]
 fn a_step_is_the_same_alone_and_in_a_range() {
     let fixture: Fixture = loaded(&series(EXTENT, 2));
-    let engine = Engine::default();
+    let [_, engine] = engines();
     check(300, GRAMMAR, |query| {
         let Ok(range) = fixture.evaluate(&engine, query, RANGE) else { return Ok(()) };
         let all = points(&range.value);
@@ -192,7 +232,7 @@ fn a_step_is_the_same_alone_and_in_a_range() {
 #[test]
 fn a_range_is_its_two_parts() {
     let fixture: Fixture = loaded(&series(EXTENT, 3));
-    let engine = Engine::default();
+    let [_, engine] = engines();
     let part = |query: &str, from: i64, to: i64| {
         let [start_ms, end_ms] = [from, to].map(|step| START_MS + 600_000 + step * 45_000);
         fixture.evaluate(&engine, query, When::Range { start_ms, end_ms, step_ms: 45_000 })
@@ -253,6 +293,29 @@ fn a_query_printed_anew_has_the_same_answer() {
     });
 }
 
+#[test]
+fn it_does_not_matter_what_was_asked_before() {
+    let head: HeadStore = loaded(&series(EXTENT, 8));
+    let snapshot = head.source();
+    let engine = Engine::default();
+    let cache = ResultCache::new(64 << 20);
+    let asked = QueryOptions::default();
+    check(300, GRAMMAR, |query| {
+        let expr = parse(query);
+        // One range, one that begins and ends later, one around both, and the first again.
+        for (from, to) in [(8, 25), (12, 40), (0, 44), (8, 25)] {
+            let [start_ms, end_ms] = [from, to].map(|step| START_MS + 300_000 + step * 45_000);
+            let fresh = engine.range(&snapshot, query, &expr, start_ms, end_ms, 45_000, &asked);
+            let cached =
+                cache.range(&engine, &snapshot, query, &expr, start_ms, end_ms, 45_000, &asked);
+            same(query, [exact(fresh), exact(cached)])?;
+        }
+        Ok(())
+    });
+    let stats = cache.stats();
+    assert!(stats.hits > 100 && stats.partial_hits > 200, "{stats:?}");
+}
+
 fn parse(query: &str) -> Expr {
     parser::parse(query, ParserOptions::ALL).unwrap_or_else(|error| panic!("{query}: {error}"))
 }
@@ -261,7 +324,7 @@ fn parse(query: &str) -> Expr {
 fn an_offset_is_asking_earlier() {
     const OFFSET_MS: i64 = 240_000;
     let fixture: Fixture = loaded(&series(EXTENT, 6));
-    let engine = Engine::default();
+    let [_, engine] = engines();
     let grammar = Grammar { at: None, time: false, ..GRAMMAR };
     check(300, grammar, |query| {
         let When::Range { start_ms, end_ms, step_ms } = RANGE else { unreachable!() };

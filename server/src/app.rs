@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use icecore_query::cache::ResultCache;
 use icecore_query::engine::Engine;
 use icecore_storage::metrics::batch::Batch;
 use icecore_storage::{Db, Snapshot};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
-use crate::config::{Config, LOOKUPS_MAX, WRITE_BODIES_BYTES_MAX, WRITES_MAX};
+use crate::config::{Config, LOOKUPS_MAX, QUERIES_WAITING_MAX, WRITE_BODIES_BYTES_MAX, WRITES_MAX};
 use crate::counters::Counters;
 use crate::http::error::{ApiError, ErrorKind};
 
@@ -25,6 +26,7 @@ pub(crate) struct App {
     pub address: SocketAddr,
     pub started_ms: i64,
     pub engine: Engine,
+    pub result_cache: ResultCache,
     pub counters: Counters,
     pub gates: Gates,
     /// Decoded batches between two uses.
@@ -37,6 +39,8 @@ pub(crate) struct App {
 #[derive(Debug)]
 pub(crate) struct Gates {
     pub queries: Arc<Semaphore>,
+    /// In front of that gate: queries that run or wait. It lets nobody wait.
+    pub query_queue: Arc<Semaphore>,
     pub lookups: Arc<Semaphore>,
     pub writes: Arc<Semaphore>,
     /// One permit for each KiB of a write's body.
@@ -49,9 +53,13 @@ impl App {
             address,
             started_ms: clock::now_ms(),
             engine: Engine::new(config.engine.clone()),
+            result_cache: ResultCache::new(config.result_cache_bytes),
             counters: Counters::default(),
             gates: Gates {
                 queries: Arc::new(Semaphore::new(config.query_concurrency)),
+                query_queue: Arc::new(Semaphore::new(
+                    config.query_concurrency + QUERIES_WAITING_MAX,
+                )),
                 lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
                 writes: Arc::new(Semaphore::new(WRITES_MAX)),
                 write_bodies: Arc::new(Semaphore::new(WRITE_BODIES_BYTES_MAX / 1024)),

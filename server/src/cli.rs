@@ -14,6 +14,9 @@ use icecore_storage::db::{self, SyncMode};
 
 use crate::config::{Config, LISTEN_ADDRESS};
 use crate::duration;
+use crate::features::Features;
+use crate::process::machine_bytes;
+use crate::size::{Size, parse_bytes, parse_share};
 
 /// A time-series database for operations data that speaks Prometheus.
 #[derive(Debug, Parser)]
@@ -69,6 +72,18 @@ pub struct ServeArgs {
     #[arg(long = "query.max-samples", value_name = "COUNT", default_value_t = 50_000_000, value_parser = parse_count)]
     query_samples_max: usize,
 
+    /// Memory that one query may hold, in bytes or in percent of this machine's.
+    #[arg(long = "query.max-memory-per-query", value_name = "SIZE", default_value = "25%", value_parser = parse_share)]
+    query_memory: Size,
+
+    /// Memory that all queries may hold together.
+    #[arg(long = "query.max-memory", value_name = "SIZE", default_value = "50%", value_parser = parse_share)]
+    queries_memory: Size,
+
+    /// Results of range queries that are kept for when they are asked again; 0 keeps none.
+    #[arg(long = "query.cache-size", value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
+    cache_size: Size,
+
     /// Bytes of a query's text.
     #[arg(long = "query.max-length", value_name = "BYTES", default_value_t = 262_144, value_parser = parse_count)]
     query_bytes_max: usize,
@@ -83,7 +98,7 @@ pub struct ServeArgs {
 
     /// Prometheus features that are off by default, separated by commas.
     #[arg(long = "enable-feature", value_name = "NAME", value_delimiter = ',')]
-    features: Vec<Feature>,
+    features: Vec<String>,
 
     /// The least grave messages to log.
     #[arg(long = "log.level", value_name = "LEVEL", default_value = "info")]
@@ -110,25 +125,18 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Feature {
-    #[value(name = "promql-experimental-functions")]
-    ExperimentalFunctions,
-    #[value(name = "promql-extended-range-selectors")]
-    ExtendedRangeSelectors,
-    #[value(name = "promql-binop-fill-modifiers")]
-    BinopFillModifiers,
-    #[value(name = "promql-delayed-name-removal")]
-    DelayedNameRemoval,
-    #[value(name = "use-start-timestamps")]
-    UseStartTimestamps,
-}
-
 impl ServeArgs {
+    /// What was asked for by `--enable-feature`.
+    pub fn features(&self) -> Features {
+        Features::new(self.features.clone())
+    }
+
     pub fn into_config(self) -> Config {
         let flags = self.flags();
-        let has = |feature| self.features.contains(&feature);
-        Config {
+        let features = self.features();
+        let machine_bytes = machine_bytes();
+        let cache_bytes = self.cache_size.bytes(machine_bytes);
+        let mut config = Config {
             listen_address: self.listen_address,
             storage_path: self.storage_path,
             storage: db::Options {
@@ -140,28 +148,25 @@ impl ServeArgs {
             engine: EngineOptions {
                 lookback_ms: self.lookback_ms,
                 max_samples: self.query_samples_max,
+                max_query_bytes: self.query_memory.bytes(machine_bytes),
+                max_bytes: self.queries_memory.bytes(machine_bytes),
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
-                delayed_name_removal: has(Feature::DelayedNameRemoval),
-                use_start_timestamps: has(Feature::UseStartTimestamps),
                 ..EngineOptions::default()
             },
-            parser: ParserOptions {
-                experimental_functions: has(Feature::ExperimentalFunctions),
-                extended_range_selectors: has(Feature::ExtendedRangeSelectors),
-                binop_fill_modifiers: has(Feature::BinopFillModifiers),
-            },
+            parser: ParserOptions::default(),
             query_concurrency: self.query_concurrency,
+            result_cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             query_bytes_max: self.query_bytes_max,
             flags,
-        }
+        };
+        features.apply(&mut config.engine, &mut config.parser);
+        config
     }
 
     fn flags(&self) -> Vec<(&'static str, String)> {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map_or_else(String::new, |value| value.get_name().to_owned())
         };
-        let features: Vec<String> =
-            self.features.iter().map(|feature| name(&|| feature.to_possible_value())).collect();
         let sync = match self.wal_sync {
             SyncMode::Always => "always".to_owned(),
             SyncMode::Interval(every) => {
@@ -170,12 +175,15 @@ impl ServeArgs {
             }
         };
         vec![
-            ("enable-feature", features.join(",")),
+            ("enable-feature", self.features.join(",")),
             ("log.format", name(&|| self.log_format.to_possible_value())),
             ("log.level", name(&|| self.log_level.to_possible_value())),
+            ("query.cache-size", self.cache_size.to_string()),
             ("query.lookback-delta", duration::format_ms(self.lookback_ms)),
             ("query.max-concurrency", self.query_concurrency.to_string()),
             ("query.max-length", self.query_bytes_max.to_string()),
+            ("query.max-memory", self.queries_memory.to_string()),
+            ("query.max-memory-per-query", self.query_memory.to_string()),
             ("query.max-samples", self.query_samples_max.to_string()),
             ("query.timeout", duration::format_ms(self.query_timeout_ms)),
             ("storage.path", self.storage_path.display().to_string()),
@@ -252,6 +260,9 @@ mod tests {
             assert_eq!(config.storage.sync, SyncMode::Always);
             assert_eq!(config.engine.timeout, Duration::from_secs(120));
             assert_eq!(config.query_concurrency, 20);
+            assert_eq!(config.result_cache_bytes, 64 << 20);
+            let of_all = config.engine.max_query_bytes * 2;
+            assert!(of_all > 0 && config.engine.max_bytes.abs_diff(of_all) < 100);
         }
     }
 
@@ -298,8 +309,9 @@ mod tests {
             ("--storage.wal-sync", "never", "want `always`"),
             ("--query.max-samples", "-1", "at least 1"),
             ("--query.timeout", "0s", "more than 0"),
+            ("--query.max-memory", "0", "2GiB or 25%"),
+            ("--query.cache-size", "10%", "64MiB"),
             ("--web.listen-address", "9494", "host:port"),
-            ("--enable-feature", "exemplars", "promql-binop-fill-modifiers"),
             ("--log.level", "loud", "debug, info, warn, error"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();

@@ -43,6 +43,9 @@ pub const WRITES_MAX: usize = 32;
 /// autocompletion does not wait behind dashboards.
 pub const LOOKUPS_MAX: usize = 20;
 
+/// Queries that wait for others to end. More would only time out in the queue.
+pub const QUERIES_WAITING_MAX: usize = 1000;
+
 /// How often the server's own metrics are stored.
 pub const SELF_METRICS_INTERVAL_MS: i64 = 15_000;
 
@@ -58,6 +61,8 @@ pub struct Config {
     pub parser: ParserOptions,
     /// Queries that run at once; others wait.
     pub query_concurrency: usize,
+    /// Results of range queries that are kept; 0 for none.
+    pub result_cache_bytes: usize,
     /// A parsed query takes some hundred times its text.
     pub query_bytes_max: usize,
     /// Flags and their values, for `/api/v1/status/flags`.
@@ -74,6 +79,7 @@ impl Config {
             engine: EngineOptions::default(),
             parser: ParserOptions::default(),
             query_concurrency: 20,
+            result_cache_bytes: 64 << 20,
             query_bytes_max: 256 << 10,
             flags: Vec::new(),
         }

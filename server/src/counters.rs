@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
+use crate::http::error::ErrorKind;
 use crate::routes::ROUTES;
 
 /// Index of requests that no route matches.
@@ -156,9 +157,23 @@ pub(crate) struct QueryCounters {
     pub instant_durations: Durations,
     pub range_durations: Durations,
     pub failed: Counter,
+    /// Of these, queries that were given up because nobody waited, or at their deadline.
+    pub canceled: Counter,
+    pub timed_out: Counter,
     /// Samples that queries looked at, as Prometheus counts them.
     pub samples: Counter,
     pub series: Counter,
+}
+
+impl QueryCounters {
+    /// Counts why a query that has run has failed.
+    pub(crate) fn count_failure(&self, kind: ErrorKind) {
+        match kind {
+            ErrorKind::Canceled => self.canceled.add(1),
+            ErrorKind::Timeout => self.timed_out.add(1),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]

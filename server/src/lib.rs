@@ -21,12 +21,14 @@ pub mod config;
 mod connection;
 mod counters;
 mod duration;
+pub mod features;
 mod http;
 mod maintenance;
 mod metrics;
 mod process;
 mod routes;
 pub mod server;
+mod size;
 pub mod telemetry;
 
 pub use config::Config;

@@ -20,6 +20,9 @@ const THREAD_STACK_BYTES: usize = 8 << 20;
 fn main() -> ExitCode {
     let args = Cli::parse().into_serve();
     telemetry::start(args.log_level, args.log_format);
+    for (option, text) in args.features().warnings() {
+        tracing::warn!(option, "{text}");
+    }
     match run(args.into_config()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -6,12 +6,14 @@
 
 use std::fmt::Write;
 
+use icecore_query::cache::CacheStats;
 use icecore_query::go_format::push_api_float;
 use icecore_storage::db::Stats;
 use icecore_storage::labels::{Labels, LabelsBuilder, METRIC_NAME};
 use icecore_storage::metrics::batch::{Metadata, MetricKind};
 
 use crate::app::App;
+use crate::config::QUERIES_WAITING_MAX;
 use crate::counters::{CODES, DURATION_BOUNDS, Durations, METHODS, OTHER_ROUTE, WriteResult};
 use crate::process::ProcessStats;
 use crate::routes::ROUTES;
@@ -67,6 +69,7 @@ pub(crate) fn gather(app: &App) -> Vec<Family> {
     http(&mut families, app);
     writes(&mut families, app);
     queries(&mut families, app);
+    result_cache(&mut families, app);
     families.0.retain(|family| !family.rows.is_empty());
     families.0
 }
@@ -345,6 +348,16 @@ fn queries(out: &mut Gathered, app: &App) {
     }
     for (name, help, counter) in [
         ("icecore_query_failed_total", "Queries that ended in an error.", &counters.failed),
+        (
+            "icecore_query_canceled_total",
+            "Queries that were given up because their client had gone.",
+            &counters.canceled,
+        ),
+        (
+            "icecore_query_timed_out_total",
+            "Queries that ran until their deadline.",
+            &counters.timed_out,
+        ),
         ("icecore_query_samples_total", "Samples that queries looked at.", &counters.samples),
         ("icecore_query_series_total", "Series that queries selected.", &counters.series),
     ] {
@@ -357,6 +370,57 @@ fn queries(out: &mut Gathered, app: &App) {
         "How many may run at once.",
         app.config.query_concurrency as f64,
     );
+    let free = app.gates.query_queue.available_permits();
+    let places = app.config.query_concurrency + QUERIES_WAITING_MAX;
+    let waiting = places.saturating_sub(free).saturating_sub(running);
+    out.gauge("icecore_queries_waiting", "Queries that wait for others to end.", waiting as f64);
+    let memory = app.engine.memory();
+    let (held, max) = (memory.bytes_held() as f64, memory.bytes_max() as f64);
+    out.gauge("icecore_query_memory_bytes", "Memory that queries and answers hold.", held);
+    out.gauge("icecore_query_memory_bytes_max", "How much they may hold together.", max);
+}
+
+fn result_cache(out: &mut Gathered, app: &App) {
+    let CacheStats {
+        hits,
+        partial_hits,
+        misses,
+        uncacheable,
+        fallbacks,
+        steps_saved,
+        evictions,
+        entries,
+        bytes,
+    } = app.result_cache.stats();
+    out.family(
+        "icecore_query_cache_requests_total",
+        "Range queries by how much of their answer was in the result cache.",
+        MetricKind::Counter,
+    );
+    for (result, count) in
+        [("hit", hits), ("partial", partial_hits), ("miss", misses), ("uncacheable", uncacheable)]
+    {
+        out.row("", vec![("result", result.to_owned())], count as f64);
+    }
+    for (name, help, count) in [
+        (
+            "icecore_query_cache_fallbacks_total",
+            "Queries that were evaluated whole after a part was found.",
+            fallbacks,
+        ),
+        (
+            "icecore_query_cache_steps_saved_total",
+            "Steps of answers that came from the result cache.",
+            steps_saved,
+        ),
+        ("icecore_query_cache_evictions_total", "Queries dropped for want of room.", evictions),
+    ] {
+        out.counter(name, help, count);
+    }
+    let max = app.config.result_cache_bytes as f64;
+    out.gauge("icecore_query_cache_entries", "Queries whose results are kept.", entries as f64);
+    out.gauge("icecore_query_cache_bytes", "Memory of the result cache.", bytes as f64);
+    out.gauge("icecore_query_cache_bytes_max", "How much it may take.", max);
 }
 
 #[cfg(test)]

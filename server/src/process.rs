@@ -36,6 +36,16 @@ impl ProcessStats {
     }
 }
 
+/// Memory that the process may use: that of the machine, or less where a control group says so.
+pub(crate) fn machine_bytes() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let machine = first_number(&machine, "MemTotal:").map(|kib| kib * 1024);
+    // In a container its own group is the root of what it sees.
+    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
+    let group = group.trim().parse().ok();
+    [machine, group].into_iter().flatten().min()
+}
+
 /// The number that follows `name` at the start of a line.
 fn first_number(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -68,5 +78,6 @@ mod tests {
         let stats = ProcessStats::read();
         assert!(stats.cpu_seconds.is_some() && stats.open_files.unwrap() > 2);
         assert!(stats.resident_bytes.unwrap() > 1 << 20);
+        assert!(machine_bytes() > stats.resident_bytes);
     }
 }

@@ -399,7 +399,7 @@ impl Inner {
         refused.extend(std::mem::take(&mut decided.refused));
         self.counters.refused.fetch_add(refused.rows, Ordering::Relaxed);
         Ok(Appended {
-            samples: decided.record.values.len() as u64,
+            samples: decided.record.values.len() as u64 - decided.start_timestamps,
             histograms: decided.record.histograms.len() as u64,
             exemplars: decided.record.exemplars.len() as u64,
             new_series: decided.new_series,

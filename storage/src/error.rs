@@ -20,6 +20,9 @@ pub enum Error {
     /// Another process has the data directory.
     #[error("data directory {} is in use by another process", path.display())]
     Locked { path: PathBuf },
+    /// Whoever reads wants no more of it.
+    #[error("the read was stopped")]
+    Stopped,
     /// The database has been closed.
     #[error("the database is closed")]
     Closed,

@@ -44,6 +44,8 @@ pub enum LabelError {
     NoMetricName,
     #[error("metric name {name:?} is reserved: the prefix `record:` belongs to records")]
     ReservedName { name: String },
+    #[error("label {name:?} is reserved for start timestamps")]
+    ReservedLabel { name: String },
     #[error("labels are not encoded as they should be: {what}")]
     Malformed { what: &'static str },
 }

@@ -1,6 +1,7 @@
 //! Limits on what one request may bring: the bounds that keep a hostile body from costing memory.
 
 use crate::labels::{LabelError, Labels, METRIC_NAME};
+use crate::metrics::companion;
 
 /// Metric names with this prefix are answered from records; pushed samples may not have it.
 pub const RESERVED_PREFIX: &str = "record:";
@@ -54,6 +55,9 @@ impl Limits {
             self.check_text("value", value, self.value_bytes)?;
             if name == METRIC_NAME {
                 metric_name = Some(value);
+            }
+            if name == companion::LABEL {
+                return Err(LabelError::ReservedLabel { name: name.to_owned() });
             }
         }
         if count == 0 {

@@ -3,26 +3,26 @@
 //! [`Snapshot::select`] sees one moment of head and blocks for all the selectors it is given and
 //! takes with it what it needs, so what it selected never changes, whatever is written, sealed or
 //! dropped meanwhile. A series may have samples in the head and in any number of blocks; they are
-//! one series by the identity of their labels, and reading merges them.
+//! one series by the identity of their labels, and reading merges them. Start timestamps are joined
+//! to them from their companions, which nobody sees.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use roaring::RoaringBitmap;
 
 use crate::db::Inner;
 use crate::error::{Error, Result};
-use crate::labels::{self, Labels, SeriesIdentity};
+use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
-use crate::metrics::chunk;
 use crate::metrics::head::Head;
-use crate::metrics::head::read::{HeadCopy, ReadView};
 use crate::metrics::sample::Samples;
+use crate::metrics::{chunk, companion};
+pub use crate::selection::SelectedSeries;
+use crate::selection::{FromHead, HeadSeries, Joined};
 use crate::time::TimeRange;
 
 /// The live blocks at one moment, by the start of their windows.
@@ -31,29 +31,39 @@ pub(crate) struct Version {
     pub(crate) blocks: Vec<Arc<Block>>,
 }
 
-/// A series that [`Snapshot::select`] found.
-#[derive(Clone, Debug)]
-pub struct SelectedSeries {
-    labels: Labels,
-    selection: Arc<Selection>,
-    /// In the selection's `places`.
-    places: Range<u32>,
-    head: Option<ReadView>,
+/// Series that are selected between two charges: a fraction of a millisecond.
+const SERIES_PER_CHARGE: usize = 1024;
+
+/// What a selected series takes besides its labels and samples: itself, its place in the table by
+/// which series are joined, and what allocators add.
+const SERIES_BYTES: usize = size_of::<SelectedSeries>() + 96;
+
+/// What a selection has taken and not charged yet.
+struct Charged<'a> {
+    charge: &'a mut dyn FnMut(u64) -> bool,
+    bytes: usize,
+    series: usize,
 }
 
-/// What all series of a selection read from.
-#[derive(Debug)]
-struct Selection {
-    range: TimeRange,
-    version: Arc<Version>,
-    /// (index into the version's blocks, id there), series after series and by time.
-    places: Vec<(u32, u32)>,
-    head: HeadCopy,
-}
+impl<'a> Charged<'a> {
+    fn new(charge: &'a mut dyn FnMut(u64) -> bool) -> Charged<'a> {
+        Charged { charge, bytes: 0, series: 0 }
+    }
 
-impl SelectedSeries {
-    pub fn labels(&self) -> &Labels {
-        &self.labels
+    /// One more series is looked at.
+    fn series(&mut self) -> Result<()> {
+        self.series += 1;
+        if self.series >= SERIES_PER_CHARGE { self.settle() } else { Ok(()) }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.series = 0;
+        let bytes = std::mem::take(&mut self.bytes) as u64;
+        if (self.charge)(bytes) { Ok(()) } else { Err(Error::Stopped) }
     }
 }
 
@@ -85,96 +95,119 @@ impl Snapshot {
 
     /// For each selector its series, each once; all of them from one moment.
     pub fn select(&self, selectors: &[Selector]) -> Result<Vec<Vec<SelectedSeries>>> {
+        self.select_charged(selectors, &mut |_| true)
+    }
+
+    /// As [`Self::select`]. `charge` is told of the memory that this takes, in bytes, every so many
+    /// series; once it returns false, this ends with [`Error::Stopped`].
+    pub fn select_charged(
+        &self,
+        selectors: &[Selector],
+        charge: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Vec<Vec<SelectedSeries>>> {
         // The blocks are looked up under the head's lock: a block is published before the head
         // forgets what it holds, so every sample is in at least one of the two.
         let head = self.db.head.read();
         let version = self.db.version();
         let mut from_head = Vec::with_capacity(selectors.len());
+        let companions = head.index.with_label(companion::LABEL);
         for selector in selectors {
-            let mut copy = HeadCopy::new(selector.range);
-            let mut found = Vec::new();
-            for id in head.index.select(&selector.matchers) {
-                if let Some(view) = copy.add(head.series(id), &head.columns) {
-                    let (labels, identity) = (head.index.labels(id), head.identity(id));
-                    found.push(FromHead { labels, identity, view });
+            let mut series = FromHead::new(selector.range);
+            let mut of_companions = FromHead::new(selector.range);
+            let ids = head.index.select(&selector.matchers);
+            let mut charged = Charged::new(charge);
+            for id in ids {
+                charged.series()?;
+                let is_companion = companions.is_some_and(|companions| companions.contains(id));
+                let into = if is_companion { &mut of_companions } else { &mut series };
+                let held = into.copy.bytes_held();
+                let Some(view) = into.copy.add(head.series(id), &head.columns) else { continue };
+                let mut labels = head.index.labels(id);
+                let mut identity = head.identity(id);
+                if is_companion {
+                    labels = companion::labels_of_series(&labels);
+                    identity = labels.identity();
                 }
+                let copied = into.copy.bytes_held() - held + view.bytes_held();
+                charged.add(SERIES_BYTES + labels.as_bytes().len() + copied);
+                into.series.push(HeadSeries { labels, identity, view });
             }
-            from_head.push((found, copy));
+            charged.settle()?;
+            from_head.push((series, of_companions));
         }
         drop(head);
         let selections = selectors.iter().zip(from_head);
-        selections
-            .map(|(selector, (found, copy))| self.join(selector, found, copy, &version))
-            .collect()
+        let joined = selections.map(|(selector, (head, companions))| {
+            let has_companions = !companions.series.is_empty();
+            let mut series = self.join(selector, head, &version, Role::Series, charge)?;
+            if has_companions || has_companions_in(&version, selector.range)? {
+                let role = Role::Companion;
+                attach(&mut series, self.join(selector, companions, &version, role, charge)?);
+            }
+            Ok(series)
+        });
+        joined.collect()
     }
 
     /// Adds the blocks' series to those of the head.
     fn join(
         &self,
         selector: &Selector,
-        from_head: Vec<FromHead>,
-        head: HeadCopy,
+        head: FromHead,
         version: &Arc<Version>,
+        role: Role,
+        charge: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;
         let overlapping = version.blocks.iter().zip(0..);
         let overlapping: Vec<(&Arc<Block>, u32)> =
             overlapping.filter(|(block, _)| block.meta().range.overlaps(range)).collect();
-        // Series are joined by identity only where there is something to join.
-        let joins = overlapping.len() + usize::from(!from_head.is_empty()) > 1;
-        let mut known: HashTable<(SeriesIdentity, u32)> = HashTable::new();
-        let of_low = |(identity, _): &(SeriesIdentity, u32)| *identity as u64;
-        if joins {
-            known.reserve(from_head.len(), of_low);
-            for (one, index) in from_head.iter().zip(0..) {
-                known.insert_unique(one.identity as u64, (one.identity, index), of_low);
+        let mut joined = Joined::new(head.series, overlapping.len());
+        for (block, number) in overlapping {
+            let ids = role.of(block.select(&selector.matchers)?, block)?;
+            let mut charged = Charged::new(charge);
+            let mut rest = ids.iter();
+            loop {
+                let part: RoaringBitmap = rest.by_ref().take(SERIES_PER_CHARGE).collect();
+                if part.is_empty() {
+                    break;
+                }
+                block.visit_label_bytes(&part, |id, bytes| {
+                    let new = match role {
+                        Role::Series => joined.add(number, id, bytes),
+                        Role::Companion => {
+                            let own = Labels::from_pairs_of_an_index(bytes);
+                            let labels = companion::labels_of_series(&own);
+                            joined.add(number, id, labels.as_bytes())
+                        }
+                    };
+                    charged.add(size_of::<(u32, u32, u32)>() + new);
+                })?;
+                charged.settle()?;
             }
         }
-        let (mut labels, mut views): (Vec<Labels>, Vec<Option<ReadView>>) =
-            from_head.into_iter().map(|one| (one.labels, Some(one.view))).unzip();
-        // (series, block, id there), block after block.
-        let mut places: Vec<(u32, u32, u32)> = Vec::new();
-        for (block, number) in overlapping {
-            let ids = block.select(&selector.matchers)?;
-            places.reserve(ids.len() as usize);
-            block.visit_label_bytes(&ids, |id, bytes| {
-                let new = u32::try_from(labels.len()).expect("ids of series are of 32 bits");
-                let index = if joins {
-                    let identity = labels::identity(bytes);
-                    let slot =
-                        known.entry(identity as u64, |(other, _)| *other == identity, of_low);
-                    slot.or_insert((identity, new)).get().1
-                } else {
-                    new
-                };
-                if index == new {
-                    labels.push(Labels::from_pairs_of_an_index(bytes));
-                }
-                places.push((index, number, id));
-            })?;
-        }
-        views.resize(labels.len(), None);
-        let (places, ends) = by_series(&places, labels.len());
-        let version = version.clone();
-        let selection = Arc::new(Selection { range, version, places, head });
-        let mut start = 0;
-        let series = labels.into_iter().zip(views).zip(ends).map(|((labels, head), end)| {
-            let places = std::mem::replace(&mut start, end)..end;
-            SelectedSeries { labels, selection: selection.clone(), places, head }
-        });
-        Ok(series.collect())
+        Ok(joined.finish(range, version, head.copy))
     }
 
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
     /// neighbours outside the range may come with them.
     pub fn read(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
+        self.read_one(series, into)?;
+        if let Some(companion) = &series.start_timestamps {
+            let mut starts = Samples::default();
+            self.read_one(companion, &mut starts)?;
+            companion::join(into, &starts);
+        }
+        Ok(())
+    }
+
+    /// [`Self::read`] without start timestamps.
+    fn read_one(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
         into.clear();
         let mut newest = i64::MIN;
         let mut scratch = Samples::default();
         let selection = &series.selection;
-        for (index, id) in
-            &selection.places[series.places.start as usize..series.places.end as usize]
-        {
+        for (index, id) in series.places() {
             let block = &selection.version.blocks[*index as usize];
             if into.is_empty() || block.meta().range.start_ms > newest {
                 block.read(*id, selection.range, into)?;
@@ -319,7 +352,7 @@ impl Snapshot {
     /// Series in the head by metric name, by label name (count of values) and by label pair, the
     /// `limit` greatest of each, as `/api/v1/status/tsdb` lists them.
     pub fn cardinality(&self, limit: usize) -> Cardinality {
-        self.db.head.read().index.cardinality(limit)
+        self.db.head.read().index.cardinality(limit, companion::LABEL)
     }
 
     /// Calls `visit` with the head and each block that is wanted, and the ids there.
@@ -336,6 +369,9 @@ impl Snapshot {
                 ids |= head.index.all();
             }
             any.iter().for_each(|matchers| ids |= head.index.select(matchers));
+            if let Some(companions) = head.index.with_label(companion::LABEL) {
+                ids -= companions;
+            }
             visit(Part::Head(&head, &ids))?;
             self.db.version()
         };
@@ -344,36 +380,46 @@ impl Snapshot {
             for matchers in any {
                 ids |= block.select(matchers)?;
             }
-            visit(Part::Block(block, &ids))?;
+            visit(Part::Block(block, &Role::Series.of(ids, block)?))?;
         }
         Ok(())
     }
 }
 
-/// A series as the head has it.
-struct FromHead {
-    labels: Labels,
-    identity: SeriesIdentity,
-    view: ReadView,
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Series,
+    Companion,
 }
 
-/// Places (series, block, id), which are block after block, put series after series: block and id
-/// of each, and where those of each series end.
-fn by_series(places: &[(u32, u32, u32)], series: usize) -> (Vec<(u32, u32)>, Vec<u32>) {
-    let mut ends = vec![0u32; series];
-    places.iter().for_each(|(index, _, _)| ends[*index as usize] += 1);
-    let mut next = 0;
-    for end in &mut ends {
-        // Where the next of the series goes, and in the end that of its last place plus 1.
-        next += std::mem::replace(end, next);
+impl Role {
+    /// Those of a block's series that have this role.
+    fn of(self, ids: RoaringBitmap, block: &Block) -> Result<RoaringBitmap> {
+        Ok(match (self, block.with_label(companion::LABEL)?) {
+            (Role::Series, None) => ids,
+            (Role::Series, Some(companions)) => ids - companions,
+            (Role::Companion, None) => RoaringBitmap::new(),
+            (Role::Companion, Some(companions)) => ids & companions,
+        })
     }
-    let mut sorted = vec![(0, 0); places.len()];
-    for (index, block, id) in places {
-        let at = &mut ends[*index as usize];
-        sorted[*at as usize] = (*block, *id);
-        *at += 1;
+}
+
+fn has_companions_in(version: &Version, range: TimeRange) -> Result<bool> {
+    for block in version.blocks.iter().filter(|block| block.meta().range.overlaps(range)) {
+        if block.with_label(companion::LABEL)?.is_some() {
+            return Ok(true);
+        }
     }
-    (sorted, ends)
+    Ok(false)
+}
+
+/// Gives companions to their series; one whose series has no samples in the range has none to help.
+fn attach(series: &mut [SelectedSeries], companions: Vec<SelectedSeries>) {
+    let mut by_identity: HashMap<u128, SelectedSeries> =
+        companions.into_iter().map(|one| (one.labels.identity(), one)).collect();
+    for series in series {
+        series.start_timestamps = by_identity.remove(&series.labels.identity()).map(Box::new);
+    }
 }
 
 /// The greatest contributors to the head's cardinality, greatest first.

@@ -188,8 +188,37 @@ fn is_of_its_step(plan: &Plan<'_>, id: NodeId) -> bool {
                 (AbsentOverTime, Some(range)) | (_, Some(range)) => has_one_name(plan, range),
                 (_, None) => true,
             };
-            is_known && parameters && named
+            is_known && parameters && named && !resets_matter(plan, id)
         }
+    }
+}
+
+/// Whether a node's answer depends on what its selectors know of resets before the window: the first
+/// histogram that is read is said to follow none.
+fn resets_matter(plan: &Plan<'_>, id: NodeId) -> bool {
+    use FunctionId::{
+        Delta, HistogramAvg, HistogramCount, HistogramSum, Idelta, Increase, Irate, Rate,
+    };
+    fn are_combined(plan: &Plan<'_>, id: NodeId) -> bool {
+        match plan.kind(id) {
+            NodeKind::VectorSelector(_) => true,
+            NodeKind::Call { function, .. }
+                if matches!(function.id, Delta | Idelta | Increase | Irate | Rate) =>
+            {
+                false
+            }
+            kind => kind.children().into_iter().any(|child| are_combined(plan, child)),
+        }
+    }
+    match plan.kind(id) {
+        NodeKind::Call { function, args }
+            if matches!(function.id, HistogramAvg | HistogramCount | HistogramSum) =>
+        {
+            let operand = plan.strip(args[0]);
+            let is_selector = matches!(plan.kind(operand), NodeKind::VectorSelector(_));
+            !is_selector && are_combined(plan, operand)
+        }
+        _ => false,
     }
 }
 

@@ -9,10 +9,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::histogram::{Counts, Histogram};
 
 use crate::annotations::Annotations;
 use crate::exec::{count_bits, for_each_bit, set_bit};
+use crate::histogram::FloatHistogram;
 use crate::value::MatrixSeries;
 
 /// From step numbers to times and back.
@@ -60,7 +60,7 @@ struct Packed {
     /// One bit a step; `None` if all have a float.
     present: Option<Box<[u64]>>,
     /// By position among the steps.
-    histograms: Box<[(u32, Arc<Histogram>)]>,
+    histograms: Box<[(u32, Arc<FloatHistogram>)]>,
 }
 
 /// A part of a result: some steps of an extent, or what was just computed.
@@ -224,7 +224,8 @@ impl Packed {
     }
 
     fn bytes(&self) -> usize {
-        let of_histogram = |(_, one): &(u32, Arc<Histogram>)| 16 + heap_bytes(one);
+        let of_histogram =
+            |(_, one): &(u32, Arc<FloatHistogram>)| 16 * (1 + one.size_in_samples() as usize);
         size_of::<Packed>()
             + self.labels.as_bytes().len()
             + size_of_val(&self.floats[..])
@@ -249,16 +250,6 @@ fn for_each_in(bitmap: &[u64], range: Range<usize>, mut f: impl FnMut(usize)) {
             f(first + at);
         }
     });
-}
-
-/// About.
-fn heap_bytes(histogram: &Histogram) -> usize {
-    let buckets = match &histogram.counts {
-        Counts::Integer { positive, negative, .. } => positive.len() + negative.len(),
-        Counts::Float { positive, negative, .. } => positive.len() + negative.len(),
-    };
-    let spans = histogram.positive_spans.len() + histogram.negative_spans.len();
-    size_of::<Histogram>() + 8 * (buckets + spans + histogram.custom_values.len())
 }
 
 #[cfg(test)]

@@ -23,7 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use icecore_storage::time::TimeRange;
 
 use crate::annotations::Annotations;
-use crate::engine::{Answer, Engine, Evaluated, QueryError, QueryOptions, QueryStats};
+use crate::engine::{
+    Answer, AnswerMemory, Engine, Evaluated, QueryError, QueryOptions, QueryStats,
+};
+use crate::memory::Reservation;
 use crate::parser::ast::Expr;
 use crate::source::Source;
 use crate::value::{MatrixSeries, Value};
@@ -154,7 +157,10 @@ impl ResultCache {
         let wanted = steps.at_or_before(start_ms)..steps.at_or_before(end_ms).saturating_add(1);
         let plan = engine.plan(expr, (start_ms, end_ms, step_ms), options)?;
         // Marks that are taken from names at the end are those of all steps together.
-        let is_plain = !engine.options.delayed_name_removal && wanted.end - wanted.start > 1;
+        let options_fit = !engine.options.delayed_name_removal
+            && !engine.options.use_start_timestamps
+            && !engine.counts_steps(options);
+        let is_plain = options_fit && wanted.end - wanted.start > 1;
         let dependence = Dependence::of(&plan).filter(|_| is_plain);
         // Before anything is selected: what changes from now on is known to be newer.
         let (Some(dependence), Some(generation)) = (dependence, source.generation()) else {
@@ -260,10 +266,13 @@ impl ResultCache {
         let stats = fresh.iter().fold(QueryStats::default(), |sum, one| QueryStats {
             total_queryable_samples: sum.total_queryable_samples
                 + one.stats.total_queryable_samples,
+            samples_per_step: Vec::new(),
             peak_samples: sum.peak_samples.max(one.stats.peak_samples),
             series_fetched: sum.series_fetched.max(one.stats.series_fetched),
         });
-        Ok(Answer { value: Value::Matrix(series), warnings, infos, stats })
+        let value = Value::Matrix(series);
+        let reservation = request.engine.reserve(&value).map_err(Failed::Query)?;
+        Ok(Answer { value, warnings, infos, stats, memory: AnswerMemory::new(reservation) })
     }
 
     fn count(&self, pieces: &[Piece]) {
@@ -360,6 +369,7 @@ struct Fresh {
     annotations: Annotations,
     has_typed_series: bool,
     stats: QueryStats,
+    _memory: Reservation,
 }
 
 impl<S: Source> Request<'_, S> {
@@ -408,19 +418,25 @@ impl<S: Source> Request<'_, S> {
             let evaluated = self
                 .engine
                 .plan(self.expr, times, self.options)
-                .and_then(|plan| self.engine.run(self.source, self.text, &plan, self.options));
+                .and_then(|plan| self.engine.run(self.source, &plan, self.options));
             let evaluated = evaluated.map_err(|error| match error {
                 QueryError::Timeout(_) | QueryError::Canceled(_) => Failed::Query(error),
                 // Of two errors the one of the earlier node is reported, whatever its step.
                 _ if is_spliced => Failed::Whole,
                 _ => Failed::Query(error),
             })?;
-            let Evaluated { value, annotations, has_typed_series, stats } = evaluated;
+            let Evaluated { value, annotations, has_typed_series, stats, reservation } = evaluated;
             let Value::Matrix(series) = value else { return Err(Failed::Whole) };
             if has_typed_series && is_spliced {
                 return Err(Failed::Whole);
             }
-            fresh.push(Fresh { series, annotations, has_typed_series, stats });
+            fresh.push(Fresh {
+                series,
+                annotations,
+                has_typed_series,
+                stats,
+                _memory: reservation,
+            });
         }
         Ok(fresh)
     }

@@ -3,7 +3,7 @@
 //! - A **group** is a set of grouping labels; its **ordinal** is found once for a series, by the
 //!   canonical bytes of those labels.
 //! - **Cells** are the state of every group at every step, column by column, so that adding a row
-//!   is a loop over slices.
+//!   is a loop over slices. Histograms are kept apart, by `histogram_groups.rs`.
 //!
 //! Additions of floats do not commute. Rows are added one after the other in an order that their
 //! labels decide ([`order_of_addition`]; of series, `leaf.rs`), so that a result depends neither on
@@ -13,10 +13,12 @@ use std::collections::HashMap;
 
 use icecore_storage::labels::METRIC_NAME;
 
+use crate::annotations::Annotations;
+use crate::exec::histogram_groups::HistogramGroups;
 use crate::exec::label_edit;
 use crate::exec::rows::{HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
 use crate::functions::number::kahan_add;
-use crate::parser::ast::{Aggregate, AggregateOp};
+use crate::parser::ast::{Aggregate, AggregateOp, Span};
 
 /// Whether the result's last bits depend on the order in which series are added.
 pub(crate) fn depends_on_order(op: AggregateOp) -> bool {
@@ -121,6 +123,9 @@ pub(crate) fn order_of_addition(rows: &Rows) -> Vec<usize> {
 pub(crate) struct Groups {
     op: AggregateOp,
     steps: usize,
+    /// Where the operand stands; annotations point there.
+    span: Span,
+    histograms: HistogramGroups,
     pub(crate) ordinals: Ordinals,
     /// Cells that have seen a sample.
     seen: Vec<u64>,
@@ -134,10 +139,12 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    pub(crate) fn new(op: AggregateOp, steps: usize) -> Groups {
+    pub(crate) fn new(op: AggregateOp, steps: usize, span: Span) -> Groups {
         Groups {
             op,
             steps,
+            span,
+            histograms: HistogramGroups::default(),
             ordinals: Ordinals::default(),
             seen: Vec::new(),
             value: Vec::new(),
@@ -164,6 +171,13 @@ impl Groups {
         ordinal
     }
 
+    /// Memory of the cells, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let columns = self.value.len() + self.second.len() + self.count.len();
+        let words = columns + self.seen.len() + self.incremental.len();
+        (words * 8 + self.ordinals.len() * 160) as u64
+    }
+
     /// Adds a row to the group of its labels; `key` is memory for them.
     pub(crate) fn add_series(
         &mut self,
@@ -171,30 +185,44 @@ impl Groups {
         meta: &SeriesMeta,
         key: &mut Vec<u8>,
         (values, valid, histograms): (&[f64], &[u64], &HistogramPoints),
+        annotations: &mut Annotations,
     ) {
         grouping.write_key(meta, key);
         let group = self.group(key);
         self.ordinals.drop_name[group] |= meta.drop_name;
-        self.add(group, values, valid, histograms);
+        if !histograms.is_empty() {
+            let metric = if grouping.name_dropped { "" } else { meta.labels.metric_name() };
+            self.add_histograms(group, values, histograms, metric, annotations);
+        }
+        self.add(group, values, valid);
     }
 
-    /// Adds the floats of a row. Histograms are the caller's business, but for `count` and `group`.
-    pub(crate) fn add(
+    fn add_histograms(
         &mut self,
         ordinal: usize,
         values: &[f64],
-        valid: &[u64],
         histograms: &HistogramPoints,
+        metric: &str,
+        annotations: &mut Annotations,
     ) {
-        self.add_row(ordinal, values, valid);
-        if matches!(self.op, AggregateOp::Count | AggregateOp::Group) && !histograms.is_empty() {
-            let mut valid = vec![0; words(self.steps)];
-            histograms.iter().for_each(|(step, _)| set_bit(&mut valid, *step as usize));
-            self.add_row(ordinal, values, &valid);
+        match self.op {
+            AggregateOp::Count | AggregateOp::Group => {
+                let mut valid = vec![0; words(self.steps)];
+                histograms.iter().for_each(|(step, _)| set_bit(&mut valid, *step as usize));
+                self.add(ordinal, values, &valid);
+            }
+            AggregateOp::Sum | AggregateOp::Avg => {
+                let words = words(self.steps);
+                let floats = &self.seen[ordinal * words..][..words];
+                let (start, to) = (ordinal * self.steps, (annotations, self.span));
+                self.histograms.add(self.op, start, histograms, floats, metric, to);
+            }
+            _ => annotations.ignored_in_aggregation(self.op.text(), self.span),
         }
     }
 
-    fn add_row(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
+    /// Adds the floats of a row.
+    fn add(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
         match self.op {
             AggregateOp::Sum => self.add_sum(ordinal, values, valid),
             AggregateOp::Avg => self.add_mean(ordinal, values, valid),
@@ -319,12 +347,15 @@ impl Groups {
     }
 
     /// The result, one row a group.
-    pub(crate) fn finish(self) -> Rows {
+    pub(crate) fn finish(mut self, annotations: &mut Annotations) -> Rows {
         let mut rows = Rows::new(self.steps);
+        let mut histograms = std::mem::take(&mut self.histograms);
         for ordinal in 0..self.ordinals.len() {
+            let (cells, to) = ((ordinal * self.steps, self.steps), (&mut *annotations, self.span));
+            let mut floats = self.seen(ordinal).to_vec();
             rows.meta.push(self.ordinals.meta(ordinal));
-            rows.valid.extend_from_slice(self.seen(ordinal));
-            rows.histograms.push(Vec::new());
+            rows.histograms.push(histograms.finish(cells, &mut floats, to));
+            rows.valid.extend_from_slice(&floats);
             rows.values.extend(self.cells(ordinal).map(|cell| self.result(cell)));
         }
         rows.remove_empty();
@@ -356,12 +387,12 @@ mod tests {
 
     /// Aggregates one step of one group.
     fn aggregated(op: AggregateOp, values: &[f64]) -> f64 {
-        let mut groups = Groups::new(op, 1);
+        let mut groups = Groups::new(op, 1, Span::default());
         for value in values {
             let group = groups.group(b"");
-            groups.add(group, &[*value], &[1], &Vec::new());
+            groups.add(group, &[*value], &[1]);
         }
-        groups.finish().values[0]
+        groups.finish(&mut Annotations::default()).values[0]
     }
 
     #[test]
@@ -416,16 +447,16 @@ mod tests {
 
     #[test]
     fn a_mean_that_overflows_leaves_later_groups_alone() {
-        let mut groups = Groups::new(AggregateOp::Avg, 100);
+        let mut groups = Groups::new(AggregateOp::Avg, 100, Span::default());
         let mut add = |key: &[u8], value: f64| {
             let group = groups.group(key);
-            groups.add(group, &[value; 100], &[u64::MAX, (1 << 36) - 1], &Vec::new());
+            groups.add(group, &[value; 100], &[u64::MAX, (1 << 36) - 1]);
         };
         add(b"", f64::INFINITY);
         add(b"", f64::INFINITY);
         add(b"\x01a\x01b", 1.0);
         add(b"\x01a\x01b", 2.0);
-        let rows = groups.finish();
+        let rows = groups.finish(&mut Annotations::default());
         assert_eq!((rows.values(0)[99], rows.values(1)[99]), (f64::INFINITY, 1.5));
     }
 

@@ -1,20 +1,23 @@
-//! `histogram_quantile` and `histogram_fraction` over classic histograms.
+//! `histogram_quantile`, `histogram_quantiles` and `histogram_fraction`.
 //!
-//! Series that differ in `le` alone are one histogram. Which they are, and in which order their
-//! bounds stand, is found once; a step then only collects counts.
+//! - A **native** histogram is a value, and answers for itself.
+//! - A **classic** histogram is all series that differ in `le` alone. Which they are, and in which
+//!   order their bounds stand, is found once; a step then only collects counts.
+//!
+//! What is both at a step is neither, and a warning says so.
 //!
 //! Ported from Prometheus's `promql/quantile.go` (Apache-2.0).
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
-
-use icecore_storage::labels::METRIC_NAME;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::annotations::ForcedMonotonicity;
 use crate::engine::QueryError;
-use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit};
-use crate::exec::{Scalar, Session, histograms_unsupported, label_edit};
+use crate::exec::rows::{HistogramPoints, RowBuffer, Rows, SeriesMeta, bit};
+use crate::exec::{Scalar, Session, label_edit};
 use crate::functions::number;
+use crate::go_format::float_with_point;
+use crate::histogram::NanEffect;
 use crate::parser::ast::Span;
 use crate::plan::Grid;
 
@@ -34,65 +37,228 @@ struct Bucket {
 struct Classic {
     meta: SeriesMeta,
     buckets: Vec<(f64, usize)>,
+    /// Steps at which it is not evaluated.
+    left_out: HashSet<u32>,
+}
+
+impl Classic {
+    fn is_present(&self, rows: &Rows, step: usize) -> bool {
+        self.buckets.iter().any(|(_, row)| bit(rows.valid(*row), step))
+    }
 }
 
 /// What is computed from the buckets of a step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Question<'a> {
-    Quantile(&'a Scalar),
-    Fraction(&'a Scalar, &'a Scalar),
+    /// Several quantiles, which a label tells apart, or one. With each of them where it stands.
+    Quantiles(Vec<(Scalar, Span)>, Option<&'a str>),
+    Fraction(Scalar, Scalar),
 }
 
-/// Evaluates the question for every histogram; the names are the caller's to drop.
+/// Evaluates the question for every histogram; annotations point to the vector at `span`. The names
+/// are the caller's to drop.
 pub(crate) fn evaluate(
-    question: Question<'_>,
-    name: &str,
+    question: &Question<'_>,
     rows: &Rows,
     grid: Grid,
-    (call_span, first_span, vector_span): (Span, Span, Span),
+    span: Span,
     session: &mut Session<'_>,
 ) -> Result<Rows, QueryError> {
-    if let Question::Quantile(quantile) = question {
-        for value in distinct(quantile, rows.steps) {
-            if !(0.0..=1.0).contains(&value) && rows.points() > 0 {
-                session.annotations.invalid_quantile(value, first_span);
+    if let Question::Quantiles(quantiles, _) = question {
+        for (quantile, place) in quantiles {
+            for value in distinct(quantile, rows.steps) {
+                if !(0.0..=1.0).contains(&value) && !rows.is_empty() {
+                    session.annotations.invalid_quantile(value, *place);
+                }
             }
         }
     }
-    let histograms = classics(rows, vector_span, session);
-    if rows.has_histograms() {
-        return Err(histograms_unsupported(session, name, call_span));
-    }
-    let mut result = Rows::new(rows.steps);
-    let mut row = RowBuffer::default();
-    let mut buckets = Vec::new();
-    for classic in histograms {
-        session.budget.check()?;
-        row.reset(rows.steps);
-        for step in 0..rows.steps {
-            collect(&classic, rows, step, &mut buckets);
-            if buckets.is_empty() {
-                continue;
+    let (mut classics, ordinals) = classics(rows, span, session);
+    let natives = natives(rows, &mut classics, &ordinals, span, session);
+    let mut output = Rows::new(rows.steps);
+    let mut answers = Answers { rows, grid, span, output: &mut output, session };
+    match question {
+        Question::Quantiles(quantiles, label) => {
+            for (quantile, _) in quantiles {
+                answers.quantiles(quantile, *label, &natives, &classics)?;
             }
-            let value = match question {
-                Question::Quantile(quantile) => {
-                    let (value, forced) = bucket_quantile(quantile.at(step), &mut buckets);
-                    if let Some(forced) = forced {
-                        note_forced(forced, &classic, grid.time_ms(step), vector_span, session);
+        }
+        Question::Fraction(lower, upper) => answers.fractions(lower, upper, &natives, &classics)?,
+    }
+    match question {
+        Question::Quantiles(_, Some(_)) => output.unify(),
+        _ => Ok(output),
+    }
+}
+
+/// A row of native histograms, but for the steps at which it is a classic one too.
+struct Native {
+    meta: SeriesMeta,
+    points: HistogramPoints,
+}
+
+/// The native histograms. At steps at which there is a classic one of the same labels there is
+/// neither.
+fn natives(
+    rows: &Rows,
+    classics: &mut [Classic],
+    ordinals: &HashMap<Vec<u8>, usize>,
+    span: Span,
+    session: &mut Session<'_>,
+) -> Vec<Native> {
+    let mut natives = Vec::new();
+    for (row, points) in rows.histograms.iter().enumerate() {
+        if points.is_empty() {
+            continue;
+        }
+        let meta = rows.meta[row].clone();
+        let mut points = points.clone();
+        if let Some(&ordinal) = ordinals.get(meta.labels.as_bytes()) {
+            let classic = &mut classics[ordinal];
+            points.retain(|(step, _)| {
+                let is_both = classic.is_present(rows, *step as usize);
+                if is_both {
+                    session.annotations.mixed_classic_and_native(meta.labels.metric_name(), span);
+                    classic.left_out.insert(*step);
+                }
+                !is_both
+            });
+        }
+        natives.push(Native { meta, points });
+    }
+    natives
+}
+
+/// Collects the answers to a question.
+struct Answers<'a, 'q> {
+    rows: &'a Rows,
+    grid: Grid,
+    span: Span,
+    output: &'a mut Rows,
+    session: &'a mut Session<'q>,
+}
+
+impl Answers<'_, '_> {
+    /// The metric as annotations name it: not once its name has been dropped.
+    fn metric<'m>(&self, meta: &'m SeriesMeta) -> &'m str {
+        if self.session.delayed { meta.labels.metric_name() } else { "" }
+    }
+
+    fn quantiles(
+        &mut self,
+        quantile: &Scalar,
+        label: Option<&str>,
+        natives: &[Native],
+        classics: &[Classic],
+    ) -> Result<(), QueryError> {
+        for native in natives {
+            let values = native.points.iter().map(|(step, histogram)| {
+                let (value, effect) = histogram.quantile(quantile.at(*step as usize));
+                let (metric, span) = (self.metric(&native.meta), self.span);
+                match effect {
+                    None => {}
+                    Some(NanEffect::IsNan) => {
+                        self.session.annotations.quantile_is_nan(metric, span);
                     }
-                    value
+                    Some(NanEffect::Skewed) => {
+                        self.session.annotations.quantile_is_skewed(metric, span);
+                    }
                 }
-                Question::Fraction(lower, upper) => {
-                    bucket_fraction(lower.at(step), upper.at(step), &mut buckets)
-                }
-            };
-            row.set(step, value);
+                (*step as usize, value)
+            });
+            let values: Vec<(usize, f64)> = values.collect();
+            self.push(&native.meta, label.map(|label| (label, quantile)), values);
         }
-        if !row.is_empty() {
-            result.push(classic.meta, &mut row);
+        for classic in classics {
+            let values = self.of_classic(classic, |answers, step, buckets| {
+                let (value, forced) = bucket_quantile(quantile.at(step), buckets);
+                if let Some(forced) = forced {
+                    let time_ms = answers.grid.time_ms(step);
+                    let metric = answers.metric(&classic.meta);
+                    let forced =
+                        ForcedMonotonicity { start_ms: time_ms, end_ms: time_ms, ..forced };
+                    let annotations = &mut answers.session.annotations;
+                    annotations.forced_monotonicity(metric, forced, answers.span);
+                }
+                value
+            })?;
+            self.push(&classic.meta, label.map(|label| (label, quantile)), values);
+        }
+        Ok(())
+    }
+
+    fn fractions(
+        &mut self,
+        lower: &Scalar,
+        upper: &Scalar,
+        natives: &[Native],
+        classics: &[Classic],
+    ) -> Result<(), QueryError> {
+        for native in natives {
+            let values = native.points.iter().map(|(step, histogram)| {
+                let step = *step as usize;
+                let (value, has_nans) = histogram.fraction(lower.at(step), upper.at(step));
+                if has_nans {
+                    let (metric, span) = (self.metric(&native.meta), self.span);
+                    self.session.annotations.fraction_without_nans(metric, span);
+                }
+                (step, value)
+            });
+            let values: Vec<(usize, f64)> = values.collect();
+            self.push(&native.meta, None, values);
+        }
+        for classic in classics {
+            let values = self.of_classic(classic, |_, step, buckets| {
+                bucket_fraction(lower.at(step), upper.at(step), buckets)
+            })?;
+            self.push(&classic.meta, None, values);
+        }
+        Ok(())
+    }
+
+    /// The values of a classic histogram, by step.
+    fn of_classic(
+        &mut self,
+        classic: &Classic,
+        mut value: impl FnMut(&mut Self, usize, &mut [Bucket]) -> f64,
+    ) -> Result<Vec<(usize, f64)>, QueryError> {
+        self.session.budget.check()?;
+        let mut buckets = Vec::new();
+        let mut values = Vec::new();
+        for step in 0..self.rows.steps {
+            collect(classic, self.rows, step, &mut buckets);
+            if !buckets.is_empty() && !classic.left_out.contains(&(step as u32)) {
+                values.push((step, value(self, step, &mut buckets)));
+            }
+        }
+        Ok(values)
+    }
+
+    /// Appends a row, or one for each value that the label gets.
+    fn push(
+        &mut self,
+        meta: &SeriesMeta,
+        label: Option<(&str, &Scalar)>,
+        values: Vec<(usize, f64)>,
+    ) {
+        let mut row = RowBuffer::default();
+        let Some((name, quantile)) = label else {
+            row.reset(self.rows.steps);
+            values.into_iter().for_each(|(step, value)| row.set(step, value));
+            if !row.is_empty() {
+                self.output.push(meta.clone(), &mut row);
+            }
+            return;
+        };
+        let mut by_text: BTreeMap<String, Vec<(usize, f64)>> = BTreeMap::new();
+        for (step, value) in values {
+            by_text.entry(float_with_point(quantile.at(step))).or_default().push((step, value));
+        }
+        for (text, values) in by_text {
+            let labels = label_edit::with(&meta.labels, name, &text);
+            self.push(&SeriesMeta { labels, ..*meta }, None, values);
         }
     }
-    Ok(result)
 }
 
 fn distinct(scalar: &Scalar, steps: usize) -> Vec<f64> {
@@ -102,8 +268,12 @@ fn distinct(scalar: &Scalar, steps: usize) -> Vec<f64> {
     }
 }
 
-/// Finds the histograms among the rows.
-fn classics(rows: &Rows, span: Span, session: &mut Session<'_>) -> Vec<Classic> {
+/// Finds the classic histograms among the rows, with their ordinals by their labels but `le`.
+fn classics(
+    rows: &Rows,
+    span: Span,
+    session: &mut Session<'_>,
+) -> (Vec<Classic>, HashMap<Vec<u8>, usize>) {
     let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut histograms: Vec<Classic> = Vec::new();
     let mut key = Vec::new();
@@ -122,7 +292,7 @@ fn classics(rows: &Rows, span: Span, session: &mut Session<'_>) -> Vec<Classic> 
         if at == histograms.len() {
             let labels = label_edit::from_bytes(&key);
             let meta = SeriesMeta { labels, drop_name: meta.drop_name };
-            histograms.push(Classic { meta, buckets: Vec::new() });
+            histograms.push(Classic { meta, buckets: Vec::new(), left_out: HashSet::new() });
         }
         histograms[at].buckets.push((upper_bound, row));
     }
@@ -133,7 +303,7 @@ fn classics(rows: &Rows, span: Span, session: &mut Session<'_>) -> Vec<Classic> 
             by_bound.then_with(|| labels(a.1).cmp(labels(b.1)))
         });
     }
-    histograms
+    (histograms, known)
 }
 
 /// The buckets of a step; those of equal bounds are added up.
@@ -149,18 +319,6 @@ fn collect(classic: &Classic, rows: &Rows, step: usize, buckets: &mut Vec<Bucket
             _ => buckets.push(Bucket { upper_bound, count }),
         }
     }
-}
-
-fn note_forced(
-    mut forced: ForcedMonotonicity,
-    classic: &Classic,
-    time_ms: i64,
-    span: Span,
-    session: &mut Session<'_>,
-) {
-    (forced.start_ms, forced.end_ms) = (time_ms, time_ms);
-    let name = if session.delayed { classic.meta.labels.get(METRIC_NAME) } else { None };
-    session.annotations.forced_monotonicity(name.unwrap_or(""), forced, span);
 }
 
 /// The quantile of cumulative buckets in order of their bounds, interpolated linearly; what had to

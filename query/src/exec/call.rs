@@ -8,12 +8,10 @@ use crate::exec::buckets::{self, Question};
 use crate::exec::leaf::Sink;
 use crate::exec::rows::{SeriesMeta, full_bitmap, set_bit, words};
 use crate::exec::select::Emit;
-use crate::exec::{
-    Executor, NodeValue, Rows, Scalar, histograms_unsupported, instant, relabel, row_of, sort,
-};
+use crate::exec::{Executor, NodeValue, Rows, Scalar, instant, relabel, row_of, sort};
 use crate::functions::time::{Civil, date_field};
 use crate::functions::{Function, FunctionId, number};
-use crate::parser::ast::{NodeId, NodeKind, ValueType};
+use crate::parser::ast::{NodeId, NodeKind, Span, ValueType};
 use crate::plan::Grid;
 use crate::source::Source;
 
@@ -32,9 +30,6 @@ impl<S: Source> Executor<'_, S> {
             }
             LabelReplace | LabelJoin => self.relabelled(function.id, args).map(NodeValue::Rows),
             Info => self.info(id, args).map(NodeValue::Rows),
-            HistogramQuantiles => {
-                Err(QueryError::Execution(format!("{}() is not supported yet", function.name)))
-            }
             _ if args
                 .iter()
                 .any(|arg| self.plan.node(*arg).value_type == ValueType::RangeVector) =>
@@ -106,28 +101,12 @@ impl<S: Source> Executor<'_, S> {
             Sort | SortDesc | SortByLabel | SortByLabelDesc => {
                 self.sort(id, function.id, args, grid)
             }
-            HistogramQuantile | HistogramFraction => {
-                let first_span = self.argument_span(args[0]);
-                let spans = (self.span(id), first_span, self.argument_span(args[args.len() - 1]));
-                let first = self.take_scalar(args[0]);
-                let second = (args.len() == 3).then(|| self.take_scalar(args[1]));
-                let rows = self.take_rows(args[args.len() - 1]);
-                let question = match &second {
-                    None => Question::Quantile(&first),
-                    Some(second) => Question::Fraction(&first, second),
-                };
-                let session = &mut self.session;
-                let rows = buckets::evaluate(question, function.name, &rows, grid, spans, session)?;
-                self.renamed(rows)
+            HistogramQuantile | HistogramQuantiles | HistogramFraction => {
+                self.of_buckets(function.id, args, grid)
             }
             HistogramAvg | HistogramCount | HistogramSum | HistogramStddev | HistogramStdvar => {
-                // Only histograms count here; floats give nothing.
-                match self.take_rows(args[0]).has_histograms() {
-                    true => {
-                        Err(histograms_unsupported(&self.session, function.name, self.span(id)))
-                    }
-                    false => Ok(Rows::new(grid.steps)),
-                }
+                let rows = self.take_rows(args[0]);
+                self.renamed(instant::of_histograms(rows, function.id))
             }
             Round => {
                 let nearest = args.get(1).map(|arg| self.take_scalar(*arg));
@@ -166,8 +145,39 @@ impl<S: Source> Executor<'_, S> {
         }
     }
 
+    /// Quantiles and fractions of histograms.
+    fn of_buckets(
+        &mut self,
+        function: FunctionId,
+        args: &[NodeId],
+        grid: Grid,
+    ) -> Result<Rows, QueryError> {
+        let spans: Vec<Span> = args.iter().map(|arg| self.argument_span(*arg)).collect();
+        let mut take_scalar = |at: usize| (self.take_scalar(args[at]), spans[at]);
+        let (vector, question, label) = match function {
+            FunctionId::HistogramFraction => {
+                (2, Question::Fraction(take_scalar(0).0, take_scalar(1).0), None)
+            }
+            FunctionId::HistogramQuantile => {
+                (1, Question::Quantiles(vec![take_scalar(0)], None), None)
+            }
+            _ => {
+                let quantiles = (2..args.len()).map(take_scalar).collect();
+                (0, Question::Quantiles(quantiles, None), Some(self.take_text(args[1])))
+            }
+        };
+        let label = label.map(|label| String::from_utf8_lossy(&label).into_owned());
+        let question = match question {
+            Question::Quantiles(quantiles, _) => Question::Quantiles(quantiles, label.as_deref()),
+            fraction => fraction,
+        };
+        let rows = self.take_rows(args[vector]);
+        let rows = buckets::evaluate(&question, &rows, grid, spans[vector], &mut self.session)?;
+        self.renamed(rows)
+    }
+
     /// Where an argument stands, without the parentheses around it.
-    fn argument_span(&self, arg: NodeId) -> crate::parser::ast::Span {
+    fn argument_span(&self, arg: NodeId) -> Span {
         self.span(self.plan.strip(arg))
     }
 
@@ -206,7 +216,7 @@ impl<S: Source> Executor<'_, S> {
             rows = rows.unify()?;
         }
         Ok(Some(match self.plan.node(arg).repeat {
-            Some(steps) => rows.repeat(steps),
+            Some(steps) => self.repeated_rows(rows, steps)?,
             None => rows,
         }))
     }

@@ -8,14 +8,19 @@
 //! Follows `extendedRate`, `pickFirstSampleIndices`, `extendFloats` and `smoothSeries` of
 //! Prometheus's promql/functions.go and promql/engine.go.
 
+use std::sync::Arc;
+
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 
 use crate::engine::QueryError;
+use crate::exec::histogram_rate::{self, Edges, Notes, is_gauge};
 use crate::exec::rate::{RateKind, seconds};
 use crate::exec::rows::RowBuffer;
+use crate::exec::series::Series;
 use crate::exec::window::{Bounds, WindowCall, account};
-use crate::exec::{Session, histograms_unsupported, over_time};
+use crate::exec::{Session, over_time};
 use crate::functions::FunctionId;
+use crate::histogram::FloatHistogram;
 use crate::parser::ast::{RangeExtension, Span};
 use crate::plan::View;
 use crate::plan::extension::Extension;
@@ -34,11 +39,7 @@ impl Scratch {
         self.times.clear();
         self.rows.clear();
         for (row, &time) in samples.timestamps.iter().enumerate() {
-            let is_stale = match samples.histogram(row) {
-                Some(histogram) => is_stale_nan(histogram.sum),
-                None => is_stale_nan(samples.values[row]),
-            };
-            if !is_stale {
+            if !is_stale_nan(samples.values[row]) {
                 self.times.push(time);
                 self.rows.push(row as u32);
             }
@@ -73,6 +74,12 @@ impl Window<'_> {
         };
         (histograms < self.rows.len(), histograms > 0)
     }
+
+    /// The samples of a window that has histograms only.
+    fn histograms(&self, series: &mut Series) -> Vec<(i64, Arc<FloatHistogram>)> {
+        let samples = self.times.iter().zip(self.rows);
+        samples.filter_map(|(time, row)| Some((*time, series.histogram_of_row(*row)?))).collect()
+    }
 }
 
 /// Computes the row of one series for a function over an extended range selector.
@@ -80,35 +87,42 @@ pub(crate) fn evaluate(
     call: &WindowCall<'_>,
     extension: Extension,
     metric: &str,
-    samples: &Samples,
+    series: &mut Series,
     scratch: &mut Scratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
-    scratch.fill(samples, extension.reach);
-    account(session.budget, &scratch.bounds)?;
-    let kind = match call.id {
-        FunctionId::Rate => RateKind::Rate,
-        FunctionId::Increase => RateKind::Increase,
-        FunctionId::Delta => RateKind::Delta,
-        _ => return differences(call, samples, scratch, row, session),
+    scratch.fill(&series.samples, extension.reach);
+    account(session, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
+    let Some(kind) = RateKind::of(call.id) else {
+        differences(call, series, scratch, row);
+        return Ok(());
     };
+    let smoothed = extension.kind == RangeExtension::Smoothed;
+    let per_second = kind == RateKind::Rate;
+    let divisor = if per_second { seconds(call.view.window_ms) } else { 1.0 };
+    let notes = &mut Notes { metric, span: call.span, session };
     for step in 0..call.view.times.steps {
         let window = scratch.window(step);
         let end_ms = call.view.times.at(step);
         let edges = (end_ms.saturating_sub(call.view.window_ms), end_ms);
-        match window.kinds(samples) {
+        match window.kinds(&series.samples) {
             (false, false) => {}
-            (true, true) => session.annotations.mixed_floats_and_histograms(metric, call.span),
+            (true, true) => notes.mixed_with_floats(),
             (false, true) => {
-                return Err(histograms_unsupported(session, call.name, call.call_span));
+                let Some((first, last)) = ends(window.times, edges, smoothed) else { continue };
+                let edges = Edges { start_ms: edges.0, end_ms, first, last, smoothed };
+                let points = window.histograms(series);
+                let is_counter = kind != RateKind::Delta;
+                let rise = histogram_rate::extended_rise(&points, edges, is_counter, notes);
+                if let Some(mut rise) = rise {
+                    rise.divide(divisor);
+                    row.histograms.push((step as u32, Arc::new(rise)));
+                }
             }
             (true, false) => {
-                let float = |index| window.float(samples, index);
-                let smoothed = extension.kind == RangeExtension::Smoothed;
+                let float = |index| window.float(&series.samples, index);
                 if let Some(rise) = rise(window.times, float, edges, smoothed, kind) {
-                    let per_second = kind == RateKind::Rate;
-                    let divisor = if per_second { seconds(call.view.window_ms) } else { 1.0 };
                     row.set(step, rise / divisor);
                 }
             }
@@ -183,13 +197,7 @@ fn interpolate(before: (i64, f64), after: (i64, f64), time_ms: i64, is_counter: 
 }
 
 /// `changes` or `resets` from the newest sample up to the left edge on.
-fn differences(
-    call: &WindowCall<'_>,
-    samples: &Samples,
-    scratch: &Scratch,
-    row: &mut RowBuffer,
-    session: &Session<'_>,
-) -> Result<(), QueryError> {
+fn differences(call: &WindowCall<'_>, series: &mut Series, scratch: &Scratch, row: &mut RowBuffer) {
     for step in 0..call.view.times.steps {
         let window = scratch.window(step);
         let start_ms = call.view.times.at(step).saturating_sub(call.view.window_ms);
@@ -199,21 +207,23 @@ fn differences(
         let anchor = window.times.partition_point(|time| *time <= start_ms).saturating_sub(1);
         let mut count = 0.0;
         for pair in window.rows[anchor..].windows(2) {
-            let [old, new] = [pair[0] as usize, pair[1] as usize];
-            count += match (samples.histogram(old), samples.histogram(new)) {
+            let [old, new] = [pair[0], pair[1]].map(|row| series.histogram_of_row(row));
+            let differs = match (old, new) {
                 (None, None) => {
-                    let [old, new] = [samples.values[old], samples.values[new]];
-                    f64::from(over_time::differs(call.id, old, new))
+                    let [old, new] =
+                        [pair[0], pair[1]].map(|row| series.samples.values[row as usize]);
+                    over_time::differs(call.id, old, new)
                 }
-                (Some(_), Some(_)) => {
-                    return Err(histograms_unsupported(session, call.name, call.call_span));
-                }
-                _ => 1.0,
+                (Some(old), Some(new)) => match call.id {
+                    FunctionId::Resets => new.detect_reset(&old),
+                    _ => !new.same_data(&old),
+                },
+                _ => true,
             };
+            count += f64::from(differs);
         }
         row.set(step, count);
     }
-    Ok(())
 }
 
 /// Computes the row of one series for a smoothed instant selector: on the line between the samples
@@ -224,23 +234,27 @@ pub(crate) fn smooth(
     reach: View,
     span: Span,
     metric: &str,
-    samples: &Samples,
+    series: &mut Series,
     scratch: &mut Scratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     row.reset(view.times.steps);
-    scratch.fill(samples, reach);
-    account(session.budget, &scratch.bounds)?;
+    scratch.fill(&series.samples, reach);
+    account(session, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
+    let notes = &mut Notes { metric, span, session };
     for step in 0..view.times.steps {
         let window = scratch.window(step);
-        match window.kinds(samples) {
+        let time_ms = view.times.at(step);
+        match window.kinds(&series.samples) {
             (false, false) => {}
-            (true, true) => session.annotations.mixed_floats_and_histograms(metric, span),
-            (false, true) => return Err(histograms_unsupported(session, "smoothed", span)),
+            (true, true) => notes.mixed_with_floats(),
+            (false, true) => {
+                let point = smooth_histogram(&window.histograms(series), time_ms, notes);
+                row.histograms.extend(point.map(|point| (step as u32, point)));
+            }
             (true, false) => {
-                let time_ms = view.times.at(step);
-                let float = |index| window.float(samples, index);
+                let float = |index| window.float(&series.samples, index);
                 let next = window.times.partition_point(|time| *time < time_ms);
                 let is_exact = window.times.get(next) == Some(&time_ms);
                 if is_exact {
@@ -256,6 +270,29 @@ pub(crate) fn smooth(
         }
     }
     Ok(())
+}
+
+/// The histogram at a time, as [`smooth`] finds it.
+fn smooth_histogram(
+    points: &[(i64, Arc<FloatHistogram>)],
+    time_ms: i64,
+    notes: &mut Notes<'_, '_>,
+) -> Option<Arc<FloatHistogram>> {
+    let next = points.partition_point(|(time, _)| *time < time_ms);
+    let Some(after) = points.get(next) else {
+        return points.last().map(|(_, last)| Arc::clone(last));
+    };
+    if after.0 == time_ms {
+        return Some(Arc::clone(&after.1));
+    }
+    let before = &points[next.checked_sub(1)?];
+    if before.1.uses_custom_bounds() != after.1.uses_custom_bounds() {
+        notes.mixed_schemas();
+        return None;
+    }
+    let is_counter = !(is_gauge(&before.1) && is_gauge(&after.1));
+    let (before, after) = ((before.0, &*before.1), (after.0, &*after.1));
+    histogram_rate::interpolate(before, after, time_ms, is_counter, notes).map(Arc::new)
 }
 
 /// The samples of an extended range vector that is itself asked for: those inside of the window, and
@@ -314,7 +351,7 @@ mod tests {
         assert_eq!(rise_of(&samples, (5, 25), true, RateKind::Delta), Some(0.0));
         assert_eq!(rise_of(&samples, (5, 25), true, RateKind::Increase), Some(10.0));
         // Both edges within a reset: the counter started from zero.
-        assert_eq!(rise_of(&samples, (12, 17), true, RateKind::Increase), Some(2.0));
+        assert_eq!(rise_of(&[(0, 10.0), (16, 8.0)], (4, 12), true, RateKind::Increase), Some(4.0));
         assert_eq!(rise_of(&samples[..2], (10, 20), true, RateKind::Increase), None);
         assert_eq!(rise_of(&samples[2..], (0, 10), true, RateKind::Increase), None);
     }

@@ -40,9 +40,9 @@ impl<S: Source> Executor<'_, S> {
         self.series[index].retain(|(labels, _)| targets.include(labels));
         let info = self.selected(id, Emit::InfoTimestamp, Sink::Rows)?;
         self.session.budget.check()?;
-        self.session.budget.hold(info.points())?;
+        self.session.budget.hold(info.cost())?;
         let enriched = enrich(&base, &info, &selector);
-        self.session.budget.release(info.points());
+        self.session.budget.release(info.cost());
         enriched
     }
 }

@@ -1,12 +1,14 @@
 //! Functions over instant vectors that map values: mathematics and dates.
 //!
-//! They look at floats only; histograms are left out without a word. The caller drops names.
+//! They look at floats only and leave out histograms without a word, but for the `histogram_`
+//! functions, which do it the other way round. The caller drops names.
 
 use crate::exec::Scalar;
-use crate::exec::rows::{Rows, clear_bit};
+use crate::exec::rows::{Rows, clear_bit, set_bit};
 use crate::functions::FunctionId;
 use crate::functions::number;
 use crate::functions::time::{Civil, date_field};
+use crate::histogram::FloatHistogram;
 
 /// The function on one value, for functions of one argument.
 pub(crate) fn map_of(id: FunctionId) -> Option<fn(f64) -> f64> {
@@ -83,6 +85,28 @@ pub(crate) fn date(rows: &mut Rows, id: FunctionId) {
     rows.values.iter_mut().for_each(|value| {
         *value = field(Civil::at(number::to_i64(*value))) as f64;
     });
+}
+
+/// A number for every histogram: its count, sum, mean or spread.
+pub(crate) fn of_histograms(mut rows: Rows, id: FunctionId) -> Rows {
+    use FunctionId::*;
+    let number = |histogram: &FloatHistogram| match id {
+        HistogramCount => histogram.count,
+        HistogramSum => histogram.sum,
+        HistogramAvg => histogram.sum / histogram.count,
+        HistogramStdvar => histogram.variance(),
+        _ => histogram.variance().sqrt(),
+    };
+    for row in 0..rows.len() {
+        let (values, valid, histograms) = rows.row_mut(row);
+        valid.fill(0);
+        for (step, histogram) in histograms.drain(..) {
+            values[step as usize] = number(&histogram);
+            set_bit(valid, step as usize);
+        }
+    }
+    rows.remove_empty();
+    rows
 }
 
 pub(crate) fn floats_only(rows: &mut Rows) {

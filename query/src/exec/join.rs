@@ -14,14 +14,17 @@ use icecore_storage::labels::METRIC_NAME;
 
 use crate::engine::QueryError;
 use crate::exec::failure::FirstFailure;
+use crate::exec::histogram_operator::{Note, Notes, Operand};
 use crate::exec::label_edit;
 use crate::exec::operator::{apply, changes_metric, holds, is_trim, type_errors};
 use crate::exec::rows::{
-    RowBuffer, Rows, SAME_LABELSET, SeriesMeta, first_bit, for_each_bit, words,
+    HistogramPoints, RowBuffer, Rows, SAME_LABELSET, SeriesMeta, first_bit, for_each_bit, set_bit,
+    words,
 };
-use crate::exec::{Session, fill, histograms_unsupported};
+use crate::exec::{Session, fill, histogram_operator};
 use crate::go_format::quote;
 use crate::parser::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
+use crate::value::Point;
 use icecore_storage::labels::Labels;
 
 /// Signature ordinals of the rows of both sides.
@@ -156,7 +159,7 @@ pub(crate) fn operator(
                 let mut both = of(&many_present, many_row);
                 both.iter_mut().zip(&one_mask).for_each(|(both, one)| *both &= one);
                 if both.iter().any(|word| *word != 0) {
-                    output.pair(group, many_row, one_row, both, span, session)?;
+                    output.pair(group, many_row, one_row, both, session.delayed);
                 }
             }
         }
@@ -170,6 +173,7 @@ pub(crate) fn operator(
         };
         failure.record(step, RANK_MATCHES, || format!("multiple matches for labels: {wanted}"));
     }
+    output.notes.say(binary.op, span, session);
     let merged = output.rows.merge_equal();
     if let Err(step) = merged {
         failure.record(step, RANK_SAME_LABELS, || SAME_LABELSET.into());
@@ -240,6 +244,7 @@ struct Output<'a> {
     swapped: bool,
     rows: Rows,
     buffer: RowBuffer,
+    notes: Notes,
     /// Of signatures that several series of the many side have: with the labels of the result if
     /// those tell the matches apart, where there was a match.
     matches: HashMap<(usize, Labels), Vec<Vec<u64>>>,
@@ -262,6 +267,7 @@ impl<'a> Output<'a> {
             swapped,
             rows: Rows::new(steps),
             buffer: RowBuffer::default(),
+            notes: Notes::default(),
             matches: HashMap::new(),
         }
     }
@@ -274,11 +280,9 @@ impl<'a> Output<'a> {
         many_row: usize,
         one_row: usize,
         both: Vec<u64>,
-        span: Span,
-        session: &mut Session<'_>,
-    ) -> Result<(), QueryError> {
-        self.annotate_histograms(many_row, one_row, &both, span, session)?;
-        let meta = self.meta(many_row, one_row, session.delayed);
+        delayed: bool,
+    ) {
+        let meta = self.meta(many_row, one_row, delayed);
         let many_values = self.many.values(many_row);
         let one_values = self.one.values(one_row);
         let (left, right) =
@@ -286,7 +290,6 @@ impl<'a> Output<'a> {
         let steps = self.rows.steps;
         self.buffer.reset(steps);
         let op = self.binary.op;
-        // Where either side is a histogram there is no result.
         let floats: Vec<u64> = self
             .many
             .valid(many_row)
@@ -295,9 +298,7 @@ impl<'a> Output<'a> {
             .map(|(many, one)| many & one)
             .collect();
         if is_trim(op) {
-            if floats.iter().any(|word| *word != 0) {
-                session.annotations.incompatible_types("float", op.text(), "float", span);
-            }
+            for_each_bit(&floats, |step| self.notes.take(step, many_row, Note::FLOATS));
         } else if op.is_comparison() && !self.binary.return_bool {
             for_each_bit(&floats, |step| {
                 if holds(op, left[step], right[step]) {
@@ -308,20 +309,20 @@ impl<'a> Output<'a> {
             self.buffer.valid.copy_from_slice(&floats);
             arithmetic(op, left, right, &mut self.buffer.values);
         }
+        let refused = self.histograms(many_row, one_row, &both);
         if let Some(ordinal) = group {
             let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
             let labels = if one_to_one { Labels::empty() } else { meta.labels.clone() };
             let matched = both.iter().enumerate().map(|(word, both)| {
                 let sides = (self.many.valid(many_row)[word], self.one.valid(one_row)[word]);
                 let (left, right) = if self.swapped { (sides.1, sides.0) } else { sides };
-                both & !type_errors(op, left, right)
+                both & !type_errors(op, left, right) & !refused[word]
             });
             self.matches.entry((ordinal, labels)).or_default().push(matched.collect());
         }
         if !self.buffer.is_empty() {
             self.rows.push(meta, &mut self.buffer);
         }
-        Ok(())
     }
 
     /// The labels of a result. A name that is marked to go stays, as in Prometheus, where an
@@ -348,63 +349,46 @@ impl<'a> Output<'a> {
         SeriesMeta { labels, drop_name: self.binary.return_bool && delayed }
     }
 
-    /// Says which steps are ignored for having a histogram on one side; an error where both have.
-    fn annotate_histograms(
-        &self,
-        many_row: usize,
-        one_row: usize,
-        both: &[u64],
-        span: Span,
-        session: &mut Session<'_>,
-    ) -> Result<(), QueryError> {
-        let op = self.binary.op;
-        let at = |rows: &Rows, row: usize, step: usize| {
-            rows.histograms[row].binary_search_by_key(&(step as u32), |(at, _)| *at).is_ok()
-        };
-        if self.many.histograms[many_row].is_empty() && self.one.histograms[one_row].is_empty() {
-            return Ok(());
+    /// Computes the steps of a pair at which either side is a histogram. Returns those that are
+    /// refused.
+    fn histograms(&mut self, many_row: usize, one_row: usize, both: &[u64]) -> Vec<u64> {
+        let mut refused = vec![0; both.len()];
+        let points = |rows: &'a Rows, row: usize| &rows.histograms[row];
+        let (many, one) = (points(self.many, many_row), points(self.one, one_row));
+        if many.is_empty() && one.is_empty() {
+            return refused;
         }
-        let mut unsupported = false;
+        let operand =
+            |rows: &Rows, points: &'a HistogramPoints, row: usize, step: usize| match points
+                .binary_search_by_key(&(step as u32), |(at, _)| *at)
+            {
+                Ok(at) => Operand::Histogram(&points[at].1),
+                Err(_) => Operand::Float(rows.values(row)[step]),
+            };
         for_each_bit(both, |step| {
-            let many = at(self.many, many_row, step);
-            let one = at(self.one, one_row, step);
+            let many = operand(self.many, many, many_row, step);
+            let one = operand(self.one, one, one_row, step);
+            if let (Operand::Float(_), Operand::Float(_)) = (many, one) {
+                return;
+            }
             let (left, right) = if self.swapped { (one, many) } else { (many, one) };
-            let name = |histogram: bool| if histogram { "histogram" } else { "float" };
-            match (left, right) {
-                (false, false) => {}
-                (true, true) => {
-                    use BinaryOp::*;
-                    if matches!(op, Add | Sub | Equal | NotEqual) {
-                        unsupported = true;
-                    } else {
-                        session.annotations.incompatible_types(
-                            name(left),
-                            op.text(),
-                            name(right),
-                            span,
-                        );
-                    }
+            let (op, return_bool) = (self.binary.op, self.binary.return_bool);
+            let outcome = histogram_operator::apply(op, return_bool, left, right);
+            match outcome.point {
+                Some(Point::Float(value)) => self.buffer.set(step, value),
+                Some(Point::Histogram(result)) => {
+                    self.buffer.histograms.push((step as u32, result));
                 }
-                _ => {
-                    let scales =
-                        op == BinaryOp::Mul || left && (op == BinaryOp::Div || is_trim(op));
-                    if scales {
-                        unsupported = true;
-                    } else {
-                        session.annotations.incompatible_types(
-                            name(left),
-                            op.text(),
-                            name(right),
-                            span,
-                        );
-                    }
+                None => {}
+            }
+            if let Some(note) = outcome.note {
+                self.notes.take(step, many_row, note);
+                if note.refuses() {
+                    set_bit(&mut refused, step);
                 }
             }
         });
-        match unsupported {
-            true => Err(histograms_unsupported(session, op.text(), span)),
-            false => Ok(()),
-        }
+        refused
     }
 
     /// The first step at which two matches of one signature have the same labels.

@@ -13,20 +13,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use icecore_storage::labels::{Labels, METRIC_NAME};
-use icecore_storage::metrics::histogram::{Histogram, ResetHint};
-use icecore_storage::metrics::sample::Samples;
+use icecore_storage::metrics::histogram::ResetHint;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{self, Grouping, Groups};
-use crate::exec::rows::{
-    HistogramPoints, RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset,
-};
+use crate::exec::budget::Growing;
+use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
+use crate::exec::series::Series;
 use crate::exec::window::{self, WindowCall, WindowScratch};
-use crate::exec::{Session, extended, histograms_unsupported, label_edit, workers};
+use crate::exec::{Session, extended, label_edit, workers};
 use crate::functions::FunctionId;
-use crate::parser::ast::{Aggregate, AggregateOp, Span};
+use crate::histogram::FloatHistogram;
+use crate::parser::ast::{Aggregate, Span};
 use crate::plan::{Grid, View};
 use crate::source::{SelectedSeries, Source};
 
@@ -37,6 +37,9 @@ const MORSEL_CELLS: usize = 32 << 10;
 const MORSEL_SERIES_MAX: usize = 128;
 /// Samples are estimated as if one came so often.
 const SAMPLE_EVERY_MS: u64 = 15_000;
+/// What a thread needs for each step beside the rows that it makes: the row at hand, bounds of
+/// windows, picks, and what is worked out once for equal timestamps.
+const SCRATCH_STEP_BYTES: u64 = 72;
 /// Below so many series a query stays on its own thread.
 const PARALLEL_SERIES_MIN: usize = 256;
 
@@ -47,13 +50,15 @@ pub(crate) trait Input: Sync {
     /// The labels, and whether the name is marked to go.
     fn meta(&self, index: usize) -> (&Labels, bool);
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError>;
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError>;
 }
 
 /// The series of a selection.
 pub(crate) struct Stored<'a, S: Source> {
     pub(crate) source: &'a S,
     pub(crate) series: &'a SelectedSeries<S::Series>,
+    /// Of histograms, only count and sum are needed.
+    pub(crate) statistics_only: bool,
 }
 
 impl<S: Source> Input for Stored<'_, S> {
@@ -65,9 +70,11 @@ impl<S: Source> Input for Stored<'_, S> {
         (&self.series[index].0, false)
     }
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError> {
-        let read = self.source.read(&self.series[index].1, into);
-        read.map_err(|error| QueryError::Internal(error.message))
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
+        let read = self.source.read(&self.series[index].1, &mut into.samples);
+        read.map_err(|error| QueryError::Internal(error.message))?;
+        into.set_stored(self.statistics_only);
+        Ok(())
     }
 }
 
@@ -87,28 +94,28 @@ impl Input for Inner {
         (&meta.labels, meta.drop_name)
     }
 
-    fn read(&self, index: usize, into: &mut Samples) -> Result<(), QueryError> {
+    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
         into.clear();
         let values = self.rows.values(index);
         let mut histograms = self.rows.histograms[index].iter().peekable();
-        let push_histogram = |(step, histogram): &(u32, Arc<Histogram>), into: &mut Samples| {
-            let mut histogram = Histogram::clone(histogram);
+        let push_histogram = |(step, histogram): &(u32, Arc<FloatHistogram>), into: &mut Series| {
+            let mut histogram = Arc::clone(histogram);
             // Between the steps of a subquery there may have been resets that nobody saw.
-            if histogram.reset_hint != ResetHint::Gauge {
-                histogram.reset_hint = ResetHint::Unknown;
+            if matches!(histogram.reset_hint, ResetHint::Reset | ResetHint::NotReset) {
+                Arc::make_mut(&mut histogram).reset_hint = ResetHint::Unknown;
             }
-            into.push_histogram(self.grid.time_ms(*step as usize), histogram);
+            into.push_computed(self.grid.time_ms(*step as usize), histogram);
         };
         for_each_bit(self.rows.valid(index), |step| {
             while let Some(point) = histograms.next_if(|(at, _)| (*at as usize) < step) {
                 push_histogram(point, into);
             }
-            into.push(self.grid.time_ms(step), values[step]);
+            into.samples.push(self.grid.time_ms(step), values[step]);
         });
         histograms.for_each(|point| push_histogram(point, into));
-        if into.len() == self.rows.steps {
+        if into.samples.len() == self.rows.steps {
             // Rows without gaps have equal timestamps.
-            into.timestamps_token = 1;
+            into.samples.timestamps_token = 1;
         }
         Ok(())
     }
@@ -153,7 +160,9 @@ impl Leaf<'_> {
 
     fn drops_name(&self) -> bool {
         match self {
-            Leaf::Select { emit, .. } => *emit != Emit::Value,
+            Leaf::Select { emit, .. } => {
+                matches!(emit, Emit::Timestamp | Emit::StartTimestamp)
+            }
             Leaf::Smoothed { .. } => false,
             Leaf::Window(call) => !call.keeps_name(),
         }
@@ -188,12 +197,13 @@ struct Output<'a> {
     labels: Vec<Labels>,
     session: Session<'a>,
     held: u64,
-    cells: u64,
+    /// Of `rows` and `groups`.
+    memory: Growing<'a>,
 }
 
 #[derive(Default)]
 struct Scratch {
-    samples: Samples,
+    series: Series,
     picks: Picks,
     window: WindowScratch,
     row: RowBuffer,
@@ -229,6 +239,13 @@ pub(crate) fn run<I: Input>(
         }
         _ => (0..input.len() as u32).collect(),
     };
+    // Rows in the making, bounds and picks; and the rows of all series, as if none were empty.
+    let steps = leaf.steps() as u64;
+    let mut scratch = session.budget.growing();
+    scratch.to(steps * SCRATCH_STEP_BYTES * workers::threads() as u64)?;
+    if matches!(sink, Sink::Rows) {
+        session.budget.expect_bytes((input.len() as u64).saturating_mul(steps * 8) / 2)?;
+    }
     let run = Run { input, leaf, sink, order, check_labels: drops && !same_names(input) };
     let mut total = run.total(session.fork());
     if input.len() < PARALLEL_SERIES_MIN {
@@ -245,8 +262,7 @@ pub(crate) fn run<I: Input>(
         };
         let mut key = Vec::new();
         workers::compute(input.len().div_ceil(series), morsel, |output| {
-            run.merge(&mut total, output?, &mut key);
-            Ok(())
+            run.merge(&mut total, output?, &mut key)
         })?;
     }
     run.finish(total, session)
@@ -289,15 +305,16 @@ impl<'a, I: Input> Run<'a, I> {
     /// For the rows of a morsel.
     fn output<'s>(&self, session: Session<'s>) -> Output<'s> {
         let rows = Rows::new(self.leaf.steps());
-        Output { rows, groups: None, labels: Vec::new(), session, held: 0, cells: 0 }
+        let memory = session.budget.growing();
+        Output { rows, groups: None, labels: Vec::new(), session, held: 0, memory }
     }
 
     /// For the result.
     fn total<'s>(&self, session: Session<'s>) -> Output<'s> {
         let name_dropped = self.leaf.drops_name() && !session.delayed;
         let mut total = self.output(session);
-        if let Sink::Aggregate(aggregate, _) = self.sink {
-            let groups = Groups::new(aggregate.op, self.leaf.steps());
+        if let Sink::Aggregate(aggregate, span) = self.sink {
+            let groups = Groups::new(aggregate.op, self.leaf.steps(), span);
             total.groups = Some((groups, Grouping::new(aggregate, name_dropped)));
         }
         total
@@ -325,48 +342,44 @@ impl<'a, I: Input> Run<'a, I> {
         output: &mut Output<'_>,
     ) -> Result<(), QueryError> {
         let (labels, marked) = self.input.meta(index);
-        let Scratch { samples, picks, window, row, key, no_counter } = scratch;
-        self.input.read(index, samples)?;
+        let Scratch { series, picks, window, row, key, no_counter } = scratch;
+        self.input.read(index, series)?;
         let session = &mut output.session;
         match &self.leaf {
             Leaf::Select { view, emit } => {
-                let looked_at = select::select(*view, *emit, samples, picks, row);
-                session.budget.looked_at(looked_at);
+                let looked_at = select::select(*view, *emit, series, picks, row);
+                session.sample_count.add(session.counted, looked_at, |step| row.cost_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
                 let (metric, scratch) = (labels.metric_name(), &mut window.extended);
-                extended::smooth(*view, *reach, *span, metric, samples, scratch, row, session)?;
+                extended::smooth(*view, *reach, *span, metric, series, scratch, row, session)?;
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();
-                window::evaluate(call, metric, samples, window, row, session)?;
+                window::evaluate(call, metric, series, window, row, session)?;
             }
         }
         if row.is_empty() {
             return Ok(());
         }
-        let points = row.points();
-        session.budget.hold(points)?;
-        output.held += points;
-        if let Some(span) = self.leaf.expects_counter() {
-            note_counter_name(labels.metric_name(), no_counter, span, session);
+        let cost = row.cost();
+        session.budget.hold(cost)?;
+        output.held += cost;
+        if let Some(span) = self.leaf.expects_counter().filter(|_| row.has_floats()) {
+            note_counter(labels, no_counter, span, session);
         }
         let drops = self.leaf.drops_name();
         let drop_name = marked || drops && session.delayed;
         if self.check_labels {
             output.labels.push(label_edit::without_name(labels));
         }
-        if let Sink::Aggregate(aggregate, span) = self.sink {
-            note_histograms(aggregate.op, &row.histograms, span, session)?;
-        }
         let meta = SeriesMeta { labels: labels.clone(), drop_name };
         if let Some((groups, grouping)) = &mut output.groups {
-            groups.add_series(grouping, &meta, key, (&row.values, &row.valid, &row.histograms));
-            return Ok(());
+            let points = (&row.values[..], &row.valid[..], &row.histograms);
+            groups.add_series(grouping, &meta, key, points, &mut session.annotations);
+            return output.memory.to(groups.bytes());
         }
-        let cells = row.values.len() as u64;
-        session.budget.hold_cells(cells)?;
-        output.cells += cells;
+        output.memory.by(row.bytes() + labels.as_bytes().len() as u64)?;
         // An aggregation sees to the names itself.
         let goes = matches!(self.sink, Sink::Rows) && drops && !session.delayed;
         let labels = if goes { label_edit::without_name(labels) } else { meta.labels };
@@ -375,26 +388,31 @@ impl<'a, I: Input> Run<'a, I> {
     }
 
     /// Takes over what the next morsel has made.
-    fn merge(&self, total: &mut Output<'_>, morsel: Output<'_>, key: &mut Vec<u8>) {
+    fn merge<'s>(
+        &self,
+        total: &mut Output<'s>,
+        morsel: Output<'s>,
+        key: &mut Vec<u8>,
+    ) -> Result<(), QueryError> {
         total.session.annotations.merge(morsel.session.annotations);
         total.labels.extend(morsel.labels);
         total.held += morsel.held;
         let Some((groups, grouping)) = &mut total.groups else {
-            total.cells += morsel.cells;
-            return total.rows.append(morsel.rows);
+            total.memory.take_over(morsel.memory);
+            total.rows.append(morsel.rows);
+            return Ok(());
         };
         let rows = &morsel.rows;
         for (row, meta) in rows.meta.iter().enumerate() {
             let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
-            groups.add_series(grouping, meta, key, points);
+            groups.add_series(grouping, meta, key, points, &mut total.session.annotations);
         }
-        morsel.session.budget.release_cells(morsel.cells);
+        total.memory.to(groups.bytes())
     }
 
     fn finish(&self, total: Output<'_>, session: &mut Session<'_>) -> Result<Rows, QueryError> {
         session.annotations.merge(total.session.annotations);
         session.budget.release(total.held);
-        session.budget.release_cells(total.cells);
         if self.check_labels {
             let mut known = HashSet::with_capacity(total.labels.len());
             if !total.labels.iter().all(|labels| known.insert(labels.as_bytes())) {
@@ -402,39 +420,25 @@ impl<'a, I: Input> Run<'a, I> {
             }
         }
         Ok(match total.groups {
-            Some((groups, _)) => groups.finish(),
+            Some((groups, _)) => groups.finish(&mut session.annotations),
             None => total.rows,
         })
     }
 }
 
-fn note_counter_name(name: &str, last: &mut String, span: Span, session: &mut Session<'_>) {
+fn note_counter(labels: &Labels, last: &mut String, span: Span, session: &mut Session<'_>) {
+    let name = labels.metric_name();
+    if session.type_and_unit_labels {
+        let label = labels.get("__type__").unwrap_or("");
+        if !name.is_empty() && !matches!(label, "counter" | "histogram") {
+            session.annotations.possible_non_counter_type(name, label, span);
+        }
+        return;
+    }
     let suffixes = ["_total", "_sum", "_count", "_bucket"];
     if name.is_empty() || name == last || suffixes.iter().any(|suffix| name.ends_with(suffix)) {
         return;
     }
     name.clone_into(last);
     session.annotations.possible_non_counter(name, span);
-}
-
-/// Histograms in an aggregation: counted by count and group, not yet summed, ignored by the rest.
-pub(crate) fn note_histograms(
-    op: AggregateOp,
-    histograms: &HistogramPoints,
-    span: Span,
-    session: &mut Session<'_>,
-) -> Result<(), QueryError> {
-    if histograms.is_empty() {
-        return Ok(());
-    }
-    match op {
-        AggregateOp::Count | AggregateOp::Group => Ok(()),
-        AggregateOp::Sum | AggregateOp::Avg => {
-            Err(histograms_unsupported(session, op.text(), span))
-        }
-        _ => {
-            session.annotations.ignored_in_aggregation(op.text(), span);
-            Ok(())
-        }
-    }
 }

@@ -14,6 +14,10 @@ mod call;
 mod extended;
 mod failure;
 mod fill;
+mod histogram_groups;
+mod histogram_operator;
+mod histogram_rate;
+mod histogram_window;
 mod info;
 mod instant;
 mod join;
@@ -27,7 +31,9 @@ mod ranked;
 mod rate;
 mod relabel;
 mod rows;
+mod sample_count;
 mod select;
+mod series;
 mod sort;
 mod start_time;
 mod window;
@@ -35,6 +41,9 @@ mod workers;
 
 pub(crate) use budget::Budget;
 pub(crate) use rows::{Rows, count_bits, for_each_bit, set_bit};
+pub(crate) use sample_count::{Counted, SampleCount};
+
+use std::sync::Arc;
 
 use crate::annotations::Annotations;
 use crate::engine::QueryError;
@@ -42,16 +51,15 @@ use crate::go_format::quote;
 use crate::parser::ast::{
     Aggregate, AggregateOp, Binary, NodeId, NodeKind, Span, UnaryOp, ValueType,
 };
-use crate::parser::place;
 use crate::plan::{Plan, is_accumulated};
-use crate::source::{SelectedSeries, Source};
+use crate::source::{SelectedSeries, Selection, Source};
 use crate::value::MatrixSeries;
 
 use aggregate::{Grouping, Groups};
-use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use leaf::{Leaf, Sink, Stored};
 use rows::RowBuffer;
 use select::Emit;
+use series::Series;
 use window::WindowCall;
 
 /// A scalar at every step of a grid.
@@ -83,10 +91,12 @@ pub(crate) enum NodeValue {
 pub(crate) struct Session<'a> {
     pub(crate) annotations: Annotations,
     pub(crate) budget: &'a Budget,
-    /// The query's text, for positions in errors.
-    pub(crate) text: &'a str,
+    pub(crate) sample_count: &'a SampleCount,
+    /// How the node at hand counts.
+    pub(crate) counted: Counted,
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
+    pub(crate) type_and_unit_labels: bool,
     /// Whether series may have become equal by what the whole query has selected: names were taken
     /// from series that had more than a name to lose.
     pub(crate) has_typed_series: bool,
@@ -100,25 +110,13 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What a query that needs arithmetic on native histograms is answered.
-pub(crate) fn histograms_unsupported(session: &Session<'_>, name: &str, span: Span) -> QueryError {
-    let shown = if name.starts_with(|c: char| c.is_ascii_alphabetic()) && !name.contains(' ') {
-        let is_function = crate::functions::lookup(name).is_some();
-        if is_function { format!("{name}()") } else { name.to_owned() }
-    } else {
-        format!("operator {name}")
-    };
-    let at = place(session.text.as_bytes(), span.start);
-    QueryError::Execution(format!("native histograms are not supported in {shown} yet ({at})"))
-}
-
 pub(crate) struct Executor<'a, S: Source> {
     plan: &'a Plan<'a>,
     source: &'a S,
     series: Vec<SelectedSeries<S::Series>>,
     slots: Vec<Option<NodeValue>>,
-    /// Samples charged for each slot.
-    held: Vec<u64>,
+    /// Samples and bytes charged for each slot.
+    held: Vec<(u64, u64)>,
     /// Slots that the node at hand has emptied.
     taken: Vec<NodeId>,
     pub(crate) session: Session<'a>,
@@ -134,14 +132,12 @@ impl<'a, S: Source> Executor<'a, S> {
         session.budget.check()?;
         let series = match plan.selections.is_empty() {
             true => Vec::new(),
-            false => {
-                source.select(&plan.selections).map_err(|e| QueryError::Internal(e.message))?
-            }
+            false => select(source, &plan.selections, session.budget)?,
         };
         let count = plan.expr.nodes.len();
         let slots = (0..count).map(|_| None).collect();
         let taken = Vec::new();
-        Ok(Executor { plan, source, series, slots, held: vec![0; count], taken, session })
+        Ok(Executor { plan, source, series, slots, held: vec![(0, 0); count], taken, session })
     }
 
     pub(crate) fn series_fetched(&self) -> u64 {
@@ -159,13 +155,15 @@ impl<'a, S: Source> Executor<'a, S> {
             self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
             let value = match self.plan.node(id).repeat {
-                Some(steps) => repeated(value, steps),
+                Some(steps) => self.repeated(value, steps)?,
                 None => value,
             };
-            let points = match &value {
-                NodeValue::Rows(rows) => rows.points(),
-                NodeValue::Scalar(Scalar::Steps(values)) => values.len() as u64,
-                NodeValue::Scalar(Scalar::Constant(_)) | NodeValue::Text(_) => 0,
+            let (points, bytes) = match &value {
+                NodeValue::Rows(rows) => (rows.cost(), rows.bytes()),
+                NodeValue::Scalar(Scalar::Steps(values)) => {
+                    (values.len() as u64, 8 * values.len() as u64)
+                }
+                NodeValue::Scalar(Scalar::Constant(_)) | NodeValue::Text(_) => (0, 0),
             };
             // While a node computes, its operands are there beside its value, but where it only
             // hands them on.
@@ -177,11 +175,27 @@ impl<'a, S: Source> Executor<'a, S> {
                 self.release_taken();
             }
             self.session.budget.hold(points)?;
-            self.held[index] = points;
+            self.session.budget.hold_bytes(bytes)?;
+            self.held[index] = (points, bytes);
             self.release_taken();
             self.slots[index] = Some(value);
         }
         Ok(self.take(self.plan.expr.root))
+    }
+
+    fn repeated(&self, value: NodeValue, steps: usize) -> Result<NodeValue, QueryError> {
+        Ok(match value {
+            NodeValue::Rows(rows) => NodeValue::Rows(self.repeated_rows(rows, steps)?),
+            NodeValue::Scalar(Scalar::Steps(values)) => {
+                NodeValue::Scalar(Scalar::Constant(values[0]))
+            }
+            other => other,
+        })
+    }
+
+    fn repeated_rows(&self, rows: Rows, steps: usize) -> Result<Rows, QueryError> {
+        self.session.budget.expect_bytes(rows.bytes().saturating_mul(steps as u64))?;
+        Ok(rows.repeat(steps))
     }
 
     fn is_range_selector(&self, id: NodeId) -> bool {
@@ -190,7 +204,9 @@ impl<'a, S: Source> Executor<'a, S> {
 
     fn release_taken(&mut self) {
         for id in self.taken.drain(..) {
-            self.session.budget.release(std::mem::take(&mut self.held[id.0 as usize]));
+            let (points, bytes) = std::mem::take(&mut self.held[id.0 as usize]);
+            self.session.budget.release(points);
+            self.session.budget.release_bytes(bytes);
         }
     }
 
@@ -252,7 +268,12 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 
     fn selected(&mut self, id: NodeId, emit: Emit, sink: Sink<'_>) -> Result<Rows, QueryError> {
-        let input = Stored { source: self.source, series: &self.series[self.selection(id)] };
+        self.session.counted = self.plan.node(id).counted;
+        let input = Stored {
+            source: self.source,
+            series: &self.series[self.selection(id)],
+            statistics_only: self.plan.node(id).statistics_only,
+        };
         let view = self.plan.view(id);
         let leaf = match (self.plan.node(id).extension, emit) {
             (Some(extension), Emit::Value) => {
@@ -283,21 +304,23 @@ impl<'a, S: Source> Executor<'a, S> {
             scalars.into_iter().map(|arg| self.take_scalar(arg)).collect();
         let call = WindowCall {
             id: function.id,
-            name: function.name,
             view: self.plan.view(range),
             extension: self.plan.node(range).extension,
             grid: self.plan.node(id).grid,
             parameters: &parameters,
             span: self.span(self.plan.strip(args[0])),
-            call_span: self.span(id),
         };
         if let Some(extension) = call.extension {
             extension.check(function.id, function.name)?;
         }
+        self.session.counted = self.plan.node(id).counted;
         match self.plan.kind(range) {
             NodeKind::MatrixSelector { selector, .. } => {
-                let series = &self.series[self.selection(*selector)];
-                let input = Stored { source: self.source, series };
+                let input = Stored {
+                    source: self.source,
+                    series: &self.series[self.selection(*selector)],
+                    statistics_only: self.plan.node(*selector).statistics_only,
+                };
                 leaf::run(&input, Leaf::Window(call), sink, &mut self.session)
             }
             NodeKind::Subquery(subquery) => {
@@ -317,7 +340,6 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 
     fn unary(&mut self, op: UnaryOp, operand: NodeId) -> Result<NodeValue, QueryError> {
-        let span = self.span(operand);
         Ok(match (op, self.take(operand)) {
             (UnaryOp::Plus, value) => value,
             (UnaryOp::Minus, NodeValue::Scalar(Scalar::Constant(value))) => {
@@ -328,10 +350,10 @@ impl<'a, S: Source> Executor<'a, S> {
                 NodeValue::Scalar(Scalar::Steps(values))
             }
             (UnaryOp::Minus, NodeValue::Rows(mut rows)) => {
-                if rows.has_histograms() {
-                    return Err(histograms_unsupported(&self.session, "-", span));
-                }
                 rows.values.iter_mut().for_each(|value| *value = -*value);
+                for (_, histogram) in rows.histograms.iter_mut().flatten() {
+                    Arc::make_mut(histogram).scale(-1.0);
+                }
                 NodeValue::Rows(self.renamed(rows)?)
             }
             (UnaryOp::Minus, NodeValue::Text(_)) => unreachable!("the parser checks types"),
@@ -367,8 +389,7 @@ impl<'a, S: Source> Executor<'a, S> {
             (NodeValue::Scalar(scalar), NodeValue::Rows(rows)) => (rows, scalar, true),
             _ => unreachable!("the parser checks types"),
         };
-        let rows = operator::vector_and_scalar(binary, rows, &scalar, swapped, span, session)?;
-        let rows = operator::without_histograms(rows);
+        let rows = operator::vector_and_scalar(binary, rows, &scalar, swapped, span, session);
         Ok(NodeValue::Rows(match operator::drops_name(binary) {
             true => self.renamed(rows)?,
             false => rows,
@@ -393,12 +414,12 @@ impl<'a, S: Source> Executor<'a, S> {
                 let label = label.ok_or_else(|| {
                     QueryError::Execution(format!("invalid label name {}", quote(&written)))
                 })?;
-                ranked::count_values(aggregate, &rows, label, span, &mut self.session)
+                ranked::count_values(aggregate, &rows, label, self.session.budget)
             }
             AggregateOp::Quantile => {
                 let spans = (span, self.span(self.plan.strip(parameter)));
                 let quantile = self.take_scalar(parameter);
-                Ok(ranked::quantile(aggregate, &rows, &quantile, spans, &mut self.session))
+                ranked::quantile(aggregate, &rows, &quantile, spans, &mut self.session)
             }
             AggregateOp::Topk | AggregateOp::Bottomk => {
                 let count = self.take_scalar(parameter);
@@ -425,14 +446,18 @@ impl<'a, S: Source> Executor<'a, S> {
         span: Span,
     ) -> Result<Rows, QueryError> {
         let grouping = Grouping::new(aggregate, false);
-        let mut groups = Groups::new(aggregate.op, rows.steps);
+        let mut groups = Groups::new(aggregate.op, rows.steps, span);
+        let annotations = &mut self.session.annotations;
         let mut key = Vec::new();
+        let mut pace = self.session.budget.pace();
+        let mut memory = self.session.budget.growing();
         for row in aggregate::order_of_addition(&rows) {
-            leaf::note_histograms(aggregate.op, &rows.histograms[row], span, &mut self.session)?;
+            pace.step(rows.steps)?;
             let points = (rows.values(row), rows.valid(row), &rows.histograms[row]);
-            groups.add_series(&grouping, &rows.meta[row], &mut key, points);
+            groups.add_series(&grouping, &rows.meta[row], &mut key, points, annotations);
+            memory.to(groups.bytes())?;
         }
-        Ok(groups.finish())
+        Ok(groups.finish(annotations))
     }
 
     /// The samples of a range vector, for an instant query that is one; sorted by labels.
@@ -457,35 +482,39 @@ impl<'a, S: Source> Executor<'a, S> {
         let (view, extension) = (self.plan.view(selector), self.plan.node(selector).extension);
         let end_ms = view.times.last_ms();
         let start_ms = end_ms.saturating_sub(view.window_ms);
-        let mut samples = Samples::default();
+        let mut series = Series::default();
         let mut matrix = Vec::new();
-        for (labels, series) in &self.series[self.selection(selector)] {
+        for (labels, selected) in &self.series[self.selection(selector)] {
             self.session.budget.check()?;
             self.source
-                .read(series, &mut samples)
+                .read(selected, &mut series.samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
+            series.set_stored(false);
             let mut found = MatrixSeries { labels: labels.clone(), ..MatrixSeries::default() };
             if let Some(extension) = extension {
-                found.floats = extended::range_vector(extension, (start_ms, end_ms), &samples)?;
-                samples.clear();
+                found.floats =
+                    extended::range_vector(extension, (start_ms, end_ms), &series.samples)?;
+                series.clear();
             }
-            for (row, &timestamp) in samples.timestamps.iter().enumerate() {
-                if timestamp <= start_ms || timestamp > end_ms {
+            let mut histograms = 0;
+            for row in 0..series.samples.len() {
+                let histogram = series.histogram_rows().get(histograms) == Some(&(row as u32));
+                histograms += usize::from(histogram);
+                let timestamp = series.samples.timestamps[row];
+                if timestamp <= start_ms || timestamp > end_ms || series.is_stale(row as u32) {
                     continue;
                 }
-                match samples.histogram(row) {
-                    Some(histogram) if is_stale_nan(histogram.sum) => {}
-                    Some(histogram) => {
-                        found.histograms.push((timestamp, histogram.clone().into()));
-                    }
-                    None if is_stale_nan(samples.values[row]) => {}
-                    None => found.floats.push((timestamp, samples.values[row])),
+                if histogram {
+                    found.histograms.push((timestamp, series.histogram(histograms - 1)));
+                } else {
+                    found.floats.push((timestamp, series.samples.values[row]));
                 }
             }
-            let count = (found.floats.len() + found.histograms.len()) as u64;
-            self.session.budget.hold(count)?;
-            self.session.budget.looked_at(count);
-            if count > 0 {
+            let sizes = found.histograms.iter().map(|(_, histogram)| histogram.size_in_samples());
+            let cost = found.floats.len() as u64 + sizes.sum::<u64>();
+            self.session.budget.hold(cost)?;
+            self.session.sample_count.add(self.plan.node(selector).counted, cost, |_| cost);
+            if cost > 0 {
                 matrix.push(found);
             }
         }
@@ -493,11 +522,22 @@ impl<'a, S: Source> Executor<'a, S> {
     }
 }
 
-fn repeated(value: NodeValue, steps: usize) -> NodeValue {
-    match value {
-        NodeValue::Rows(rows) => NodeValue::Rows(rows.repeat(steps)),
-        NodeValue::Scalar(Scalar::Steps(values)) => NodeValue::Scalar(Scalar::Constant(values[0])),
-        other => other,
+/// Selects within the budget.
+fn select<S: Source>(
+    source: &S,
+    selections: &[Selection],
+    budget: &Budget,
+) -> Result<Vec<SelectedSeries<S::Series>>, QueryError> {
+    let mut refusal = None;
+    let mut charge = |bytes: u64| {
+        let charged = budget.check().and_then(|()| budget.hold_bytes(bytes));
+        refusal = charged.err();
+        refusal.is_none()
+    };
+    let selected = source.select(selections, &mut charge);
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => selected.map_err(|error| QueryError::Internal(error.message)),
     }
 }
 
@@ -530,14 +570,15 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let budget = Budget::new(usize::MAX >> 1, deadline, Default::default());
     let annotations = Annotations::default();
-    let (delayed, use_start_timestamps, has_typed_series) = (false, false, false);
     let budget = &budget;
     f(&mut Session {
         annotations,
         budget,
-        text: "",
-        delayed,
-        use_start_timestamps,
-        has_typed_series,
+        sample_count: &SampleCount::default(),
+        counted: Counted::EachStep,
+        delayed: false,
+        use_start_timestamps: false,
+        type_and_unit_labels: false,
+        has_typed_series: false,
     });
 }

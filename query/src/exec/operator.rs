@@ -1,9 +1,10 @@
 //! Binary operators on values, and on a vector and a scalar.
 
-use crate::engine::QueryError;
+use crate::exec::histogram_operator::{self, Note, Notes, Operand};
 use crate::exec::rows::{Rows, for_each_bit};
-use crate::exec::{Scalar, Session, histograms_unsupported};
+use crate::exec::{Scalar, Session};
 use crate::parser::ast::{Binary, BinaryOp, Span};
+use crate::value::Point;
 
 /// The value of an arithmetic operator; comparisons give 1 or 0.
 pub(crate) fn apply(op: BinaryOp, left: f64, right: f64) -> f64 {
@@ -82,22 +83,19 @@ pub(crate) fn vector_and_scalar(
     swapped: bool,
     span: Span,
     session: &mut Session<'_>,
-) -> Result<Rows, QueryError> {
+) -> Rows {
     let op = binary.op;
-    refuse_histograms(op, &rows, swapped, span, session)?;
-    if is_trim(op) {
-        if rows.points() > 0 {
-            session.annotations.incompatible_types("float", op.text(), "float", span);
-        }
-        return Ok(Rows::new(rows.steps));
-    }
+    let mut notes = Notes::default();
     for row in 0..rows.len() {
-        let (values, valid, _) = rows.row_mut(row);
+        let (values, valid, histograms) = rows.row_mut(row);
         let sides = |value: f64, step: usize| {
             let scalar = scalar.at(step);
             if swapped { (scalar, value) } else { (value, scalar) }
         };
-        if op.is_comparison() && !binary.return_bool {
+        if is_trim(op) {
+            for_each_bit(valid, |step| notes.take(step, row, Note::FLOATS));
+            valid.fill(0);
+        } else if op.is_comparison() && !binary.return_bool {
             keep_where(values, valid, |value, step| {
                 let (left, right) = sides(value, step);
                 holds(op, left, right)
@@ -108,9 +106,22 @@ pub(crate) fn vector_and_scalar(
                 *value = apply(op, left, right);
             }
         }
+        for (step, histogram) in std::mem::take(histograms) {
+            let operands =
+                [Operand::Histogram(&histogram), Operand::Float(scalar.at(step as usize))];
+            let [left, right] = if swapped { [operands[1], operands[0]] } else { operands };
+            let outcome = histogram_operator::apply(op, binary.return_bool, left, right);
+            if let Some(note) = outcome.note {
+                notes.take(step as usize, row, note);
+            }
+            if let Some(Point::Histogram(result)) = outcome.point {
+                histograms.push((step, result));
+            }
+        }
     }
+    notes.say(op, span, session);
     rows.remove_empty();
-    Ok(rows)
+    rows
 }
 
 /// Clears the steps whose value does not pass.
@@ -123,36 +134,6 @@ fn keep_where(values: &[f64], valid: &mut [u64], passes: impl Fn(f64, usize) -> 
         });
         *word = kept;
     }
-}
-
-/// Histograms beside a scalar: `*` and `/` would scale them; everything else ignores them and says
-/// so.
-fn refuse_histograms(
-    op: BinaryOp,
-    rows: &Rows,
-    swapped: bool,
-    span: Span,
-    session: &mut Session<'_>,
-) -> Result<(), QueryError> {
-    if !rows.has_histograms() {
-        return Ok(());
-    }
-    let scales = op == BinaryOp::Mul || !swapped && (op == BinaryOp::Div || is_trim(op));
-    if scales {
-        return Err(histograms_unsupported(session, op.text(), span));
-    }
-    let (left, right) = if swapped { ("float", "histogram") } else { ("histogram", "float") };
-    session.annotations.incompatible_types(left, op.text(), right, span);
-    Ok(())
-}
-
-/// Removes histograms from the rows of [`vector_and_scalar`] once they have been annotated.
-pub(crate) fn without_histograms(mut rows: Rows) -> Rows {
-    if rows.has_histograms() {
-        rows.drop_histograms();
-        rows.remove_empty();
-    }
-    rows
 }
 
 #[cfg(test)]

@@ -2,11 +2,14 @@
 
 use std::cmp::Ordering;
 
+use icecore_storage::labels::Labels;
+
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Ordinals};
+use crate::exec::budget::{Budget, Growing};
 use crate::exec::quantile::quantile_of;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, set_bit, words};
-use crate::exec::{Scalar, Session, histograms_unsupported, label_edit};
+use crate::exec::{Scalar, Session, label_edit};
 use crate::functions::number::{self, to_i64};
 use crate::go_format::{float, float_general};
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
@@ -42,7 +45,7 @@ pub(crate) fn quantile(
     parameter: &Scalar,
     (operand_span, parameter_span): (Span, Span),
     session: &mut Session<'_>,
-) -> Rows {
+) -> Result<Rows, QueryError> {
     let all = || (0..rows.steps).map(|step| parameter.at(step));
     // As in Go, one NaN hides the extremes.
     let max = all().fold(f64::NEG_INFINITY, number::max);
@@ -63,9 +66,12 @@ pub(crate) fn quantile(
     let mut result = Rows::new(rows.steps);
     let mut row = RowBuffer::default();
     let mut values = Vec::new();
+    let mut pace = session.budget.pace();
+    let mut memory = session.budget.growing();
     for (group, members) in members(&of_rows, groups.len()).into_iter().enumerate() {
         row.reset(rows.steps);
         for step in 0..rows.steps {
+            pace.step(members.len())?;
             let present = members.iter().filter(|member| bit(rows.valid(**member), step));
             values.clear();
             values.extend(present.map(|member| rows.values(*member)[step]));
@@ -74,11 +80,16 @@ pub(crate) fn quantile(
             }
         }
         if !row.is_empty() {
+            memory.by(row.bytes())?;
             result.push(groups.meta(group), &mut row);
         }
     }
-    result
+    Ok(result)
 }
+
+/// What Prometheus takes for the bounds of numbers that fit into an integer, both excluded.
+const COUNT_MIN: f64 = -9_223_372_036_854_775_808.0;
+const COUNT_MAX: f64 = 9_223_372_036_854_774_784.0;
 
 /// How many series `topk`, `bottomk` and `limitk` keep at a step; `None` if at no step any.
 pub(super) fn counts(
@@ -90,15 +101,17 @@ pub(super) fn counts(
     if all().all(|k| k < 1.0) {
         return Ok(None);
     }
-    let error = |text: String| QueryError::Execution(text);
+    let error = |text: String| Err(QueryError::Execution(text));
     if all().any(f64::is_nan) {
-        return Err(error("Parameter value is NaN".into()));
+        return error("Parameter value is NaN".into());
     }
-    if let Some(k) = all().find(|k| *k <= i64::MIN as f64) {
-        return Err(error(format!("Scalar value {} underflows int64", float_general(k))));
+    let min = all().fold(f64::INFINITY, number::min);
+    if min <= COUNT_MIN {
+        return error(format!("Scalar value {} underflows int64", float_general(min)));
     }
-    if let Some(k) = all().find(|k| *k >= i64::MAX as f64) {
-        return Err(error(format!("Scalar value {} overflows int64", float_general(k))));
+    let max = all().fold(f64::NEG_INFINITY, number::max);
+    if max >= COUNT_MAX {
+        return error(format!("Scalar value {} overflows int64", float_general(max)));
     }
     let limited = |k: f64| usize::try_from(to_i64(k).max(0)).unwrap_or(usize::MAX).min(series);
     Ok(Some(all().map(limited).collect()))
@@ -136,8 +149,10 @@ pub(crate) fn top(
     let mut chosen = vec![0u64; rows.len() * stride];
     let mut order = Vec::new();
     let mut ranked: Vec<(f64, usize)> = Vec::new();
+    let mut pace = session.budget.pace();
     for members in members(&of_rows, groups.len()) {
         for (step, &count) in counts.iter().enumerate() {
+            pace.step(members.len())?;
             ranked.clear();
             let present = members.iter().filter(|member| bit(rows.valid(**member), step));
             ranked.extend(present.map(|member| (rows.values(*member)[step], *member)));
@@ -173,49 +188,78 @@ pub(crate) fn top(
     Ok(result)
 }
 
-/// `count_values`: one row for each group and value.
+/// `count_values`: one row for each group and value; histograms by what they are written as.
 pub(crate) fn count_values(
     aggregate: &Aggregate,
     rows: &Rows,
     label: &str,
-    span: Span,
-    session: &mut Session<'_>,
+    budget: &Budget,
 ) -> Result<Rows, QueryError> {
-    if rows.has_histograms() {
-        return Err(histograms_unsupported(session, "count_values", span));
-    }
-    let grouping = Grouping::new(aggregate, false).with(label);
-    let mut groups = Ordinals::default();
-    let mut result = Rows::new(rows.steps);
-    let mut empty = RowBuffer::default();
-    empty.reset(rows.steps);
-    let mut key = Vec::new();
+    let mut counts = ValueCounts {
+        grouping: Grouping::new(aggregate, false).with(label),
+        label,
+        groups: Ordinals::default(),
+        rows: Rows::new(rows.steps),
+        empty: RowBuffer::default(),
+        key: Vec::new(),
+        memory: budget.growing(),
+    };
+    counts.empty.reset(rows.steps);
+    let mut pace = budget.pace();
     for (row, meta) in rows.meta.iter().enumerate() {
         // A series mostly repeats its value, and then its group.
         let mut last: Option<(u64, usize)> = None;
         for step in 0..rows.steps {
+            pace.step(1)?;
             if !bit(rows.valid(row), step) {
                 continue;
             }
             let value = rows.values(row)[step];
             let group = match last {
                 Some((bits, group)) if bits == value.to_bits() => group,
-                _ => {
-                    let labels = label_edit::with(&meta.labels, label, &float(value));
-                    grouping.write_key(&SeriesMeta { labels, drop_name: false }, &mut key);
-                    groups.get(&key)
-                }
+                _ => counts.group(&meta.labels, &float(value))?,
             };
             last = Some((value.to_bits(), group));
-            if group == result.len() {
-                result.push(groups.meta(group), &mut empty);
-            }
-            let (counts, valid, _) = result.row_mut(group);
-            counts[step] += 1.0;
-            set_bit(valid, step);
+            counts.count(group, step);
+        }
+        for (step, histogram) in &rows.histograms[row] {
+            pace.step(1)?;
+            let group = counts.group(&meta.labels, &histogram.to_string())?;
+            counts.count(group, *step as usize);
         }
     }
-    Ok(result)
+    Ok(counts.rows)
+}
+
+/// The counts so far: a row for each group and value.
+struct ValueCounts<'a> {
+    grouping: Grouping,
+    label: &'a str,
+    groups: Ordinals,
+    rows: Rows,
+    empty: RowBuffer,
+    key: Vec<u8>,
+    memory: Growing<'a>,
+}
+
+impl ValueCounts<'_> {
+    /// The row of a value of a series.
+    fn group(&mut self, labels: &Labels, value: &str) -> Result<usize, QueryError> {
+        let labels = label_edit::with(labels, self.label, value);
+        self.grouping.write_key(&SeriesMeta { labels, drop_name: false }, &mut self.key);
+        let group = self.groups.get(&self.key);
+        if group == self.rows.len() {
+            self.memory.to(self.rows.bytes_of(group + 1))?;
+            self.rows.push(self.groups.meta(group), &mut self.empty);
+        }
+        Ok(group)
+    }
+
+    fn count(&mut self, group: usize, step: usize) {
+        let (counts, valid, _) = self.rows.row_mut(group);
+        counts[step] += 1.0;
+        set_bit(valid, step);
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 use crate::exec::rows::{RowBuffer, words};
 use crate::exec::window::Bounds;
+use crate::functions::FunctionId;
 use crate::plan::View;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,17 @@ pub(crate) enum RateKind {
     Rate,
     Increase,
     Delta,
+}
+
+impl RateKind {
+    pub(crate) fn of(function: FunctionId) -> Option<RateKind> {
+        match function {
+            FunctionId::Rate => Some(RateKind::Rate),
+            FunctionId::Increase => Some(RateKind::Increase),
+            FunctionId::Delta => Some(RateKind::Delta),
+            _ => None,
+        }
+    }
 }
 
 /// The part of a step's result that does not depend on values; times in seconds.
@@ -67,6 +79,17 @@ impl RateSteps {
                 }
                 end_ms = end_ms.wrapping_add(view.times.step_ms);
             }
+        }
+    }
+}
+
+impl RateSteps {
+    /// By what the increase from a first value is multiplied.
+    pub(crate) fn factor_of(&self, step: usize, kind: RateKind, first: f64, increase: f64) -> f64 {
+        let step = &self.steps[step];
+        match kind {
+            RateKind::Delta => step.factor,
+            _ => counter_factor(kind, self, step, first, increase),
         }
     }
 }
@@ -260,8 +283,8 @@ mod tests {
 
     #[test]
     fn results_equal_the_plain_loop_bit_for_bit() {
+        use crate::exec::series::Series;
         use crate::exec::window::{WindowCall, WindowScratch, evaluate};
-        use crate::functions::FunctionId;
         use crate::plan::{Grid, Times};
         use icecore_storage::metrics::sample::Samples;
 
@@ -296,18 +319,17 @@ mod tests {
                 let grid = Grid { start_ms: 0, step_ms: 7_000, steps: 150 };
                 let call = WindowCall {
                     id,
-                    name: "",
                     view,
                     extension: None,
                     grid,
                     parameters: &[],
                     span: Default::default(),
-                    call_span: Default::default(),
                 };
                 let mut row = RowBuffer::default();
                 crate::exec::with_test_session(|session| {
                     let mut scratch = WindowScratch::default();
-                    evaluate(&call, "x", &samples, &mut scratch, &mut row, session).unwrap();
+                    let mut series = Series::stored(samples.clone());
+                    evaluate(&call, "x", &mut series, &mut scratch, &mut row, session).unwrap();
                 });
                 for step in 0..150 {
                     let end_ms = view.times.at(step);

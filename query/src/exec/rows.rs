@@ -13,10 +13,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::histogram::Histogram;
 
 use crate::engine::QueryError;
 use crate::exec::label_edit;
+use crate::histogram::FloatHistogram;
 
 /// A row's series.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,7 +27,17 @@ pub(crate) struct SeriesMeta {
 }
 
 /// Histograms of one row by step, ascending.
-pub(crate) type HistogramPoints = Vec<(u32, Arc<Histogram>)>;
+pub(crate) type HistogramPoints = Vec<(u32, Arc<FloatHistogram>)>;
+
+/// What histograms cost, in samples.
+pub(crate) fn histogram_cost(points: &HistogramPoints) -> u64 {
+    points.iter().map(|(_, histogram)| histogram.size_in_samples()).sum()
+}
+
+/// Memory of histograms and of the list of them, about.
+fn histogram_bytes(points: &HistogramPoints) -> u64 {
+    16 * (points.len() as u64 + histogram_cost(points))
+}
 
 /// Words of a bitmap over `steps`.
 pub(crate) fn words(steps: usize) -> usize {
@@ -108,14 +118,37 @@ impl RowBuffer {
         set_bit(&mut self.valid, step);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.histograms.is_empty() && self.valid.iter().all(|word| *word == 0)
+    pub(crate) fn has_floats(&self) -> bool {
+        self.valid.iter().any(|word| *word != 0)
     }
 
-    pub(crate) fn points(&self) -> u64 {
-        count_bits(&self.valid) + self.histograms.len() as u64
+    pub(crate) fn is_empty(&self) -> bool {
+        self.histograms.is_empty() && !self.has_floats()
+    }
+
+    /// What it costs to hold, in samples.
+    pub(crate) fn cost(&self) -> u64 {
+        count_bits(&self.valid) + histogram_cost(&self.histograms)
+    }
+
+    /// Memory of the row with its meta, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let words = self.values.len() + self.valid.len();
+        (words * 8 + ROW_BYTES) as u64 + histogram_bytes(&self.histograms)
+    }
+
+    /// What the point of one step costs.
+    pub(crate) fn cost_at(&self, step: usize) -> u64 {
+        let at = self.histograms.binary_search_by_key(&(step as u32), |(at, _)| *at);
+        match at {
+            Ok(at) => self.histograms[at].1.size_in_samples(),
+            Err(_) => u64::from(bit(&self.valid, step)),
+        }
     }
 }
+
+/// What a row takes besides cells and the bytes of its labels.
+const ROW_BYTES: usize = size_of::<SeriesMeta>() + size_of::<HistogramPoints>() + 16;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
@@ -186,10 +219,23 @@ impl Rows {
         self.histograms.push(other.histograms[row].clone());
     }
 
-    /// Points, floats and histograms alike.
-    pub(crate) fn points(&self) -> u64 {
-        count_bits(&self.valid)
-            + self.histograms.iter().map(|points| points.len() as u64).sum::<u64>()
+    /// Memory of `rows` rows without histograms and labels.
+    pub(crate) fn bytes_of(&self, rows: usize) -> u64 {
+        (rows * (8 * (self.steps + words(self.steps)) + ROW_BYTES)) as u64
+    }
+
+    /// Memory, about; labels are mostly those of series and counted there.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes_of(self.len()) + self.histograms.iter().map(histogram_bytes).sum::<u64>()
+    }
+
+    /// What they cost to hold, in samples.
+    pub(crate) fn cost(&self) -> u64 {
+        count_bits(&self.valid) + self.histograms.iter().map(histogram_cost).sum::<u64>()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.valid.iter().all(|word| *word == 0) && !self.has_histograms()
     }
 
     /// The steps at which the row has a float or a histogram, into `bitmap`.

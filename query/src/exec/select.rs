@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use icecore_storage::metrics::sample::{STALE_NAN_BITS, Samples, is_stale_nan};
+use icecore_storage::metrics::sample::{STALE_NAN_BITS, Samples};
 
-use crate::exec::rows::{RowBuffer, set_bit, words};
+use crate::exec::rows::{RowBuffer, bit, clear_bit, set_bit, words};
+use crate::exec::series::Series;
 use crate::plan::View;
 
 /// The sample of each step.
@@ -56,21 +57,22 @@ pub(crate) enum Emit {
     Value,
     /// `timestamp()` over a selector: the sample's own time in seconds.
     Timestamp,
+    /// The same of floats, while histograms stay what they are.
+    InfoTimestamp,
     /// `start_timestamp()` over a selector: when the sample's counter started, in seconds.
     StartTimestamp,
-    /// The same as `Timestamp` of floats, while histograms stay what they are.
-    InfoTimestamp,
 }
 
-/// Fills `row` from the samples of one series; returns how many samples were looked at.
+/// Fills `row` from the samples of one series; returns what it cost to look at them, in samples.
 pub(crate) fn select(
     view: View,
     emit: Emit,
-    samples: &Samples,
+    series: &mut Series,
     picks: &mut Picks,
     row: &mut RowBuffer,
 ) -> u64 {
     row.reset(view.times.steps);
+    let samples = &series.samples;
     if samples.is_empty() {
         return 0;
     }
@@ -91,11 +93,10 @@ pub(crate) fn select(
             }
         }
     }
-    let keeps_histograms = matches!(emit, Emit::Value | Emit::InfoTimestamp);
-    if keeps_histograms && !samples.histograms.is_empty() {
-        take_histograms(picks, samples, row);
+    if matches!(emit, Emit::Value | Emit::InfoTimestamp) {
+        take_histograms(picks, series, row);
     }
-    row.points()
+    row.cost()
 }
 
 /// Values at the picks; stale markers are absent.
@@ -118,21 +119,21 @@ fn gather(picks: &Picks, values: &[f64], row: &mut RowBuffer) {
 }
 
 /// Moves steps whose sample is a histogram from the floats to the histograms.
-fn take_histograms(picks: &Picks, samples: &Samples, row: &mut RowBuffer) {
+fn take_histograms(picks: &Picks, series: &mut Series, row: &mut RowBuffer) {
+    if !series.has_histograms() {
+        return;
+    }
     let mut shared: Option<(u32, Arc<_>)> = None;
     for step in 0..picks.index.len() {
-        if !super::rows::bit(&row.valid, step) {
-            continue;
-        }
         let index = picks.index[step];
-        let Some(histogram) = samples.histogram(index as usize) else { continue };
-        super::rows::clear_bit(&mut row.valid, step);
-        if is_stale_nan(histogram.sum) {
+        if !bit(&row.valid, step) {
             continue;
         }
+        let Ok(at) = series.histogram_rows().binary_search(&index) else { continue };
+        clear_bit(&mut row.valid, step);
         let point = match &shared {
             Some((known, point)) if *known == index => Arc::clone(point),
-            _ => Arc::new(histogram.clone()),
+            _ => series.histogram(at),
         };
         shared = Some((index, Arc::clone(&point)));
         row.histograms.push((step as u32, point));
@@ -147,9 +148,10 @@ mod tests {
     use crate::plan::Times;
 
     fn selected(samples: &Samples, times: Times, lookback_ms: i64) -> Vec<Option<f64>> {
+        let mut series = Series::stored(samples.clone());
         let mut row = RowBuffer::default();
         let view = View { times, window_ms: lookback_ms };
-        select(view, Emit::Value, samples, &mut Picks::default(), &mut row);
+        select(view, Emit::Value, &mut series, &mut Picks::default(), &mut row);
         (0..times.steps)
             .map(|step| super::super::rows::bit(&row.valid, step).then_some(row.values[step]))
             .collect()

@@ -7,14 +7,20 @@
 //! Follows `extrapolatedRate`, `isStartTimestampReset` and `checkStartTimeOverlap` of Prometheus's
 //! promql/functions.go.
 
+use std::sync::Arc;
+
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 
 use crate::engine::QueryError;
+use crate::exec::Session;
+use crate::exec::histogram_rate::{self, Notes};
 use crate::exec::rate::{RateKind, seconds};
 use crate::exec::rows::RowBuffer;
+use crate::exec::series::Series;
 use crate::exec::window::{Bounds, WindowCall, account};
-use crate::exec::{Session, histograms_unsupported};
 use crate::functions::FunctionId;
+use crate::histogram::FloatHistogram;
+use crate::value::Point;
 
 /// Whether a function looks at start timestamps.
 pub(crate) fn concerns(id: FunctionId) -> bool {
@@ -63,14 +69,12 @@ pub(crate) struct Scratch {
 pub(crate) fn evaluate(
     call: &WindowCall<'_>,
     metric: &str,
-    samples: &Samples,
+    series: &mut Series,
     scratch: &mut Scratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
-    if !samples.histograms.is_empty() {
-        return Err(histograms_unsupported(session, call.name, call.call_span));
-    }
+    let samples = &series.samples;
     let Scratch { times, rows, bounds } = scratch;
     let alive = samples.values.iter().enumerate().filter(|(_, value)| !is_stale_nan(**value));
     rows.clear();
@@ -78,14 +82,25 @@ pub(crate) fn evaluate(
     times.clear();
     times.extend(rows.iter().map(|index| samples.timestamps[*index as usize]));
     bounds.update(times, call.view.times, call.view.window_ms);
-    account(session.budget, bounds)?;
+    account(session, bounds, |at| series.cost(rows[at]))?;
     for step in 0..call.view.times.steps {
-        let window = Window { samples, rows: &rows[bounds.window(step)] };
-        if window.rows.is_empty() {
+        let rows = &rows[bounds.window(step)];
+        if rows.is_empty() {
             continue;
         }
         let end_ms = call.view.times.at(step);
         let edges = (end_ms.saturating_sub(call.view.window_ms), end_ms);
+        if rows.iter().any(|row| series.is_histogram(*row)) {
+            let samples = rows.iter().map(|row| sample_of(series, *row)).collect::<Vec<_>>();
+            let notes = &mut Notes { metric, span: call.span, session };
+            match with_histograms(call.id, &samples, edges, notes) {
+                Some(Point::Float(value)) => row.set(step, value),
+                Some(Point::Histogram(value)) => row.histograms.push((step as u32, value)),
+                None => {}
+            }
+            continue;
+        }
+        let window = Window { samples: &series.samples, rows };
         let value = match call.id {
             FunctionId::Resets => Some(window.resets()),
             FunctionId::Irate => window.irate(),
@@ -147,7 +162,7 @@ impl Window<'_> {
     }
 
     /// `rate` or `increase`.
-    fn increase(&self, kind: RateKind, (start_ms, end_ms): (i64, i64)) -> Option<f64> {
+    fn increase(&self, kind: RateKind, edges: (i64, i64)) -> Option<f64> {
         let last = self.rows.len() - 1;
         let ((oldest, first_value), (newest, last_value)) = (self.sample(0), self.sample(last));
         let mut rise = last_value - first_value;
@@ -156,36 +171,149 @@ impl Window<'_> {
                 rise += before;
             }
         }
-        let milliseconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1000.0;
-        let mut interval = milliseconds(oldest.time_ms, newest.time_ms);
-        let average_gap = if last == 0 { 0.0 } else { interval / last as f64 };
-        let limited = |to_edge: f64| {
-            if to_edge >= average_gap * 1.1 { average_gap / 2.0 } else { to_edge }
-        };
-        let starts_inside =
-            oldest.start_ms != 0 && oldest.start_ms > start_ms && oldest.start_ms < oldest.time_ms;
-        let mut to_start = 0.0;
-        if starts_inside {
-            interval = milliseconds(oldest.start_ms, newest.time_ms);
+        if oldest.starts_inside(edges) {
             rise += first_value;
-        } else if last == 0 {
-            return None;
-        } else {
-            to_start = limited(milliseconds(start_ms, oldest.time_ms));
-            if rise > 0.0 && first_value >= 0.0 {
-                to_start = to_start.min(interval * (first_value / rise));
-            }
         }
-        let to_end = limited(milliseconds(newest.time_ms, end_ms));
-        let mut factor = 1.0;
-        if interval != 0.0 {
-            factor = (interval + to_start + to_end) / interval;
-        }
-        if kind == RateKind::Rate {
-            factor /= seconds(end_ms.saturating_sub(start_ms));
-        }
+        let factor = factor(kind, edges, (oldest, newest, last), (first_value, rise))?;
         Some(rise * factor)
     }
+}
+
+impl Started {
+    /// Whether it counts from zero since a time inside of the window.
+    fn starts_inside(self, (start_ms, _): (i64, i64)) -> bool {
+        self.start_ms != 0 && self.start_ms > start_ms && self.start_ms < self.time_ms
+    }
+}
+
+/// By what a rise is multiplied: what lies between the samples and the edges is extrapolated, but
+/// not before the start of a counter that started inside. `gaps` are one less than the samples.
+fn factor(
+    kind: RateKind,
+    (start_ms, end_ms): (i64, i64),
+    (oldest, newest, gaps): (Started, Started, usize),
+    (first_value, rise): (f64, f64),
+) -> Option<f64> {
+    let milliseconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1000.0;
+    let mut interval = milliseconds(oldest.time_ms, newest.time_ms);
+    let average_gap = if gaps == 0 { 0.0 } else { interval / gaps as f64 };
+    let limited =
+        |to_edge: f64| if to_edge >= average_gap * 1.1 { average_gap / 2.0 } else { to_edge };
+    let mut to_start = 0.0;
+    if oldest.starts_inside((start_ms, end_ms)) {
+        interval = milliseconds(oldest.start_ms, newest.time_ms);
+    } else if gaps == 0 {
+        return None;
+    } else {
+        to_start = limited(milliseconds(start_ms, oldest.time_ms));
+        if rise > 0.0 && first_value >= 0.0 {
+            to_start = to_start.min(interval * (first_value / rise));
+        }
+    }
+    let to_end = limited(milliseconds(newest.time_ms, end_ms));
+    let mut factor = 1.0;
+    if interval != 0.0 {
+        factor = (interval + to_start + to_end) / interval;
+    }
+    if kind == RateKind::Rate {
+        factor /= seconds(end_ms.saturating_sub(start_ms));
+    }
+    Some(factor)
+}
+
+fn sample_of(series: &mut Series, row: u32) -> (Started, Point) {
+    let samples = &series.samples;
+    let started = Started {
+        time_ms: samples.timestamps[row as usize],
+        start_ms: samples.start_timestamps[row as usize],
+    };
+    let value = samples.values[row as usize];
+    let point = series.histogram_of_row(row).map_or(Point::Float(value), Point::Histogram);
+    (started, point)
+}
+
+/// The result of a window that has histograms, perhaps beside floats.
+fn with_histograms(
+    id: FunctionId,
+    samples: &[(Started, Point)],
+    edges: (i64, i64),
+    notes: &mut Notes<'_, '_>,
+) -> Option<Point> {
+    match id {
+        FunctionId::Resets => {
+            let is_reset = |pair: &&[(Started, Point)]| {
+                pair[1].0.is_reset_since(pair[0].0)
+                    || match (&pair[0].1, &pair[1].1) {
+                        (Point::Float(before), Point::Float(after)) => after < before,
+                        (Point::Histogram(before), Point::Histogram(after)) => {
+                            after.detect_reset(before)
+                        }
+                        _ => true,
+                    }
+            };
+            Some(Point::Float(samples.windows(2).filter(is_reset).count() as f64))
+        }
+        FunctionId::Irate => {
+            let [(old, before), (new, after)] = samples.last_chunk()?;
+            let has_restarted = new.is_reset_since(*old);
+            match (before, after) {
+                (Point::Float(before), Point::Float(after)) => {
+                    let rise =
+                        if has_restarted || after < before { *after } else { after - before };
+                    let elapsed = new.time_ms.saturating_sub(old.time_ms) as f64 / 1000.0;
+                    Some(Point::Float(rise / elapsed))
+                }
+                (Point::Histogram(before), Point::Histogram(after)) => {
+                    let (before, after) = ((old.time_ms, &**before), (new.time_ms, &**after));
+                    let rate = histogram_rate::per_second(before, after, has_restarted, notes);
+                    rate.map(|rate| Point::Histogram(Arc::new(rate)))
+                }
+                _ => {
+                    notes.mixed_with_floats();
+                    None
+                }
+            }
+        }
+        id => {
+            let histogram = |(started, point): &(Started, Point)| match point {
+                Point::Histogram(histogram) => Some((*started, Arc::clone(histogram))),
+                Point::Float(_) => None,
+            };
+            let Some(points) = samples.iter().map(histogram).collect::<Option<Vec<_>>>() else {
+                notes.mixed_with_floats();
+                return None;
+            };
+            let kind = if id == FunctionId::Rate { RateKind::Rate } else { RateKind::Increase };
+            let increase = increase_of_histograms(kind, points, edges, notes);
+            increase.map(|increase| Point::Histogram(Arc::new(increase)))
+        }
+    }
+}
+
+/// `rate` or `increase` of histograms.
+fn increase_of_histograms(
+    kind: RateKind,
+    points: Vec<(Started, Arc<FloatHistogram>)>,
+    edges: (i64, i64),
+    notes: &mut Notes<'_, '_>,
+) -> Option<FloatHistogram> {
+    let (starts, points): (Vec<Started>, Vec<_>) = points.into_iter().unzip();
+    let (first, gaps) = (&points[0], points.len() - 1);
+    let mut increase = FloatHistogram::empty(first.schema.clone());
+    if gaps > 0 {
+        increase = histogram_rate::counter_increase(&points, &starts, notes)?;
+    }
+    let ends = (starts[0], starts[gaps], gaps);
+    let factor = factor(kind, edges, ends, (first.count, increase.count))?;
+    if starts[0].starts_inside(edges) {
+        if gaps == 0 {
+            increase = FloatHistogram::clone(first);
+        } else if !notes.add(&mut increase, first) {
+            return None;
+        }
+    }
+    increase.scale(factor);
+    Some(increase)
 }
 
 #[cfg(test)]

@@ -36,6 +36,11 @@ impl Drop for Helper {
     }
 }
 
+/// Threads that may work on one query.
+pub(crate) fn threads() -> usize {
+    rayon::current_num_threads().max(1)
+}
+
 /// Computes the pieces `0..pieces` and folds their results in this order. The first error of `fold`
 /// ends the work.
 pub(crate) fn compute<T: Send, S: Default, E>(
@@ -43,7 +48,7 @@ pub(crate) fn compute<T: Send, S: Default, E>(
     piece: impl Fn(usize, &mut S) -> T + Sync,
     mut fold: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
-    let wave = rayon::current_num_threads() * PIECES_PER_THREAD;
+    let wave = threads() * PIECES_PER_THREAD;
     let mut scratch = S::default();
     let mut before: Vec<T> = Vec::new();
     for start in (0..pieces).step_by(wave) {

@@ -14,6 +14,12 @@ pub fn float_general(value: f64) -> String {
     shown(value, |digits, out| digits.push_within(out, -4..6))
 }
 
+/// `%g` with a decimal point in it, as OpenMetrics writes floats.
+pub fn float_with_point(value: f64) -> String {
+    let text = float_general(value);
+    if value.is_finite() && !text.contains(['.', 'e']) { text + ".0" } else { text }
+}
+
 /// Appends what the API has for a sample's value: Go's `'f', -1`, but with an exponent below 1e-6
 /// and from 1e21 on.
 pub fn push_api_float(out: &mut Vec<u8>, value: f64) {

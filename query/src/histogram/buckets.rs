@@ -165,7 +165,8 @@ impl Buckets {
         loop {
             let index = match (first.peek().copied(), second.peek().copied()) {
                 (Some((a, index)), Some((b, other_index))) if index == other_index => {
-                    (first.next(), second.next());
+                    first.next();
+                    second.next();
                     place(Place::Both(a, b));
                     index
                 }

@@ -19,6 +19,7 @@ mod custom_bounds;
 mod kahan_mean;
 mod kahan_sum;
 mod reset;
+mod statistics;
 mod text;
 mod trim;
 mod zero_bucket;
@@ -32,6 +33,7 @@ pub use bucket::Bucket;
 pub use buckets::Buckets;
 pub use kahan_mean::KahanMean;
 pub use kahan_sum::KahanSum;
+pub(crate) use statistics::NanEffect;
 pub use trim::Side;
 
 /// Where buckets begin and end.
@@ -107,6 +109,20 @@ impl FloatHistogram {
             reset_hint: stored.reset_hint,
             positive: Buckets::new(stored.positive_spans.clone(), positive),
             negative: Buckets::new(stored.negative_spans.clone(), negative),
+        }
+    }
+
+    /// The same without buckets and bounds: only count and sum, and which kind of schema it had.
+    pub(crate) fn statistics(&self) -> FloatHistogram {
+        let schema = match self.schema {
+            Schema::Exponential(_) => Schema::Exponential(0),
+            Schema::Custom(_) => Schema::Custom(Arc::default()),
+        };
+        FloatHistogram {
+            count: self.count,
+            sum: self.sum,
+            reset_hint: self.reset_hint,
+            ..FloatHistogram::empty(schema)
         }
     }
 

@@ -14,10 +14,14 @@ impl FloatHistogram {
     /// Gauges are compared like counters; it is for the caller to warn about them.
     pub fn detect_reset(&self, previous: &FloatHistogram) -> bool {
         match self.reset_hint {
-            ResetHint::Reset => return true,
-            ResetHint::NotReset => return false,
-            ResetHint::Unknown | ResetHint::Gauge => {}
+            ResetHint::Reset => true,
+            ResetHint::NotReset => false,
+            ResetHint::Unknown | ResetHint::Gauge => self.counts_decreased(previous),
         }
+    }
+
+    /// [`Self::detect_reset`] without regard to what the sender said.
+    pub(crate) fn counts_decreased(&self, previous: &FloatHistogram) -> bool {
         if self.count < previous.count {
             return true;
         }

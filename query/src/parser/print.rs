@@ -330,6 +330,10 @@ mod tests {
         check("a - ignoring() c", "a - c");
         check("a and on() c", "a and on () c");
         check("a > bool fill(0) b", "a > bool fill (0) b");
+        check("a + fill_right(0x10) fill_left(16) b", "a + fill (16) b");
+        check("a + fill(Inf) b", "a + fill (+Inf) b");
+        // NaN differs from itself.
+        check("a + fill(NaN) b", "a + fill_left (NaN) fill_right (NaN) b");
         check("a*on(x)group_right(y)fill_right(-1e6)fill_left(2)b", {
             "a * on (x) group_right (y) fill_left (2) fill_right (-1e+06) b"
         });

@@ -16,12 +16,14 @@ pub(crate) mod duration;
 pub(crate) mod extension;
 pub(crate) mod info;
 mod invariance;
+mod statistics;
 
 use std::collections::HashSet;
 
 use icecore_storage::time::TimeRange;
 
 use crate::engine::{EngineOptions, QueryError};
+use crate::exec::Counted;
 use crate::functions::FunctionId;
 use crate::parser::ast::{
     Aggregate, AggregateOp, At, Expr, Modifiers, NodeId, NodeKind, ValueType,
@@ -111,6 +113,8 @@ pub(crate) struct PlanNode {
     pub(crate) grid: Grid,
     /// The value is repeated to so many steps.
     pub(crate) repeat: Option<usize>,
+    /// How the samples count that the node looks at.
+    pub(crate) counted: Counted,
     pub(crate) fused: bool,
     /// Of selectors and subqueries, and of `info()`: where it looks at its info series.
     pub(crate) view: Option<View>,
@@ -118,6 +122,8 @@ pub(crate) struct PlanNode {
     pub(crate) extension: Option<Extension>,
     /// Of vector selectors and of `info()`: which of the selections is theirs.
     pub(crate) selection: Option<usize>,
+    /// Of histograms, only count and sum are needed.
+    pub(crate) statistics_only: bool,
 }
 
 #[derive(Debug)]
@@ -157,10 +163,12 @@ impl<'e> Plan<'e> {
             value_type: ValueType::Scalar,
             grid,
             repeat: None,
+            counted: Counted::EachStep,
             fused: false,
             view: None,
             extension: None,
             selection: None,
+            statistics_only: false,
         };
         let nodes = vec![blank; expr.nodes.len()];
         let selections = Vec::new();
@@ -169,8 +177,13 @@ impl<'e> Plan<'e> {
         plan.set_types();
         let wraps = invariance::wraps(&plan);
         plan.set_grids(&wraps, options)?;
+        plan.set_counted();
         plan.fuse();
         plan.select()?;
+        let statistics_only = statistics::only(&plan);
+        for (node, only) in plan.nodes.iter_mut().zip(statistics_only) {
+            node.statistics_only = only;
+        }
         Ok(plan)
     }
 
@@ -276,6 +289,27 @@ impl<'e> Plan<'e> {
             }
         }
         Ok(())
+    }
+
+    /// Hands down from the root for which steps samples count.
+    fn set_counted(&mut self) {
+        let root = self.strip(self.expr.root);
+        for id in self.ids().rev() {
+            let node = self.node(id);
+            let counted = match (node.counted, node.repeat) {
+                (Counted::EachStep, Some(steps)) => Counted::EveryStep(steps),
+                (counted, _) => counted,
+            };
+            self.node_mut(id).counted = counted;
+            let below = match self.kind(id) {
+                NodeKind::Subquery(_) if id == root => Counted::Together,
+                NodeKind::Subquery(_) => Counted::Never,
+                _ => counted,
+            };
+            for child in self.kind(id).children() {
+                self.node_mut(child).counted = below;
+            }
+        }
     }
 
     /// Gives a node its grid: the whole of `grid`, or its first step if its value is repeated.

@@ -20,6 +20,8 @@ pub(crate) struct Grammar {
     pub(crate) extended_selectors: bool,
     /// Native histograms and functions over them.
     pub(crate) natives: bool,
+    /// `info`, `limitk`, `limit_ratio` and the fill modifiers.
+    pub(crate) gated: bool,
 }
 
 impl Grammar {
@@ -32,6 +34,7 @@ impl Grammar {
         time: true,
         extended_selectors: false,
         natives: false,
+        gated: false,
     };
 }
 
@@ -76,13 +79,20 @@ impl Writer<'_> {
             true => "sizes",
             false => self.choices.pick(&METRICS),
         };
-        let matcher = match self.choices.below(8) {
+        let matcher = match self.choices.below(16) {
             1 => "job=\"api\"",
             2 => "job!=\"api\"",
             3 => "instance=~\"host-[0-2]\"",
             4 => "code!~\"2..\"",
             5 => "le=~\"0.1|.Inf\"",
             6 => "job=~\".+\",instance!=\"host-1\"",
+            8 => "instance=~`host-\\d`,job!~\"d.\"",
+            9 => "job=~\"(?i)API|(web)\"",
+            10 => "instance!~\".*-[[:digit:]]|x*\"",
+            11 => "code=~\"(2|5)0{2}|\"",
+            12 => "le!~`0\\.\\d|\\+Inf`",
+            13 => "instance=~\".+-(0|2|4)\"",
+            14 => "nothing=~\"|a\",job=~\"a.*i|.*b\"",
             7 => return format!("{{__name__=~\"{metric}|up\",job=~\"a.*|db\"}}"),
             _ => return metric.to_owned(),
         };
@@ -171,6 +181,14 @@ impl Writer<'_> {
             1 => format!(" without ({labels})"),
             _ => format!(" by ({labels})"),
         };
+        if self.grammar.gated && self.choices.once_in(6) {
+            return match self.choices.below(3) {
+                // Which series come first is up to where they are; how many there are is not.
+                0 => format!("count{grouping} (limitk{grouping} (2, {operand}))"),
+                1 => format!("limit_ratio(0.6, {operand})"),
+                _ => format!("limit_ratio(-0.3, {operand})"),
+            };
+        }
         match self.choices.below(12) {
             9 => format!("quantile{grouping} (0.75, {operand})"),
             10 => format!("count_values{grouping} (\"value\", {operand})"),
@@ -210,13 +228,15 @@ impl Writer<'_> {
             let function = self.choices.pick(&["sum", "max", "avg"]);
             format!("{function} by (job, instance) ({operand})")
         });
+        const FILLS: [&str; 4] = ["fill (0)", "fill_left (-1)", "fill_right (2)", ""];
+        let fill = if self.grammar.gated { self.choices.pick(&FILLS) } else { "" };
         match self.choices.below(4) {
-            0 => format!("{left} {operator} {right}"),
-            1 => format!("{left} {operator} on (instance) {right}"),
-            2 => format!("{left} {operator} ignoring (job) {right}"),
+            0 => format!("{left} {operator} {fill} {right}"),
+            1 => format!("{left} {operator} on (instance) {fill} {right}"),
+            2 => format!("{left} {operator} ignoring (job) {fill} {right}"),
             _ => {
                 let many = self.choices.pick(&["requests_total", "latency_seconds_bucket"]);
-                format!("{many} {operator} on (job, instance) group_left () {right}")
+                format!("{many} {operator} on (job, instance) group_left () {fill} {right}")
             }
         }
     }
@@ -232,8 +252,26 @@ impl Writer<'_> {
     fn function(&mut self, depth: u32) -> String {
         const FUNCTIONS: [&str; 10] =
             ["abs", "ceil", "sgn", "exp", "ln", "sqrt", "atan", "floor", "deg", "hour"];
+        const OTHERS: [&str; 12] = [
+            "log2",
+            "log10",
+            "cos",
+            "tanh",
+            "rad",
+            "minute",
+            "day_of_week",
+            "days_in_month",
+            "year",
+            "sort",
+            "absent",
+            "asin",
+        ];
         let operand = self.vector(depth);
-        match self.choices.below(16) {
+        if self.grammar.gated && self.choices.once_in(8) {
+            let labels = self.choices.pick(&["", ",version=~\"1.0\"", ",version=~\".*\""]);
+            return format!("info({operand}, {{__name__=\"build_info\"{labels}}})");
+        }
+        match self.choices.below(20) {
             10 => format!("clamp({operand}, -1, 30)"),
             11 => format!("round({operand}, 0.5)"),
             12 => {
@@ -243,6 +281,9 @@ impl Writer<'_> {
             14 => format!("-({operand})"),
             15 if self.grammar.time => format!("timestamp({operand})"),
             15 => format!("absent({operand})"),
+            16 => format!("clamp_min({operand}, {})", self.scalar()),
+            17 => format!("clamp_max({operand}, {})", self.scalar()),
+            18 | 19 => format!("{}({operand})", self.choices.pick(&OTHERS)),
             9 if self.grammar.natives => {
                 let function = self.choices.pick(&["count", "sum", "avg", "stddev"]);
                 format!("histogram_{function}({operand})")

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use icecore_query::histogram::{Buckets, FloatHistogram};
 use icecore_query::value::{MatrixSeries, Point, Value as Answered, VectorSample};
-use icecore_storage::metrics::histogram::{Counts, Histogram, Span};
+use icecore_storage::metrics::histogram::Histogram;
 use icecore_storage::metrics::sample::is_stale_nan;
 
 use crate::expect::Expected;
@@ -148,48 +149,20 @@ fn almost_equal(a: f64, b: f64) -> bool {
 }
 
 /// Equal buckets, whatever the spans that list them: empty ones do not count.
-fn same_histogram(a: &Histogram, b: &Histogram) -> bool {
-    let same_buckets = |a: Vec<(i32, f64)>, b: Vec<(i32, f64)>| {
-        let equal = |((a, x), (b, y)): (&(i32, f64), &(i32, f64))| a == b && almost_equal(*x, *y);
-        a.len() == b.len() && a.iter().zip(&b).all(equal)
+fn same_histogram(wanted: &Histogram, actual: &FloatHistogram) -> bool {
+    let wanted = FloatHistogram::from_stored(wanted, None).compacted();
+    let actual = actual.clone().compacted();
+    let same_buckets = |a: &Buckets, b: &Buckets| {
+        a.iter().map(|(index, _)| index).eq(b.iter().map(|(index, _)| index))
+            && a.counts().iter().zip(b.counts()).all(|(a, b)| almost_equal(*a, *b))
     };
-    let (a_count, a_zero, a_positive, a_negative) = floats(a);
-    let (b_count, b_zero, b_positive, b_negative) = floats(b);
-    a.schema == b.schema
-        && a.custom_values == b.custom_values
-        && a.zero_threshold == b.zero_threshold
-        && almost_equal(a.sum, b.sum)
-        && almost_equal(a_count, b_count)
-        && almost_equal(a_zero, b_zero)
-        && same_buckets(a_positive, b_positive)
-        && same_buckets(a_negative, b_negative)
-}
-
-type Buckets = Vec<(i32, f64)>;
-
-/// Count, count of the zero bucket, and the other buckets by index.
-fn floats(histogram: &Histogram) -> (f64, f64, Buckets, Buckets) {
-    let (count, zero, positive, negative) = match &histogram.counts {
-        Counts::Float { count, zero_count, positive, negative } => {
-            (*count, *zero_count, positive.clone(), negative.clone())
-        }
-        Counts::Integer { count, zero_count, positive, negative } => {
-            let floats = |counts: &[u64]| counts.iter().map(|n| *n as f64).collect();
-            (*count as f64, *zero_count as f64, floats(positive), floats(negative))
-        }
-    };
-    let by_index = |spans: &[Span], counts: Vec<f64>| -> Buckets {
-        let mut next = 0;
-        let mut indices = Vec::new();
-        for span in spans {
-            next += span.offset;
-            indices.extend((next..).take(span.length as usize));
-            next += span.length as i32;
-        }
-        indices.into_iter().zip(counts).filter(|(_, n)| *n != 0.0).collect()
-    };
-    let positive = by_index(&histogram.positive_spans, positive);
-    (count, zero, positive, by_index(&histogram.negative_spans, negative))
+    wanted.schema == actual.schema
+        && wanted.zero_threshold == actual.zero_threshold
+        && almost_equal(wanted.sum, actual.sum)
+        && almost_equal(wanted.count, actual.count)
+        && almost_equal(wanted.zero_count, actual.zero_count)
+        && same_buckets(&wanted.positive, &actual.positive)
+        && same_buckets(&wanted.negative, &actual.negative)
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a `load` command brings: series and their samples, with start timestamps where given.
 
+use crate::classic::converted;
 use crate::series::{Series, StartTimestamps, Value, parse_series};
 use crate::stores::{self, Sample};
 
@@ -7,14 +8,12 @@ use crate::stores::{self, Sample};
 pub(crate) struct Load {
     /// Each series once, samples ascending in time.
     pub(crate) series: Vec<stores::Series>,
-    /// Classic histograms become native ones as well.
-    #[expect(dead_code, reason = "conversion needs sums of native histograms")]
-    pub(crate) converts: bool,
 }
 
 impl Load {
+    /// With `converts`, classic histograms become native ones as well.
     pub(crate) fn parse(step_ms: i64, converts: bool, lines: &[&str]) -> Result<Load, String> {
-        let mut load = Load { series: Vec::new(), converts };
+        let mut load = Load { series: Vec::new() };
         let mut default = Vec::new();
         let mut pending: Option<StartTimestamps> = None;
         for line in lines {
@@ -41,9 +40,11 @@ impl Load {
             load.set(series, step_ms, &offsets);
         }
         match pending {
-            Some(_) => Err("@st line has no following sample line".into()),
-            None => Ok(load),
+            Some(_) => return Err("@st line has no following sample line".into()),
+            None if converts => load.series.extend(converted(&load.series)?),
+            None => {}
         }
+        Ok(load)
     }
 
     /// Adds a series; one that was there is replaced.

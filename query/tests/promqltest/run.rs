@@ -31,6 +31,7 @@ pub(crate) fn run<S: Store>(script: &Script) -> Report {
     let engine = Engine::new(EngineOptions {
         delayed_name_removal: script.delayed_name_removal,
         use_start_timestamps: script.use_start_timestamps,
+        type_and_unit_labels: script.type_and_unit_labels,
         max_samples: SAMPLES_MAX,
         ..EngineOptions::default()
     });

@@ -16,6 +16,8 @@ pub(crate) struct Script {
     pub(crate) delayed_name_removal: bool,
     /// Used, unless the script says `# option: ignore start timestamps`.
     pub(crate) use_start_timestamps: bool,
+    /// Off, unless the script says `# option: type and unit labels`.
+    pub(crate) type_and_unit_labels: bool,
     pub(crate) commands: Vec<Command>,
 }
 
@@ -37,8 +39,12 @@ pub(crate) struct Eval {
 impl Script {
     /// What cannot be read is an error with its line.
     pub(crate) fn parse(text: &str) -> Result<Script, String> {
-        let mut script =
-            Script { delayed_name_removal: true, use_start_timestamps: true, commands: Vec::new() };
+        let mut script = Script {
+            delayed_name_removal: true,
+            use_start_timestamps: true,
+            type_and_unit_labels: false,
+            commands: Vec::new(),
+        };
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let mut at = 0;
         while at < lines.len() {
@@ -78,6 +84,7 @@ impl Script {
             _ if !self.commands.is_empty() => return Err("options come first".into()),
             "immediate name removal" => self.delayed_name_removal = false,
             "ignore start timestamps" => self.use_start_timestamps = false,
+            "type and unit labels" => self.type_and_unit_labels = true,
             _ => return Err(format!("unknown option: {option}")),
         }
         Ok(())

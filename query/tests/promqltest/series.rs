@@ -3,13 +3,14 @@
 //! Values are `_` (none), `stale`, numbers and histograms; `xN` repeats, `a+bxN` and `a-bxN` count
 //! up and down. A line `labels@st offsets` gives start timestamps to the samples of the next line.
 
+use icecore_query::histogram::FloatHistogram;
 use icecore_query::parser;
 use icecore_storage::labels::Labels;
 use icecore_storage::matcher::MatchOp;
 use icecore_storage::metrics::histogram::Histogram;
 use icecore_storage::metrics::sample::stale_nan;
 
-use crate::histogram::take_histogram;
+use crate::histogram::{stored, take_histogram};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
@@ -232,20 +233,22 @@ pub(crate) fn number_prefix(text: &str) -> Option<(f64, &str)> {
 
 fn take_histograms<'a>(text: &'a str, values: &mut Vec<Option<Value>>) -> Option<&'a str> {
     let (start, rest) = take_histogram(text)?;
-    let (delta, sign, rest) = if rest.starts_with("+{{") || rest.starts_with("-{{") {
-        let sign = if rest.starts_with('-') { -1.0 } else { 1.0 };
-        let (delta, rest) = take_histogram(&rest[1..])?;
-        (Some(delta), sign, rest)
+    let (delta, subtract, rest) = if rest.starts_with("+{{") || rest.starts_with("-{{") {
+        let (delta, after) = take_histogram(&rest[1..])?;
+        (Some(delta), rest.starts_with('-'), after)
     } else {
-        (None, 1.0, rest)
+        (None, false, rest)
     };
     let hint_written = delta.as_ref().unwrap_or(&start).hint_written;
     let (count, rest) = repetitions(rest, 1, 1)?;
-    let mut current = start;
+    let mut histogram = start.build();
+    let delta = delta.map(|delta| FloatHistogram::from_stored(&delta.build(), None));
     for _ in 0..count {
-        values.push(Some(Value::Histogram { histogram: current.build(), hint_written }));
+        values.push(Some(Value::Histogram { histogram: histogram.clone(), hint_written }));
         if let Some(delta) = &delta {
-            current.add(delta, sign);
+            let mut sum = FloatHistogram::from_stored(&histogram, None);
+            if subtract { sum.sub(delta) } else { sum.add(delta) }.ok()?;
+            histogram = stored(&sum);
         }
     }
     Some(rest)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use icecore_storage::db::{Options, Progress};
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
-use icecore_storage::metrics::batch::{Batch, HistogramRow};
+use icecore_storage::metrics::batch::{Batch, HistogramRow, StartTimestampRow};
 use icecore_storage::{Db, Snapshot};
 
 use super::{Sample, Series, Store, Value};
@@ -54,14 +54,19 @@ impl Database {
         for (labels, samples) in series {
             batch.push_series(labels);
             for sample in samples.iter().filter(|sample| wanted(labels, sample)) {
-                let timestamp = sample.timestamp;
+                let Sample { timestamp, start_timestamp, .. } = *sample;
+                let series = batch.series.len() as u32 - 1;
+                if start_timestamp != 0 {
+                    let row = StartTimestampRow { series, timestamp, start_timestamp };
+                    batch.start_timestamps.push(row);
+                }
                 match &sample.value {
                     Value::Float(value) => {
                         batch.timestamps.push(timestamp);
                         batch.values.push(*value);
                     }
                     Value::Histogram(histogram) => batch.histograms.push(HistogramRow {
-                        series: batch.series.len() as u32 - 1,
+                        series,
                         timestamp,
                         histogram: histogram.clone(),
                     }),

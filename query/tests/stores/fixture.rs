@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::sample::Samples;
 
@@ -44,7 +44,11 @@ impl Store for Fixture {
 impl Source for &Fixture {
     type Series = usize;
 
-    fn select(&self, selections: &[Selection]) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
+    fn select(
+        &self,
+        selections: &[Selection],
+        _: &mut Charge<'_>,
+    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
         let of = |selection: &Selection| {
             let matches = |labels: &Labels| {
                 selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))

@@ -6,7 +6,7 @@ pub(crate) mod fixture;
 
 use icecore_query::engine::{Answer, Engine, QueryError, QueryOptions};
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::{SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::Histogram;
 use icecore_storage::metrics::sample::Samples;
@@ -69,8 +69,9 @@ impl<S: Source> Source for Sorted<S> {
     fn select(
         &self,
         selections: &[Selection],
+        charge: &mut Charge<'_>,
     ) -> Result<Vec<SelectedSeries<S::Series>>, SourceError> {
-        let mut selected = self.0.select(selections)?;
+        let mut selected = self.0.select(selections, charge)?;
         selected.iter_mut().for_each(|series| series.sort_by(|a, b| a.0.cmp(&b.0)));
         Ok(selected)
     }

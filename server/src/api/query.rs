@@ -42,6 +42,8 @@ struct Question {
     limit: Option<usize>,
     /// Whether the answer shall say what it cost, if it is not empty.
     stats: String,
+    /// Whether the result cache is left alone, as with VictoriaMetrics.
+    bypasses_cache: bool,
 }
 
 pub(crate) async fn instant(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
@@ -91,6 +93,7 @@ impl Question {
             lookback_ms: params.lookback_ms()?,
             text: params.query(&app.config)?.to_owned(),
             stats: params.get("stats").to_owned(),
+            bypasses_cache: matches!(params.get("nocache"), "1" | "true"),
             grid,
             limit,
         })
@@ -128,6 +131,10 @@ async fn evaluate(
     let own = app.config.engine.timeout;
     let deadline = asked + question.timeout.map_or(own, |timeout| timeout.min(own));
     let db = Arc::clone(app.db()?);
+    let Ok(place) = Arc::clone(&app.gates.query_queue).try_acquire_owned() else {
+        let error = "too many queries are waiting for others to end";
+        return Err(ApiError::new(ErrorKind::Unavailable, error));
+    };
     let permit = tokio::time::timeout_at(deadline.into(), enter(&app.gates.queries));
     let Ok(permit) = permit.await else {
         return Err(ApiError::new(ErrorKind::Timeout, "query timed out in query queue"));
@@ -138,11 +145,14 @@ async fn evaluate(
         lookback_ms: question.lookback_ms,
         deadline: Some(deadline),
         cancelled: Arc::clone(&cancelled.0),
+        per_step_stats: question.stats == "all",
     };
     let worker = Arc::clone(app);
     let work = blocking(move || {
-        let _permit = permit;
-        let answer = run(&worker, &db.snapshot(), &question, &options)?;
+        let _permits = (permit, place);
+        let answer = run(&worker, &db.snapshot(), &question, &options).inspect_err(|error| {
+            worker.counters.query.count_failure(error.kind());
+        })?;
         worker.counters.query.samples.add(answer.stats.total_queryable_samples);
         worker.counters.query.series.add(answer.stats.series_fetched);
         let times =
@@ -163,8 +173,15 @@ fn run(
     let expr = parse(text, app.config.parser)?;
     let answer = match question.grid {
         Grid::At { time_ms } => app.engine.instant(snapshot, text, &expr, time_ms, options),
-        Grid::Range { start_ms, end_ms, step_ms } => {
+        // What a query costs is not said of a part of it.
+        Grid::Range { start_ms, end_ms, step_ms }
+            if question.bypasses_cache || !question.stats.is_empty() =>
+        {
             app.engine.range(snapshot, text, &expr, start_ms, end_ms, step_ms, options)
+        }
+        Grid::Range { start_ms, end_ms, step_ms } => {
+            let (cache, engine) = (&app.result_cache, &app.engine);
+            cache.range(engine, snapshot, text, &expr, start_ms, end_ms, step_ms, options)
         }
     };
     // What the engine finds wrong with the query itself is wrong with that parameter.
@@ -197,7 +214,12 @@ fn respond(mut answer: Answer, question: &Question, times: Option<QueryTimes>) -
         notes.add_truncated();
     }
     let mut rows = ResultRows::new(answer.value, times.map(|times| (times, answer.stats)));
-    reply::stream(notes, move |out| rows.push(out))
+    let memory = answer.memory;
+    reply::stream(notes, move |out| {
+        // Held until the last piece is written or nobody wants it.
+        let _ = &memory;
+        rows.push(out)
+    })
 }
 
 /// Cuts off the series above `limit`; whether there were any.

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use icecore_query::engine::QueryStats;
+use icecore_query::histogram::FloatHistogram;
 use icecore_query::value::{MatrixSeries, Point, Value};
-use icecore_storage::metrics::histogram::Histogram;
 
 use crate::http::histogram_json::push_histogram;
 use crate::http::json::{push_float, push_labels, push_string, push_timestamp};
@@ -168,7 +168,7 @@ fn push_float_point(out: &mut Vec<u8>, timestamp: i64, value: f64) {
     out.push(b']');
 }
 
-fn push_histogram_point(out: &mut Vec<u8>, timestamp: i64, histogram: &Histogram) {
+fn push_histogram_point(out: &mut Vec<u8>, timestamp: i64, histogram: &FloatHistogram) {
     out.push(b'[');
     push_timestamp(out, timestamp);
     out.push(b',');
@@ -181,9 +181,21 @@ fn push_stats(out: &mut Vec<u8>, times: &QueryTimes, stats: &QueryStats) {
     let (queued, total) = (times.queued.as_secs_f64(), times.total.as_secs_f64());
     let evaluation = total - queued;
     let text = format!(
-        r#","stats":{{"timings":{{"evalTotalTime":{evaluation},"resultSortTime":0,"queryPreparationTime":0,"innerEvalTime":{evaluation},"execQueueTime":{queued},"execTotalTime":{total}}},"samples":{{"totalQueryableSamples":{},"peakSamples":{}}}}}"#,
-        stats.total_queryable_samples, stats.peak_samples,
+        r#","stats":{{"timings":{{"evalTotalTime":{evaluation},"resultSortTime":0,"queryPreparationTime":0,"innerEvalTime":{evaluation},"execQueueTime":{queued},"execTotalTime":{total}}},"samples":{{"#,
     );
+    out.extend_from_slice(text.as_bytes());
+    if !stats.samples_per_step.is_empty() {
+        out.extend_from_slice(br#""totalQueryableSamplesPerStep":"#);
+        for (index, (timestamp, samples)) in stats.samples_per_step.iter().enumerate() {
+            out.push(if index == 0 { b'[' } else { b',' });
+            out.push(b'[');
+            push_timestamp(out, *timestamp);
+            out.extend_from_slice(format!(",{samples}]").as_bytes());
+        }
+        out.extend_from_slice(b"],");
+    }
+    let (total, peak) = (stats.total_queryable_samples, stats.peak_samples);
+    let text = format!(r#""totalQueryableSamples":{total},"peakSamples":{peak}}}}}"#);
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -191,9 +203,9 @@ fn push_stats(out: &mut Vec<u8>, times: &QueryTimes, stats: &QueryStats) {
 mod tests {
     use std::sync::Arc;
 
+    use icecore_query::histogram::Schema;
     use icecore_query::value::VectorSample;
     use icecore_storage::labels::Labels;
-    use icecore_storage::metrics::histogram::{Counts, ResetHint};
 
     use super::*;
 
@@ -208,17 +220,9 @@ mod tests {
         Labels::from_pairs([("__name__", "up"), ("job", "a\"b")]).unwrap()
     }
 
-    fn histogram() -> Arc<Histogram> {
-        Arc::new(Histogram {
-            schema: 0,
-            zero_threshold: 0.0,
-            sum: 1.5,
-            reset_hint: ResetHint::Unknown,
-            positive_spans: vec![],
-            negative_spans: vec![],
-            counts: Counts::Integer { count: 2, zero_count: 0, positive: vec![], negative: vec![] },
-            custom_values: vec![],
-        })
+    fn histogram() -> Arc<FloatHistogram> {
+        let empty = FloatHistogram::empty(Schema::Exponential(0));
+        Arc::new(FloatHistogram { count: 2.0, sum: 1.5, ..empty })
     }
 
     #[test]
@@ -286,12 +290,19 @@ mod tests {
     fn stats_come_after_the_result() {
         let times =
             QueryTimes { queued: Duration::from_millis(500), total: Duration::from_millis(2_000) };
-        let stats = QueryStats { total_queryable_samples: 7, peak_samples: 3, series_fetched: 1 };
+        let stats = QueryStats {
+            total_queryable_samples: 7,
+            samples_per_step: vec![(1500, 3), (2000, 4)],
+            peak_samples: 3,
+            series_fetched: 1,
+        };
         let mut rows = ResultRows::new(Value::Vector(vec![]), Some((times, stats)));
         let mut out = Vec::new();
         while rows.push(&mut out) {}
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(json["stats"]["samples"]["totalQueryableSamples"], 7);
+        let samples = &json["stats"]["samples"];
+        assert_eq!(samples["totalQueryableSamples"], 7);
+        assert_eq!(samples["totalQueryableSamplesPerStep"][0], serde_json::json!([1.5, 3]));
         assert_eq!(json["stats"]["timings"]["evalTotalTime"], 1.5);
     }
 }

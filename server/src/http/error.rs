@@ -19,6 +19,8 @@ pub(crate) enum ErrorKind {
     Canceled,
     Internal,
     NotFound,
+    /// Too much is asked at a time.
+    Unavailable,
     /// The database is being opened or closed: a plain 503, no envelope.
     NotReady {
         stopping: bool,
@@ -45,6 +47,10 @@ impl ApiError {
         ApiError::bad_data(format!("invalid parameter {name:?}: {message}"))
     }
 
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -53,7 +59,9 @@ impl ApiError {
         match self.kind {
             ErrorKind::BadData => StatusCode::BAD_REQUEST,
             ErrorKind::Execution => StatusCode::UNPROCESSABLE_ENTITY,
-            ErrorKind::Timeout | ErrorKind::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Timeout | ErrorKind::Unavailable | ErrorKind::NotReady { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             // nginx's "client closed request"; nobody is left to read it but a proxy's log.
             ErrorKind::Canceled => StatusCode::from_u16(499).expect("499 is a status"),
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -69,7 +77,7 @@ impl ApiError {
             ErrorKind::Canceled => "canceled",
             ErrorKind::Internal => "internal",
             ErrorKind::NotFound => "not_found",
-            ErrorKind::NotReady { .. } => "unavailable",
+            ErrorKind::Unavailable | ErrorKind::NotReady { .. } => "unavailable",
         }
     }
 }

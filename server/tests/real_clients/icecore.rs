@@ -31,7 +31,11 @@ impl Icecore {
     }
 
     pub(crate) fn start_on(data: &Path, address: &str) -> Icecore {
-        let (mut process, log_folder) = Icecore::spawn(data, address);
+        Icecore::start_with(data, address, &[])
+    }
+
+    pub(crate) fn start_with(data: &Path, address: &str, flags: &[&str]) -> Icecore {
+        let (mut process, log_folder) = Icecore::spawn(data, address, flags);
         let address = wait_for("icecore", START_TIMEOUT, || {
             let log = process.log();
             if let Some(status) = process.ended() {
@@ -45,17 +49,18 @@ impl Icecore {
 
     /// Starts it where it should refuse to run; its status and what it said.
     pub(crate) fn refused(data: &Path) -> (bool, String) {
-        let (mut process, _log_folder) = Icecore::spawn(data, "127.0.0.1:0");
+        let (mut process, _log_folder) = Icecore::spawn(data, "127.0.0.1:0", &[]);
         let status = wait_for("icecore to refuse", START_TIMEOUT, || process.ended());
         (status.success(), process.log())
     }
 
-    fn spawn(data: &Path, address: &str) -> (Process, TempDir) {
+    fn spawn(data: &Path, address: &str, flags: &[&str]) -> (Process, TempDir) {
         let folder = TempDir::new().unwrap();
-        let arguments = [
+        let mut arguments = vec![
             format!("--storage.path={}", data.display()),
             format!("--web.listen-address={address}"),
         ];
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = folder.path().join("icecore.log");
         (Process::start(env!("CARGO_BIN_EXE_icecore"), &arguments, &log), folder)
     }

@@ -2,6 +2,8 @@
 //!
 //! - `comparison`: Debian's Prometheus and vmagent scrape Debian's node exporter and write here;
 //!   Prometheus and Icecore then answer the same queries alike.
+//! - `random_queries`: Debian's Prometheus and Icecore have the same samples and answer thousands of
+//!   generated queries alike.
 //! - `crash`: killed in the middle of writing, again and again.
 //! - `bad_input`: bodies and queries that mean harm.
 //! - `data_directory`: a full disk, and a second process on the same directory.
@@ -21,6 +23,9 @@ mod client;
 #[expect(dead_code, reason = "the tests of the API use all of it")]
 mod write_request;
 
+#[path = "../../../query/tests/generate/mod.rs"]
+mod generate;
+
 mod answers;
 mod bad_input;
 mod comparison;
@@ -28,3 +33,4 @@ mod crash;
 mod data_directory;
 mod icecore;
 mod process;
+mod random_queries;

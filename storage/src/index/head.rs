@@ -138,6 +138,11 @@ impl HeadIndex {
         }
     }
 
+    /// The series that have a label, whatever its value; `None` if none has.
+    pub fn with_label(&self, name: &str) -> Option<&RoaringBitmap> {
+        self.entry(name).map(|entry| &entry.series).filter(|series| !series.is_empty())
+    }
+
     /// The labels of a series in canonical order; none if there is no such series.
     pub fn pairs(&self, id: u32) -> impl Iterator<Item = (&str, &str)> {
         self.rows.get(id).map(|number| {
@@ -224,15 +229,24 @@ impl HeadIndex {
         self.pairs.len() as u64
     }
 
-    /// The greatest contributors, at most `limit` of each kind.
-    pub fn cardinality(&self, limit: usize) -> Cardinality {
-        let series_of = |id: PairId| self.pairs.get(id).payload.len();
+    /// The greatest contributors, at most `limit` of each kind. Series with the label `hidden` do
+    /// not count.
+    pub fn cardinality(&self, limit: usize, hidden: &str) -> Cardinality {
+        let hidden_series = self.with_label(hidden);
+        let series_of = |id: PairId| match hidden_series {
+            Some(series) => self.pairs.get(id).payload.len_without(series),
+            None => self.pairs.get(id).payload.len(),
+        };
         let metrics = self.entry(METRIC_NAME).into_iter().flat_map(|entry| &entry.values);
-        let names = || self.pairs.names().map(|(id, name)| (name, &self.names[id as usize]));
+        let names = || {
+            let names = self.pairs.names().filter(|(_, name)| *name != hidden);
+            names.map(|(id, name)| (name, &self.names[id as usize]))
+        };
         let value_bytes = |entry: &NameEntry| {
             entry.values.iter().map(|(value, id)| value.len() as u64 * series_of(*id)).sum()
         };
-        let pair_series = self.pairs.ids().map(|id| (id, series_of(id)));
+        let is_shown = |id: &PairId| self.pairs.name(self.pairs.get(*id).name) != hidden;
+        let pair_series = self.pairs.ids().filter(is_shown).map(|id| (id, series_of(id)));
         let pair_text = |id: PairId| {
             let pair = self.pairs.get(id);
             format!("{}={}", self.pairs.name(pair.name), pair.value)
@@ -442,7 +456,10 @@ mod tests {
         let mut series: Series =
             (0..10).map(|i| labels(format!("m{}", i % 3), format!("p{i}"))).collect();
         series.push(Labels::empty());
-        let found = index_of(&series).cardinality(2);
+        let mut hidden = series[0].to_builder();
+        hidden.set("hidden", "h");
+        series.push(hidden.build().unwrap());
+        let found = index_of(&series).cardinality(2, "hidden");
         let of = |list: &[(&str, u64)]| -> Vec<(String, u64)> {
             list.iter().map(|(text, count)| ((*text).to_owned(), *count)).collect()
         };

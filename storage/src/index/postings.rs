@@ -80,6 +80,16 @@ impl Postings {
         }
     }
 
+    /// How many of them are not in `ids`.
+    pub(super) fn len_without(&self, ids: &RoaringBitmap) -> u64 {
+        let count = |others: &[u32]| others.iter().filter(|id| !ids.contains(**id)).count() as u64;
+        match self {
+            Postings::One(id) => count(&[*id]),
+            Postings::Few(few) => count(few),
+            Postings::Bitmap(bitmap) => bitmap.len() - bitmap.intersection_len(ids),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -304,6 +304,11 @@ impl SealedIndex {
         select::select(self, matchers)
     }
 
+    /// The series that have a label, whatever its value; `None` if none has.
+    pub fn with_label(&self, name: &str) -> Result<Option<RoaringBitmap>, Damage> {
+        self.dictionary.name(name).map(|name| self.bitmap(name.series)).transpose()
+    }
+
     /// The series that have a label of this value.
     pub fn postings(&self, name: &str, value: &str) -> Result<RoaringBitmap, Damage> {
         let Some(name) = self.dictionary.name(name) else { return Ok(RoaringBitmap::new()) };

@@ -35,6 +35,16 @@ pub struct HistogramRow {
     pub histogram: Histogram,
 }
 
+/// When the counter of a sample started, for a sample or histogram of the same batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartTimestampRow {
+    /// Index into [`Batch::series`].
+    pub series: u32,
+    pub timestamp: i64,
+    /// In ms, not 0: that is what an unknown one reads as.
+    pub start_timestamp: i64,
+}
+
 /// A measured value with labels that say where it came from, for example a trace id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exemplar {
@@ -114,6 +124,7 @@ pub struct Batch {
     pub timestamps: Vec<i64>,
     pub values: Vec<f64>,
     pub histograms: Vec<HistogramRow>,
+    pub start_timestamps: Vec<StartTimestampRow>,
     pub exemplars: Vec<ExemplarRow>,
     pub metadata: Vec<Metadata>,
     /// Where the source's own log stood after these rows, for example a Kafka offset; stored.
@@ -132,6 +143,7 @@ impl Batch {
             timestamps: Vec::new(),
             values: Vec::new(),
             histograms: Vec::new(),
+            start_timestamps: Vec::new(),
             exemplars: Vec::new(),
             metadata: Vec::new(),
             source_offset: None,
@@ -145,6 +157,7 @@ impl Batch {
         self.timestamps.clear();
         self.values.clear();
         self.histograms.clear();
+        self.start_timestamps.clear();
         self.exemplars.clear();
         self.metadata.clear();
         self.source_offset = None;

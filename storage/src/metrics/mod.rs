@@ -4,6 +4,7 @@ pub mod batch;
 pub mod block;
 pub mod checkpoint;
 pub mod chunk;
+pub(crate) mod companion;
 pub(crate) mod head;
 pub mod histogram;
 pub mod sample;

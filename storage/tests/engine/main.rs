@@ -11,4 +11,5 @@ mod faults;
 mod machine;
 mod model;
 mod oracle;
+mod start_timestamps;
 mod upkeep;

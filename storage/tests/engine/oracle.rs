@@ -9,7 +9,7 @@ use icecore_storage::disk::Disk;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{
-    Batch, Exemplar, ExemplarRow, HistogramRow, Metadata, MetricKind,
+    Batch, Exemplar, ExemplarRow, HistogramRow, Metadata, MetricKind, StartTimestampRow,
 };
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint, Span};
 use icecore_storage::metrics::sample::{Samples, float_order};
@@ -47,11 +47,12 @@ impl Stored {
     }
 }
 
-/// Everything that was acknowledged: samples by series and time, exemplars (series, time, labels,
-/// bits of the value), metadata by family.
+/// Everything that was acknowledged: samples by series and time, start timestamps likewise,
+/// exemplars (series, time, labels, bits of the value), metadata by family.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Oracle {
     pub(crate) rows: BTreeMap<(String, i64), Stored>,
+    pub(crate) start_timestamps: BTreeMap<(String, i64), i64>,
     pub(crate) exemplars: BTreeSet<(String, i64, String, u64)>,
     pub(crate) metadata: BTreeMap<String, (u8, String)>,
 }
@@ -63,6 +64,11 @@ impl Oracle {
         let old = self.rows.entry((name.clone(), row.timestamp)).or_insert(new.clone());
         if new.replaces(old) {
             *old = new;
+        }
+        if let Some(start) = row.start_timestamp {
+            let key = (name.clone(), row.timestamp);
+            let known = self.start_timestamps.entry(key).or_insert(start);
+            *known = start.max(*known);
         }
         self.exemplars.extend(row.exemplar.as_ref().map(|one| exemplar_key(&name, one)));
         self.push_metadata(row);
@@ -94,6 +100,9 @@ impl Oracle {
                     let stored = Stored::of(samples.values[row], samples.histogram(row));
                     let old = oracle.rows.insert((name.clone(), *timestamp), stored);
                     assert_eq!(old, None, "each sample once");
+                    let start = samples.start_timestamps.get(row).filter(|start| **start != 0);
+                    let key = (name.clone(), *timestamp);
+                    oracle.start_timestamps.extend(start.map(|start| (key, *start)));
                 }
             }
         }
@@ -112,8 +121,11 @@ impl Oracle {
     pub(crate) fn from(&self, start_ms: i64) -> Oracle {
         let rows = self.rows.iter().filter(|((_, timestamp), _)| *timestamp >= start_ms);
         let exemplars = self.exemplars.iter().filter(|(_, timestamp, ..)| *timestamp >= start_ms);
+        let starts = self.start_timestamps.iter();
+        let starts = starts.filter(|((_, timestamp), _)| *timestamp >= start_ms);
         Oracle {
             rows: rows.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            start_timestamps: starts.map(|(key, start)| (key.clone(), *start)).collect(),
             exemplars: exemplars.cloned().collect(),
             metadata: self.metadata.clone(),
         }
@@ -132,13 +144,22 @@ pub(crate) struct Row {
     pub(crate) value: f64,
     /// Instead of the value.
     pub(crate) histogram: Option<Histogram>,
+    pub(crate) start_timestamp: Option<i64>,
     pub(crate) exemplar: Option<Exemplar>,
     pub(crate) metadata: Option<Metadata>,
 }
 
 impl Row {
     pub(crate) fn float(labels: Labels, timestamp: i64, value: f64) -> Row {
-        Row { labels, timestamp, value, histogram: None, exemplar: None, metadata: None }
+        Row {
+            labels,
+            timestamp,
+            value,
+            histogram: None,
+            start_timestamp: None,
+            exemplar: None,
+            metadata: None,
+        }
     }
 
     pub(crate) fn histogram(labels: Labels, timestamp: i64, histogram: Histogram) -> Row {
@@ -200,6 +221,12 @@ pub(crate) fn batch(rows: &[Row]) -> Batch {
                     batch.values.push(row.value);
                 }
             }
+            let row_of_start = |start_timestamp| StartTimestampRow {
+                series,
+                timestamp: row.timestamp,
+                start_timestamp,
+            };
+            batch.start_timestamps.extend(row.start_timestamp.map(row_of_start));
             let exemplar = row.exemplar.clone();
             batch.exemplars.extend(exemplar.map(|exemplar| ExemplarRow { series, exemplar }));
             batch.metadata.extend(row.metadata.clone());
@@ -245,8 +272,8 @@ pub(crate) fn time_of(round: usize) -> i64 {
 }
 
 /// What is written in one round: a sample of every series, now and then late ones, a conflict, and
-/// a series that comes and goes; histograms, a series that changes between them and floats,
-/// exemplars and metadata.
+/// a series that comes and goes; histograms, a series that changes between them and floats, start
+/// timestamps, exemplars and metadata.
 pub(crate) fn round(round: usize) -> Vec<Row> {
     let now = time_of(round);
     let value = |series: usize, timestamp: i64| (timestamp / 1000 % 9973) as f64 + series as f64;
@@ -258,6 +285,10 @@ pub(crate) fn round(round: usize) -> Vec<Row> {
         0 => float(6, now),
         _ => Row::histogram(labels(6), now, histogram(7 * round as i64)),
     });
+    // Counters that say when they started: of floats, of histograms, one that only sometimes does.
+    rows[3].start_timestamp = Some(time_of(round - round % 10) - 1);
+    rows[5].start_timestamp = Some(now - STEP_MS);
+    rows[6].start_timestamp = (!round.is_multiple_of(3)).then_some(-now);
     if round.is_multiple_of(2) {
         let trace = Labels::from_pairs([("trace_id", format!("{round:x}"))]).unwrap();
         let (timestamp, value) = (now - 40_000 * (round as i64 % 3), round as f64 / 3.0);
@@ -271,7 +302,7 @@ pub(crate) fn round(round: usize) -> Vec<Row> {
     }
     if round % 4 == 3 {
         let timestamp = now - 3 * STEP_MS - 1000;
-        rows.push(float(1, timestamp));
+        rows.push(Row { start_timestamp: Some(timestamp - 5), ..float(1, timestamp) });
         // A late histogram, in the place of a float where there is one.
         let timestamp = now - 2 * STEP_MS;
         rows.push(Row::histogram(labels(6), timestamp, histogram(-3 * round as i64)));

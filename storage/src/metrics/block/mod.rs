@@ -203,6 +203,11 @@ impl Block {
         self.index.select(matchers).map_err(|damage| self.index_damage(damage))
     }
 
+    /// The series that have a label, whatever its value; `None` if none has.
+    pub(crate) fn with_label(&self, name: &str) -> Result<Option<RoaringBitmap>> {
+        self.index.with_label(name).map_err(|damage| self.index_damage(damage))
+    }
+
     /// The labels of these series, ids ascending.
     pub(crate) fn visit_labels(
         &self,
@@ -276,19 +281,23 @@ impl Block {
                 &own[..]
             }
         };
-        if times.len() != head.count || times.is_empty() {
+        let (Some(first), Some(last)) = (times.first(), times.last()) else {
+            return Err(corrupt());
+        };
+        if times.len() != head.count {
             return Err(corrupt());
         }
-        let start = times.partition_point(|time| *time < range.start_ms);
-        let end = times.partition_point(|time| *time <= range.end_ms);
-        if start >= end {
+        if !TimeRange::new(*first, *last).overlaps(range) {
             return Ok(());
         }
         if head.flags & CHUNK_HISTOGRAMS == 0 {
+            let start = times.partition_point(|time| *time < range.start_ms);
+            let end = times.partition_point(|time| *time <= range.end_ms);
             decimal::decode_rows(values, head.count, start..end, &mut into.values)
                 .ok_or_else(corrupt)?;
             into.timestamps.extend_from_slice(&times[start..end]);
         } else {
+            // Whole: whether a histogram goes on from the one before it is told by that one.
             let decoded = histograms::decode(values, head.count).ok_or_else(corrupt)?;
             for (time, histogram) in times.iter().zip(decoded) {
                 into.push_histogram(*time, histogram);

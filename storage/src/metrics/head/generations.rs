@@ -136,7 +136,7 @@ mod tests {
         noted.note(20 * MINUTE_MS);
         let changes = [minutes(6, 8), minutes(20, 20)];
         assert_eq!(noted.changes_since(before, TimeRange::ALL), changes);
-        assert_eq!(noted.changes_since(before, minutes(8, 8)), [minutes(6, 8)]);
+        assert_eq!(noted.changes_since(before, minutes(8, 8)), [minutes(8, 8)]);
         assert_eq!(noted.changes_since(before, minutes(9, 19)), []);
         assert_eq!(noted.changes_since(before - 1, minutes(0, 5)), [minutes(5, 5)]);
     }

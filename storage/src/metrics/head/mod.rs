@@ -22,6 +22,7 @@ use crate::index::head::HeadIndex;
 use crate::labels::{Labels, SeriesIdentity};
 use crate::limits::Limits;
 use crate::metrics::batch::{Batch, Exemplar, Metadata, Refusals};
+use crate::metrics::companion::{self, CompanionIds};
 use crate::metrics::head::columns::TimestampColumns;
 use crate::metrics::head::generations::Generations;
 use crate::metrics::head::keys::Keys;
@@ -53,6 +54,7 @@ pub(crate) struct Head {
     free: Vec<u32>,
     by_key: Keys,
     by_identity: HashTable<u32>,
+    companions: CompanionIds,
     pub(crate) columns: TimestampColumns,
     exemplars: VecDeque<HeadExemplar>,
     next_exemplar: u64,
@@ -136,13 +138,19 @@ pub(crate) struct Decided {
     pub(crate) record: BatchRecord,
     pub(crate) refused: Refusals,
     pub(crate) new_series: u64,
+    /// Rows of the record that are start timestamps.
+    pub(crate) start_timestamps: u64,
 }
 
 impl Head {
     /// Sorts out a batch: which series it names, creating new ones, and which rows are accepted.
     pub(crate) fn decide(&mut self, batch: &Batch, limits: &Limits, age: AcceptedAge) -> Decided {
-        let mut decided =
-            Decided { record: BatchRecord::default(), refused: Refusals::default(), new_series: 0 };
+        let mut decided = Decided {
+            record: BatchRecord::default(),
+            refused: Refusals::default(),
+            new_series: 0,
+            start_timestamps: 0,
+        };
         let ids = self.resolve(batch, limits, age, &mut decided);
         decided.record.source_offset = batch.source_offset;
         self.decide_samples(batch, &ids, age, &mut decided);
@@ -165,6 +173,7 @@ impl Head {
                 decided.record.exemplars.push((id, row.exemplar.clone()));
             }
         }
+        self.decide_start_timestamps(batch, &ids, age, &mut decided);
         let mut changed: HashSet<&str> = HashSet::new();
         for metadata in &batch.metadata {
             let known = self.metadata.get(&metadata.family);
@@ -272,6 +281,38 @@ impl Head {
                 decided.refused.add(refused, describe);
             }
         }
+    }
+
+    /// Start timestamps become samples of companions; those of refused samples are left out.
+    fn decide_start_timestamps(
+        &mut self,
+        batch: &Batch,
+        ids: &[u32],
+        age: AcceptedAge,
+        decided: &mut Decided,
+    ) {
+        for row in &batch.start_timestamps {
+            let id = ids[row.series as usize];
+            if id == REFUSED || !age.range.contains(row.timestamp) {
+                continue;
+            }
+            let companion = self.companion(id);
+            decided.record.references.push(companion);
+            decided.record.timestamps.push(row.timestamp);
+            decided.record.values.push(row.start_timestamp as f64);
+            decided.start_timestamps += 1;
+        }
+    }
+
+    /// The series of a series' start timestamps, which is made if there is none.
+    fn companion(&mut self, id: u32) -> u32 {
+        if let Some(companion) = self.companions.get(id) {
+            return companion;
+        }
+        let labels = companion::labels_of_companion(&self.index.labels(id));
+        let (companion, _) = self.find_or_create(&labels);
+        self.companions.insert(id, companion);
+        companion
     }
 
     /// Names the write of `sequence` on every series it touches and returns the labels that
@@ -437,6 +478,7 @@ impl Head {
         }
         let places = &self.places;
         self.by_key.retain(|id| places[id as usize].in_use);
+        self.companions.retain(|id| places[id as usize].in_use);
         idle.len() as u64
     }
 

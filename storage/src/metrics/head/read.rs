@@ -27,6 +27,8 @@ pub(crate) struct HeadCopy {
     /// the tail's values.
     values: Vec<u8>,
     times: Vec<TimesCopy>,
+    /// What they take, decoded too.
+    times_bytes: usize,
     by_token: HashMap<u64, u32>,
     /// What the timestamps of the series at hand are put together from; its hash is the token.
     parts: Vec<u8>,
@@ -78,6 +80,7 @@ impl HeadCopy {
             range,
             values: Vec::new(),
             times: Vec::new(),
+            times_bytes: 0,
             by_token: HashMap::new(),
             parts: Vec::new(),
             last: (Vec::new(), 0),
@@ -170,21 +173,29 @@ impl HeadCopy {
                 tail: Vec::new(),
                 decoded: OnceLock::new(),
             };
+            let mut rows = tail_rows;
             let mut entries = Entries::new(series.packed());
             while let Some((window, entry)) = entries.next() {
                 if let Entry::Floats { count, times, .. } = entry
                     && is_in_range(window, times, self.range, columns)
                 {
+                    rows += usize::from(count);
                     push_piece(&mut copy.columns, count, columns.bytes_of(times));
                 }
             }
             let tail_times = tail.offsets[..tail_rows].iter();
             copy.tail.extend(tail_times.map(|offset| tail.start + i64::from(*offset)));
+            self.times_bytes += size_of::<TimesCopy>() + copy.columns.len() + rows * 8;
             self.times.push(copy);
         }
         std::mem::swap(&mut self.parts, &mut self.last.0);
         self.last.1 = place;
         place
+    }
+
+    /// Bytes that all its series share.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.values.len() + self.times_bytes
     }
 
     /// Appends the samples of a series to `into`, ascending; `None` if bytes are not what they
@@ -221,6 +232,16 @@ impl HeadCopy {
         into.values
             .extend(tail[wanted].iter().map(|bits| f64::from_bits(u64::from_le_bytes(*bits))));
         (into.values.len() == into.timestamps.len()).then_some(())
+    }
+}
+
+impl ReadView {
+    /// Bytes of its own, about.
+    pub(crate) fn bytes_held(&self) -> usize {
+        match self {
+            ReadView::Floats(_) => 0,
+            ReadView::Whole(view) => view.bytes_held(),
+        }
     }
 }
 

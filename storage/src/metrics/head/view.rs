@@ -55,6 +55,13 @@ impl SeriesView {
         Some(())
     }
 
+    /// Approximate, in bytes.
+    pub(crate) fn bytes_held(&self) -> usize {
+        let columns = self.columns.iter().map(|(_, bytes)| bytes.len() + 24).sum::<usize>();
+        let samples = 16 * (self.tail.len() + self.late.len());
+        size_of::<SeriesView>() + self.packed.len() + columns + samples
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.packed.is_empty() && self.tail.is_empty() && self.late.is_empty()
     }
