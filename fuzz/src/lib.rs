@@ -7,7 +7,13 @@
 //!
 //! Targets of codecs take their row count from the first two bytes.
 
+mod evaluation;
+#[path = "../../query/tests/generate/mod.rs"]
+mod generate;
+
 use std::sync::Arc;
+
+pub use evaluation::{evaluation, generated_query};
 
 use bytes::Bytes;
 use icecore_ingest::{Encoding, remote_write as remote_write_1};
@@ -31,7 +37,7 @@ use icecore_storage::wal::record::BatchRecord;
 /// A target and its name, which is that of its folder in `seeds/`.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     ("remote_write", remote_write),
     ("decimal", decimal),
     ("timestamps", timestamps),
@@ -41,6 +47,8 @@ pub const TARGETS: [Target; 11] = [
     ("sealed_index", sealed_index),
     ("damaged_directory", damaged_directory),
     ("promql", promql),
+    ("evaluation", evaluation),
+    ("generated_query", generated_query),
     ("regex", regex),
     ("regex_dialects", regex_dialects),
 ];

@@ -113,5 +113,5 @@ macro_rules! targets {
 
 targets! {
     remote_write decimal timestamps xor_chunk histograms wal_record sealed_index damaged_directory
-    promql regex regex_dialects
+    promql evaluation generated_query regex regex_dialects
 }

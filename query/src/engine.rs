@@ -223,17 +223,28 @@ impl Engine {
         let cancelled = Arc::clone(&options.cancelled);
         let budget = Budget::new(self.options.max_samples, deadline, cancelled)
             .within(self.options.max_query_bytes, Arc::clone(&self.memory));
+        self.run_within(&budget, source, plan, options)
+    }
+
+    fn run_within<S: Source>(
+        &self,
+        budget: &Budget,
+        source: &S,
+        plan: &Plan<'_>,
+        options: &QueryOptions,
+    ) -> Result<Evaluated, QueryError> {
         let steps = if self.counts_steps(options) { plan.grid.steps } else { 0 };
         let sample_count = SampleCount::new(steps);
         let session = Session {
             annotations: Annotations::default(),
-            budget: &budget,
+            budget,
             sample_count: &sample_count,
             counted: Counted::EachStep,
             delayed: self.options.delayed_name_removal,
             use_start_timestamps: self.options.use_start_timestamps,
             type_and_unit_labels: self.options.type_and_unit_labels,
-            has_typed_series: false,
+            first_step: 0,
+            is_of_its_range: false,
         };
         let mut executor = Executor::new(plan, source, session)?;
         let value = value_of(plan, &mut executor)?;
@@ -247,8 +258,8 @@ impl Engine {
             series_fetched: executor.series_fetched(),
         };
         let reservation = budget.reserve(value.bytes())?;
-        let Session { annotations, has_typed_series, .. } = executor.session;
-        Ok(Evaluated { value, annotations, has_typed_series, stats, reservation })
+        let Session { annotations, is_of_its_range, .. } = executor.session;
+        Ok(Evaluated { value, annotations, is_of_its_range, stats, reservation })
     }
 }
 
@@ -258,7 +269,7 @@ pub(crate) struct Evaluated {
     pub(crate) value: Value,
     pub(crate) annotations: Annotations,
     /// See [`Session`].
-    pub(crate) has_typed_series: bool,
+    pub(crate) is_of_its_range: bool,
     pub(crate) stats: QueryStats,
     pub(crate) reservation: Reservation,
 }
@@ -295,10 +306,12 @@ fn value_of<S: Source>(
         }
         NodeValue::Scalar(scalar) => Value::Matrix(matrix_of_scalar(&scalar, plan)),
         NodeValue::Rows(rows) => {
-            let rows = rows.remove_marked_names()?;
-            let bytes = rows.cost().saturating_mul(size_of::<(i64, f64)>() as u64);
-            executor.session.budget.expect_bytes(bytes)?;
-            if instant { Value::Vector(vector_of(&rows, time_ms)) } else { matrix_of(&rows, plan) }
+            let budget = executor.session.budget;
+            let rows = rows.remove_marked_names(budget)?;
+            match instant {
+                true => Value::Vector(vector_of(&rows, time_ms)),
+                false => matrix_of(&rows, plan, budget)?,
+            }
         }
     })
 }
@@ -317,10 +330,8 @@ fn vector_of(rows: &Rows, time_ms: i64) -> Vec<VectorSample> {
     vector
 }
 
-fn matrix_of(rows: &Rows, plan: &Plan<'_>) -> Value {
-    let mut matrix = series_of(rows, plan.grid);
-    matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
-    Value::Matrix(matrix)
+fn matrix_of(rows: &Rows, plan: &Plan<'_>, budget: &Budget) -> Result<Value, QueryError> {
+    series_of(rows, plan.grid, budget).map(Value::Matrix)
 }
 
 fn matrix_of_scalar(scalar: &Scalar, plan: &Plan<'_>) -> Vec<MatrixSeries> {
@@ -344,4 +355,109 @@ pub fn selectors(expr: &Expr) -> Vec<Vec<Matcher>> {
         .collect();
     found.sort_by_key(|(start, _)| *start);
     found.into_iter().map(|(_, matchers)| matchers.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use icecore_storage::metrics::sample::Samples;
+
+    use super::*;
+    use crate::parser::{ParserOptions, parse};
+    use crate::source::{Charge, SelectedSeries, Selection, SourceError};
+
+    /// `x`: many series; `y`: one with many samples; `z`: a few histograms of many buckets.
+    struct Large;
+
+    const SERIES: usize = 4096;
+    const STEPS: usize = 128;
+
+    fn labels(name: &str, number: usize) -> Labels {
+        let label = if name == "z" { "le" } else { "n" };
+        Labels::from_pairs([("__name__", name), (label, &number.to_string())]).unwrap()
+    }
+
+    impl Source for Large {
+        type Series = bool;
+
+        fn select(
+            &self,
+            selections: &[Selection],
+            _: &mut Charge<'_>,
+        ) -> Result<Vec<SelectedSeries<bool>>, SourceError> {
+            let of = |selection: &Selection| {
+                let name = selection.matchers[0].value();
+                let count = if name == "y" { 1 } else { SERIES };
+                (0..count).map(|number| (labels(name, number), name == "y")).collect()
+            };
+            Ok(selections.iter().map(of).collect())
+        }
+
+        fn read(&self, is_long: &bool, into: &mut Samples) -> Result<(), SourceError> {
+            into.clear();
+            let step_ms = if *is_long { 10 } else { 1000 };
+            for at in 0..STEPS as i64 * 1000 / step_ms {
+                into.push(at * step_ms, (at * at % 17) as f64 + 0.5);
+            }
+            into.timestamps_token = if *is_long { 2 } else { 1 };
+            Ok(())
+        }
+    }
+
+    /// How often the evaluation of a range query has looked at its budget.
+    fn looks(query: &str, steps: usize) -> u64 {
+        let engine = Engine::default();
+        let options = QueryOptions::default();
+        let expr = parse(query, ParserOptions::ALL).unwrap();
+        let end_ms = (STEPS as i64 - 1) * 1000;
+        let step_ms = if steps == 1 { 0 } else { end_ms / (steps as i64 - 1) };
+        let start_ms = if steps == 1 { end_ms } else { 0 };
+        let plan = engine.plan(&expr, (start_ms, end_ms, step_ms), &options).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let budget = Budget::new(usize::MAX >> 1, deadline, Arc::default());
+        let done = engine.run_within(&budget, &Large, &plan, &options);
+        done.unwrap_or_else(|error| panic!("{query}: {error}"));
+        budget.looks.load(Ordering::Relaxed)
+    }
+
+    /// Work is counted, not time: a loop over a million cells has to look a hundred times.
+    #[test]
+    fn every_operator_looks_at_the_budget_as_it_works() {
+        let cells = SERIES * STEPS;
+        let rows = 32 * SERIES;
+        for (query, without, steps, work) in [
+            ("-x", "x", STEPS, cells),
+            ("abs(x)", "x", STEPS, cells),
+            ("round(x)", "x", STEPS, cells),
+            ("clamp(x, 0, 1)", "x", STEPS, cells),
+            ("hour(x)", "x", STEPS, cells),
+            ("x * 2", "x", STEPS, cells),
+            ("x > 0", "x", STEPS, cells),
+            ("x + x", "x or x", STEPS, cells),
+            ("x + on (n) group_left x", "x or x", STEPS, cells),
+            ("x and x", "x", STEPS, rows),
+            ("label_replace(x, 'm', '$1', 'n', '(.*)')", "x", STEPS, rows),
+            ("label_join(x, 'm', '-', 'n', 'n')", "x", STEPS, rows),
+            ("topk(5, x)", "vector(1)", STEPS, cells),
+            ("quantile(0.5, x)", "vector(1)", STEPS, cells),
+            ("count_values('v', x)", "vector(1)", STEPS, cells),
+            ("limit_ratio(0.5, x)", "vector(1)", STEPS, cells),
+            ("sum by (n) (x * 2)", "x * 2", STEPS, cells),
+            ("sum by (n) (x)", "vector(1)", STEPS, rows),
+            ("max_over_time((x * 2)[10s:1s])", "vector(1)", STEPS, cells),
+            ("histogram_quantile(0.9, z)", "vector(1)", STEPS, cells),
+            ("sort(x)", "x", 1, 2 * SERIES),
+            ("x", "vector(1)", STEPS, cells),
+            ("y[2m]", "vector(1)", 1, 1),
+            ("stddev_over_time(y[2m])", "vector(1)", 1500, 1500 * 6000),
+            ("mad_over_time(y[2m])", "vector(1)", 150, 150 * 6000),
+            ("quantile_over_time(0.9, y[2m])", "vector(1)", 1500, 1500 * 6000),
+        ] {
+            let found = looks(query, steps).saturating_sub(looks(without, steps));
+            // A block of a long row is as large as a million samples that are added up.
+            let a_look = if steps > STEPS { 2 << 20 } else { 2 * 4096 };
+            assert!(found >= (work / a_look) as u64, "{query}: {found} looks for {work} cells");
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! The engine as a server uses it: default settings, values, errors, annotations, budgets.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions, selectors};
+use icecore_query::functions::FUNCTIONS;
 use icecore_query::histogram::FloatHistogram;
+use icecore_query::parser::ast::ValueType;
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::{MatrixSeries, Point, Value};
@@ -493,4 +495,152 @@ fn a_range_query_is_an_instant_query_at_every_step() {
             assert!(failed || range.is_ok(), "{query} fails as a range query only: {range:?}");
         }
     }
+}
+
+#[test]
+fn every_function_and_aggregation_is_there() {
+    let argument = |value_type| match value_type {
+        ValueType::Scalar => "0.5",
+        ValueType::String => "\"a\"",
+        ValueType::InstantVector => "x",
+        ValueType::RangeVector => "x[5m]",
+    };
+    let calls = FUNCTIONS.iter().map(|function| {
+        let args = function.args.iter().take(function.min_args());
+        let args: Vec<&str> = args.map(|arg| argument(*arg)).collect();
+        format!("{}({})", function.name, args.join(", "))
+    });
+    let plain = ["sum", "avg", "count", "min", "max", "group", "stddev", "stdvar"];
+    let with_parameter = ["topk", "bottomk", "quantile", "limitk", "limit_ratio"];
+    let aggregations = plain.iter().map(|op| format!("{op}(x)"));
+    let aggregations = aggregations.chain(with_parameter.iter().map(|op| format!("{op}(1, x)")));
+    for samples in [Memory::default(), Memory::default().with("__name__=x", &[1.0, 2.0, 4.0])] {
+        for query in calls.clone().chain(aggregations.clone()) {
+            for times in [(20_000, 20_000, 0), (0, 20_000, 10_000)] {
+                run(&samples, &query, times).unwrap_or_else(|error| panic!("{query}: {error}"));
+            }
+        }
+    }
+}
+
+/// A source without end, or of series without end: it counts what is asked of it and raises a flag
+/// on the way.
+#[derive(Default)]
+struct Endless {
+    series: usize,
+    /// The flag is raised by the selection of this series, or by this read.
+    cancel_at: usize,
+    cancelled: Arc<AtomicBool>,
+    selected: AtomicUsize,
+    reads: AtomicUsize,
+    charged: AtomicUsize,
+}
+
+impl Source for Endless {
+    type Series = usize;
+
+    fn select(
+        &self,
+        _: &[Selection],
+        charge: &mut Charge<'_>,
+    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
+        let mut selected = Vec::new();
+        let stopped = || SourceError { message: "stopped".into() };
+        while selected.len() < self.series {
+            if self.selected.fetch_add(1, Ordering::Relaxed) == self.cancel_at {
+                self.cancelled.store(true, Ordering::Relaxed);
+            }
+            let number = selected.len().to_string();
+            let labels = Labels::from_pairs([("__name__", "x"), ("n", &number)]).unwrap();
+            selected.push((labels, selected.len()));
+            if selected.len().is_multiple_of(100) {
+                self.charged.fetch_add(100 * 1024, Ordering::Relaxed);
+                if !charge(100 * 1024) {
+                    return Err(stopped());
+                }
+            }
+        }
+        Ok(vec![selected])
+    }
+
+    fn read(&self, series: &usize, into: &mut Samples) -> Result<(), SourceError> {
+        if self.reads.fetch_add(1, Ordering::Relaxed) == self.cancel_at {
+            self.cancelled.store(true, Ordering::Relaxed);
+        }
+        into.clear();
+        (0..60).for_each(|at| into.push(at * 10_000, *series as f64));
+        into.timestamps_token = 1;
+        Ok(())
+    }
+}
+
+fn run_endless(source: &Endless, engine: &Engine, query: &str) -> Result<Answer, QueryError> {
+    let cancelled = Arc::clone(&source.cancelled);
+    let options = QueryOptions { cancelled, ..QueryOptions::default() };
+    let expr = parser::parse(query, ParserOptions::ALL).unwrap();
+    engine.range(source, query, &expr, 0, 590_000, 10_000, &options)
+}
+
+#[test]
+fn a_selection_without_end_ends_at_the_memory_of_a_query() {
+    let source = Endless { series: usize::MAX, cancel_at: usize::MAX, ..Endless::default() };
+    let max_query_bytes = 10 << 20;
+    let engine = Engine::new(EngineOptions { max_query_bytes, ..EngineOptions::default() });
+    let error = run_endless(&source, &engine, "sum(x)").unwrap_err();
+    let text = "query processing would use more than 10485760 bytes of memory (--query.max-memory-per-query)";
+    assert_eq!(error, QueryError::Execution(text.into()));
+    let charged = source.charged.load(Ordering::Relaxed) as u64;
+    assert!(charged <= max_query_bytes + 100 * 1024, "{charged}");
+    assert_eq!(engine.memory().bytes_held(), 0);
+}
+
+#[test]
+fn a_cancelled_query_selects_and_reads_no_more() {
+    let select = Endless { series: usize::MAX, cancel_at: 5000, ..Endless::default() };
+    let error = run_endless(&select, &Engine::default(), "sum(x)").unwrap_err();
+    assert!(matches!(error, QueryError::Canceled(_)), "{error}");
+    assert!(select.selected.load(Ordering::Relaxed) <= 5100);
+    for query in ["x", "sum(x)", "sum(rate(x[1m]))", "topk(3, -x)", "rate(x[1m])"] {
+        let read = Endless { series: 20_000, cancel_at: 20_500, ..Endless::default() };
+        // The selection has not reached the number, the second query's reads do.
+        let engine = Engine::default();
+        run_endless(&read, &engine, query).unwrap();
+        let error = run_endless(&read, &engine, query).unwrap_err();
+        assert!(matches!(error, QueryError::Canceled(_)), "{query}: {error}");
+        let reads = read.reads.load(Ordering::Relaxed);
+        assert!(reads <= 20_500 + 64, "{query}: {reads} reads");
+        assert_eq!(engine.memory().bytes_held(), 0, "{query}");
+    }
+}
+
+#[test]
+fn memory_is_held_as_long_as_the_answer_is() {
+    let memory = Memory::default().with("__name__=x", &[1.0; 60]);
+    let engine = Engine::default();
+    let options = QueryOptions::default();
+    let answer = run_with(&engine, &options, &memory, "x", (0, 590_000, 10_000)).unwrap();
+    let held = engine.memory().bytes_held();
+    assert!((60 * 16..4096).contains(&held), "{held}");
+    let again = answer.clone();
+    drop(answer);
+    assert_eq!(engine.memory().bytes_held(), held);
+    drop(again);
+    assert_eq!(engine.memory().bytes_held(), 0);
+}
+
+#[test]
+fn what_would_need_too_much_memory_is_refused_before_it_is_made() {
+    let memory = Memory::default().with("__name__=x", &[1.0; 60]);
+    let max_query_bytes = 64 << 20;
+    let engine = Engine::new(EngineOptions { max_query_bytes, ..EngineOptions::default() });
+    let options = QueryOptions::default();
+    for query in ["sum_over_time(x[1000d:1s])", "max_over_time((x @ 100)[100d:1s])"] {
+        let error = run_with(&engine, &options, &memory, query, (500_000, 0, 0)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.ends_with("(--query.max-memory-per-query)"), "{query}: {text}");
+        assert_eq!(engine.memory().bytes_held(), 0);
+    }
+    let small = Engine::new(EngineOptions { max_bytes: 1000, ..EngineOptions::default() });
+    let error = run_with(&small, &options, &memory, "x", (0, 590_000, 10_000)).unwrap_err();
+    assert!(error.to_string().ends_with("(--query.max-memory)"), "{error}");
 }

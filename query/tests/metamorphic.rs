@@ -38,6 +38,7 @@ const RANGE: When =
 const GRAMMAR: Grammar = Grammar {
     at: Some((START_MS / 1000, START_MS / 1000 + 2400)),
     extended_selectors: true,
+    natives: true,
     gated: true,
     ..Grammar::COMMON
 };
@@ -148,7 +149,7 @@ fn points(value: &Value) -> Vec<(Labels, i64, String)> {
         // All NaNs are one: which one comes out of an addition is the processor's choice.
         Point::Float(value) if value.is_nan() => "NaN".to_owned(),
         Point::Float(value) => format!("{:016x} ({value})", value.to_bits()),
-        Point::Histogram(histogram) => format!("{histogram:?}"),
+        Point::Histogram(histogram) => histogram.to_string(),
     };
     let mut found: Vec<(Labels, i64, String)> = match value {
         Value::Vector(vector) => vector

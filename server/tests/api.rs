@@ -695,3 +695,93 @@ fn a_data_directory_has_one_server() {
     assert!(text.contains("--storage.path") && text.contains("in use"), "{text}");
     assert_eq!(server.get("/-/ready").status, 200);
 }
+
+// ---- limits of queries ---------------------------------------------------------------------
+
+/// The value of a counter or gauge without labels.
+fn metric(server: &Running, name: &str) -> f64 {
+    let answer = server.get("/metrics");
+    let row = answer.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    row.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Minutes of work on no data at all.
+const HEAVY: &str = "max_over_time(stddev_over_time(vector(time())[6h:1s])[5d:10s])";
+
+#[test]
+fn a_client_that_goes_away_takes_its_query_with_it() {
+    let folder = TempDir::new().unwrap();
+    let mut config = Config::new(folder.path());
+    config.query_concurrency = 1;
+    let server = Running::start_with(config).unwrap();
+    let mut stream = server.connect();
+    let path = format!("/api/v1/query?query={}", encode(HEAVY));
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    wait_until("the query runs", || metric(&server, "icecore_queries_running") == 1.0);
+    assert!(metric(&server, "icecore_query_memory_bytes") > 1e6);
+    // Another waits in the queue and times out there.
+    let waiting = server.get("/api/v1/query?query=1&timeout=50ms");
+    assert_eq!(waiting.status, 503);
+    assert!(waiting.text().contains("query timed out in query queue"), "{}", waiting.text());
+    assert_eq!(metric(&server, "icecore_query_canceled_total"), 0.0);
+    drop(stream);
+    wait_until("the query ends", || metric(&server, "icecore_query_canceled_total") == 1.0);
+    assert_eq!(server.get("/api/v1/query?query=1&timeout=5s").status, 200);
+    wait_until("nothing is held", || metric(&server, "icecore_query_memory_bytes") == 0.0);
+    assert_eq!(metric(&server, "icecore_queries_running"), 0.0);
+}
+
+#[test]
+fn a_query_ends_at_its_deadline() {
+    let (server, _folder) = start();
+    let path = format!("/api/v1/query?query={}&timeout=100ms", encode(HEAVY));
+    let answer = server.get(&path);
+    assert_eq!(answer.status, 503);
+    let error = "query timed out in expression evaluation";
+    assert_eq!(answer.json()["error"], error);
+    assert_eq!(metric(&server, "icecore_query_timed_out_total"), 1.0);
+}
+
+#[test]
+fn limits_say_which_they_are_and_by_which_flag_they_move() {
+    let folder = TempDir::new().unwrap();
+    let mut config = Config::new(folder.path());
+    config.engine.max_query_bytes = 1 << 20;
+    let server = Running::start_with(config).unwrap();
+    let answer = server.get(&format!("/api/v1/query?query={}", encode("vector(1)[1d:1s]")));
+    assert_eq!((answer.status, &answer.json()["errorType"]), (422, &json!("execution")));
+    let error = "query processing would use more than 1048576 bytes of memory (--query.max-memory-per-query)";
+    assert_eq!(answer.json()["error"], error);
+}
+
+#[test]
+fn range_queries_are_answered_from_the_cache_alike() {
+    let (server, _folder) = start();
+    let end = write_requests(&server);
+    let query = |more: &str| {
+        let (start, query) = (end - 120, encode("sum by (job) (rate(requests[1m]))"));
+        let path = format!("/api/v1/query_range?query={query}&start={start}&end={end}&step=15");
+        server.get(&format!("{path}{more}")).text().to_owned()
+    };
+    let requests = |result: &str| {
+        metric(&server, &format!("icecore_query_cache_requests_total{{result=\"{result}\"}}"))
+    };
+    let first = query("");
+    assert_eq!((requests("miss"), requests("hit")), (1.0, 0.0));
+    assert_eq!(query(""), first);
+    assert_eq!((requests("miss"), requests("hit")), (1.0, 1.0));
+    assert_eq!(query("&nocache=1"), first);
+    // Nor does what asks for its cost come from there.
+    assert!(query("&stats=true").contains("totalQueryableSamples"));
+    assert_eq!((requests("miss"), requests("hit")), (1.0, 1.0));
+    assert!(metric(&server, "icecore_query_cache_bytes") > 0.0);
+    assert_eq!(metric(&server, "icecore_query_cache_steps_saved_total"), 9.0);
+}

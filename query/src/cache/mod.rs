@@ -258,7 +258,7 @@ impl ResultCache {
         let series = extent::matrix(&parts, request.steps);
         self.count(&pieces);
         let is_new = !fresh.is_empty();
-        if is_new && fresh.iter().all(|one| !one.has_typed_series) {
+        if is_new && fresh.iter().all(|one| !one.is_of_its_range) {
             let about = (generation, Arc::from(request.text), annotations.clone());
             self.keep(request, key, known, &series, about, is_uniform);
         }
@@ -367,7 +367,7 @@ fn annotations_of(
 struct Fresh {
     series: Vec<MatrixSeries>,
     annotations: Annotations,
-    has_typed_series: bool,
+    is_of_its_range: bool,
     stats: QueryStats,
     _memory: Reservation,
 }
@@ -425,18 +425,12 @@ impl<S: Source> Request<'_, S> {
                 _ if is_spliced => Failed::Whole,
                 _ => Failed::Query(error),
             })?;
-            let Evaluated { value, annotations, has_typed_series, stats, reservation } = evaluated;
+            let Evaluated { value, annotations, is_of_its_range, stats, reservation } = evaluated;
             let Value::Matrix(series) = value else { return Err(Failed::Whole) };
-            if has_typed_series && is_spliced {
+            if is_of_its_range && is_spliced {
                 return Err(Failed::Whole);
             }
-            fresh.push(Fresh {
-                series,
-                annotations,
-                has_typed_series,
-                stats,
-                _memory: reservation,
-            });
+            fresh.push(Fresh { series, annotations, is_of_its_range, stats, _memory: reservation });
         }
         Ok(fresh)
     }

@@ -6,7 +6,8 @@
 //!
 //! Every loop over series, rows, steps or samples looks at the budget, most of them with a [`Pace`]:
 //! once in a few thousand cells, so that a query ends well within 100 ms of the moment at which it
-//! has to.
+//! has to. A loop in a function that has no error to return just ends: the executor looks again
+//! before it believes a node's value.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -167,6 +168,12 @@ impl Pace<'_> {
             }
             None => self.look(),
         }
+    }
+
+    /// The same for a loop that only has to end.
+    #[inline(always)]
+    pub(crate) fn goes_on(&mut self, cells: usize) -> bool {
+        self.step(cells).is_ok()
     }
 
     #[cold]

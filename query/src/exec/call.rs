@@ -4,7 +4,7 @@ use icecore_storage::labels::{Labels, METRIC_NAME};
 use icecore_storage::matcher::MatchOp;
 
 use crate::engine::QueryError;
-use crate::exec::buckets::{self, Question};
+use crate::exec::distribution::{self, Question};
 use crate::exec::leaf::Sink;
 use crate::exec::rows::{SeriesMeta, full_bitmap, set_bit, words};
 use crate::exec::select::Emit;
@@ -75,9 +75,10 @@ impl<S: Source> Executor<'_, S> {
         let rows = self.take_rows(args[0]);
         match (id, &texts[..]) {
             (FunctionId::LabelReplace, &[destination, replacement, source, pattern]) => {
-                relabel::replace(rows, [destination, replacement, source, pattern])
+                let texts = [destination, replacement, source, pattern];
+                relabel::replace(rows, texts, self.session.budget)
             }
-            _ => relabel::join(rows, &texts),
+            _ => relabel::join(rows, &texts, self.session.budget),
         }
     }
 
@@ -111,7 +112,8 @@ impl<S: Source> Executor<'_, S> {
             Round => {
                 let nearest = args.get(1).map(|arg| self.take_scalar(*arg));
                 let mut rows = self.take_rows(args[0]);
-                instant::round(&mut rows, &nearest.unwrap_or(super::Scalar::Constant(1.0)));
+                let nearest = nearest.unwrap_or(super::Scalar::Constant(1.0));
+                instant::round(&mut rows, &nearest, self.session.budget);
                 self.renamed(rows)
             }
             Clamp | ClampMin | ClampMax => {
@@ -122,24 +124,21 @@ impl<S: Source> Executor<'_, S> {
                     _ => (super::Scalar::Constant(f64::NEG_INFINITY), first),
                 };
                 let mut rows = self.take_rows(args[0]);
-                instant::clamp(&mut rows, &min, &max);
+                instant::clamp(&mut rows, &min, &max, self.session.budget);
                 self.renamed(rows)
             }
             date if date_field(date).is_some() => match args.first() {
                 Some(arg) => {
                     let mut rows = self.take_rows(*arg);
-                    instant::date(&mut rows, date);
+                    instant::date(&mut rows, date, self.session.budget);
                     self.renamed(rows)
                 }
                 None => Ok(date_of_steps(date, grid)),
             },
             other => {
-                let Some(f) = instant::map_of(other) else {
-                    let text = format!("{}() is not supported yet", function.name);
-                    return Err(QueryError::Execution(text));
-                };
+                let f = instant::map_of(other).expect("what is left maps values");
                 let mut rows = self.take_rows(args[0]);
-                instant::map(&mut rows, f);
+                instant::map(&mut rows, f, self.session.budget);
                 self.renamed(rows)
             }
         }
@@ -172,7 +171,8 @@ impl<S: Source> Executor<'_, S> {
             fraction => fraction,
         };
         let rows = self.take_rows(args[vector]);
-        let rows = buckets::evaluate(&question, &rows, grid, spans[vector], &mut self.session)?;
+        let rows =
+            distribution::evaluate(&question, &rows, grid, spans[vector], &mut self.session)?;
         self.renamed(rows)
     }
 
@@ -213,7 +213,7 @@ impl<S: Source> Executor<'_, S> {
         let NodeKind::VectorSelector(_) = self.plan.kind(inner) else { return Ok(None) };
         let mut rows = self.selected(inner, emit, Sink::Rows)?;
         if !self.session.delayed {
-            rows = rows.unify()?;
+            rows = rows.unify(self.session.budget)?;
         }
         Ok(Some(match self.plan.node(arg).repeat {
             Some(steps) => self.repeated_rows(rows, steps)?,
@@ -239,11 +239,12 @@ impl<S: Source> Executor<'_, S> {
             self.session.annotations.sort_in_range_query(self.span(id));
             return Ok(rows);
         }
+        let budget = self.session.budget;
         Ok(match function {
-            FunctionId::Sort => sort::by_value(&rows, false),
-            FunctionId::SortDesc => sort::by_value(&rows, true),
-            FunctionId::SortByLabel => sort::by_label(&rows, &names, false),
-            _ => sort::by_label(&rows, &names, true),
+            FunctionId::Sort => sort::by_value(&rows, false, budget),
+            FunctionId::SortDesc => sort::by_value(&rows, true, budget),
+            FunctionId::SortByLabel => sort::by_label(&rows, &names, false, budget),
+            _ => sort::by_label(&rows, &names, true, budget),
         })
     }
 

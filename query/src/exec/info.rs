@@ -18,7 +18,7 @@ use crate::exec::join::written;
 use crate::exec::leaf::Sink;
 use crate::exec::rows::{Rows, SAME_LABELSET, SeriesMeta, bit, for_each_bit, set_bit, words};
 use crate::exec::select::Emit;
-use crate::exec::{Executor, label_edit};
+use crate::exec::{Budget, Executor, label_edit};
 use crate::parser::ast::NodeId;
 use crate::plan::info::InfoSelector;
 use crate::source::Source;
@@ -41,7 +41,7 @@ impl<S: Source> Executor<'_, S> {
         let info = self.selected(id, Emit::InfoTimestamp, Sink::Rows)?;
         self.session.budget.check()?;
         self.session.budget.hold(info.cost())?;
-        let enriched = enrich(&base, &info, &selector);
+        let enriched = enrich(&base, &info, &selector, self.session.budget);
         self.session.budget.release(info.cost());
         enriched
     }
@@ -96,7 +96,12 @@ struct Variant {
     steps: Vec<u64>,
 }
 
-fn enrich(base: &Rows, info: &Rows, selector: &InfoSelector) -> Result<Rows, QueryError> {
+fn enrich(
+    base: &Rows,
+    info: &Rows,
+    selector: &InfoSelector,
+    budget: &Budget,
+) -> Result<Rows, QueryError> {
     if let Some(row) = info.histograms.iter().position(|points| !points.is_empty()) {
         let series = written(&info.meta[row].labels);
         let text = format!("this should be an info metric, with float samples: {series}");
@@ -108,7 +113,9 @@ fn enrich(base: &Rows, info: &Rows, selector: &InfoSelector) -> Result<Rows, Que
     let keeps_unmatched = selector.data.iter().all(|matcher| matcher.matches(""));
     let mut result = Rows::new(base.steps);
     let (mut present, mut matched) = (Vec::new(), Vec::new());
+    let mut pace = budget.pace();
     for (row, meta) in base.meta.iter().enumerate() {
+        pace.step(base.steps)?;
         let is_info = selector.is_info(meta.labels.metric_name());
         let of_target = slots.get(&target_of(&meta.labels)).filter(|_| !is_info);
         let unmatched = (is_info || keeps_unmatched).then(|| meta.labels.clone());
@@ -151,7 +158,7 @@ fn enrich(base: &Rows, info: &Rows, selector: &InfoSelector) -> Result<Rows, Que
             histograms.retain(|(step, _)| bit(&steps, *step as usize));
         }
     }
-    let merged = result.merge_equal();
+    let merged = result.merge_equal(budget);
     if let Err(step) = merged {
         failure.record(step, RANK_SAME_LABELS, || SAME_LABELSET.into());
     }

@@ -3,8 +3,8 @@
 //! They look at floats only and leave out histograms without a word, but for the `histogram_`
 //! functions, which do it the other way round. The caller drops names.
 
-use crate::exec::Scalar;
 use crate::exec::rows::{Rows, clear_bit, set_bit};
+use crate::exec::{Budget, Scalar};
 use crate::functions::FunctionId;
 use crate::functions::number;
 use crate::functions::time::{Civil, date_field};
@@ -48,15 +48,15 @@ pub(crate) fn map_of(id: FunctionId) -> Option<fn(f64) -> f64> {
 }
 
 /// Maps every float in place.
-pub(crate) fn map(rows: &mut Rows, f: fn(f64) -> f64) {
+pub(crate) fn map(rows: &mut Rows, f: fn(f64) -> f64, budget: &Budget) {
     floats_only(rows);
-    rows.values.iter_mut().for_each(|value| *value = f(*value));
+    for_each_value(rows, budget, |value, _| f(value));
 }
 
 /// `round(v, to_nearest)`: half way rounds up.
-pub(crate) fn round(rows: &mut Rows, to_nearest: &Scalar) {
+pub(crate) fn round(rows: &mut Rows, to_nearest: &Scalar, budget: &Budget) {
     floats_only(rows);
-    for_each_value(rows, |value, step| {
+    for_each_value(rows, budget, |value, step| {
         // The inverse suffers less from rounding.
         let inverse = 1.0 / to_nearest.at(step);
         (value * inverse + 0.5).floor() / inverse
@@ -64,9 +64,11 @@ pub(crate) fn round(rows: &mut Rows, to_nearest: &Scalar) {
 }
 
 /// `clamp` and its halves; nothing is left where the bounds cross.
-pub(crate) fn clamp(rows: &mut Rows, min: &Scalar, max: &Scalar) {
+pub(crate) fn clamp(rows: &mut Rows, min: &Scalar, max: &Scalar, budget: &Budget) {
     floats_only(rows);
-    for_each_value(rows, |value, step| number::max(min.at(step), number::min(max.at(step), value)));
+    for_each_value(rows, budget, |value, step| {
+        number::max(min.at(step), number::min(max.at(step), value))
+    });
     let crossed: Vec<usize> =
         (0..rows.steps).filter(|step| max.at(*step) < min.at(*step)).collect();
     if !crossed.is_empty() {
@@ -79,12 +81,10 @@ pub(crate) fn clamp(rows: &mut Rows, min: &Scalar, max: &Scalar) {
 }
 
 /// A date field of every float, seconds since the epoch.
-pub(crate) fn date(rows: &mut Rows, id: FunctionId) {
+pub(crate) fn date(rows: &mut Rows, id: FunctionId, budget: &Budget) {
     floats_only(rows);
     let field = date_field(id).expect("the caller passes date functions");
-    rows.values.iter_mut().for_each(|value| {
-        *value = field(Civil::at(number::to_i64(*value))) as f64;
-    });
+    for_each_value(rows, budget, |value, _| field(Civil::at(number::to_i64(value))) as f64);
 }
 
 /// A number for every histogram: its count, sum, mean or spread.
@@ -116,12 +116,16 @@ pub(crate) fn floats_only(rows: &mut Rows) {
     }
 }
 
-fn for_each_value(rows: &mut Rows, f: impl Fn(f64, usize) -> f64) {
+pub(crate) fn for_each_value(rows: &mut Rows, budget: &Budget, f: impl Fn(f64, usize) -> f64) {
     let steps = rows.steps;
     if steps == 0 {
         return;
     }
+    let mut pace = budget.pace();
     for row in rows.values.chunks_mut(steps) {
+        if !pace.goes_on(steps) {
+            break;
+        }
         row.iter_mut().enumerate().for_each(|(step, value)| *value = f(*value, step));
     }
 }
@@ -130,6 +134,7 @@ fn for_each_value(rows: &mut Rows, f: impl Fn(f64, usize) -> f64) {
 mod tests {
     use super::*;
     use crate::exec::rows::{RowBuffer, SeriesMeta};
+    use crate::exec::with_test_session;
 
     fn one(value: f64) -> Rows {
         let mut rows = Rows::new(1);
@@ -144,7 +149,9 @@ mod tests {
     fn half_way_rounds_up() {
         for (value, expected) in [(2.5, 3.0), (-2.5, -2.0), (-0.5, 0.0)] {
             let mut rows = one(value);
-            round(&mut rows, &Scalar::Constant(1.0));
+            with_test_session(|session| {
+                round(&mut rows, &Scalar::Constant(1.0), session.budget);
+            });
             assert_eq!(rows.values[0], expected);
         }
     }
@@ -152,9 +159,13 @@ mod tests {
     #[test]
     fn nan_bounds_clamp_to_nan_and_crossed_bounds_to_nothing() {
         let mut rows = one(1.0);
-        clamp(&mut rows, &Scalar::Constant(0.0), &Scalar::Constant(f64::NAN));
+        with_test_session(|session| {
+            clamp(&mut rows, &Scalar::Constant(0.0), &Scalar::Constant(f64::NAN), session.budget);
+        });
         assert!(rows.values[0].is_nan());
-        clamp(&mut rows, &Scalar::Constant(5.0), &Scalar::Constant(-5.0));
+        with_test_session(|session| {
+            clamp(&mut rows, &Scalar::Constant(5.0), &Scalar::Constant(-5.0), session.budget);
+        });
         assert_eq!(rows.len(), 0);
     }
 }

@@ -21,7 +21,7 @@ use crate::exec::rows::{
     HistogramPoints, RowBuffer, Rows, SAME_LABELSET, SeriesMeta, first_bit, for_each_bit, set_bit,
     words,
 };
-use crate::exec::{Session, fill, histogram_operator};
+use crate::exec::{Budget, Session, fill, histogram_operator};
 use crate::go_format::quote;
 use crate::parser::ast::{Binary, BinaryOp, Cardinality, Matching, Span};
 use crate::value::Point;
@@ -34,7 +34,8 @@ pub(super) struct Signatures {
     pub(super) count: usize,
 }
 
-fn signatures(matching: &Matching, left: &Rows, right: &Rows) -> Signatures {
+fn signatures(matching: &Matching, left: &Rows, right: &Rows, budget: &Budget) -> Signatures {
+    let mut pace = budget.pace();
     let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut key = Vec::new();
     let mut ordinals = |rows: &Rows| -> Vec<usize> {
@@ -48,7 +49,7 @@ fn signatures(matching: &Matching, left: &Rows, right: &Rows) -> Signatures {
             known.insert(key.clone(), ordinal);
             ordinal
         };
-        rows.meta.iter().map(of_row).collect()
+        rows.meta.iter().take_while(|_| pace.goes_on(32)).map(of_row).collect()
     };
     let (left, right) = (ordinals(left), ordinals(right));
     Signatures { left, right, count: known.len() }
@@ -74,8 +75,10 @@ pub(crate) fn set_operator(
     matching: &Matching,
     left: Rows,
     right: Rows,
+    budget: &Budget,
 ) -> Result<Rows, QueryError> {
-    let found = signatures(matching, &left, &right);
+    let found = signatures(matching, &left, &right, budget);
+    budget.check()?;
     let stride = words(left.steps);
     let other =
         if binary.op == BinaryOp::Or { (&left, &found.left) } else { (&right, &found.right) };
@@ -85,7 +88,7 @@ pub(crate) fn set_operator(
         BinaryOp::Or => {
             let mut result = left;
             result.append(right.keep_steps(|row, word| !mask(found.right[row])[word]));
-            result.unify()
+            result.unify(budget)
         }
         BinaryOp::Unless => Ok(left.keep_steps(|row, word| !mask(found.left[row])[word])),
         _ => Ok(left.keep_steps(|row, word| mask(found.left[row])[word])),
@@ -123,7 +126,8 @@ pub(crate) fn operator(
     let swapped = matching.cardinality == Cardinality::OneToMany;
     // From here on, `many` is the side that may repeat a signature and `one` is the other.
     let (mut many, mut one) = if swapped { (right, left) } else { (left, right) };
-    let mut found = signatures(matching, &many, &one);
+    let mut found = signatures(matching, &many, &one, session.budget);
+    session.budget.check()?;
     if fills {
         fill::fill(binary, matching, &mut many, &mut one, &mut found);
     }
@@ -150,6 +154,8 @@ pub(crate) fn operator(
         }
     }
 
+    let mut pace = session.budget.pace();
+    let mut memory = session.budget.growing();
     let mut output = Output::new(binary, matching, &many, &one, swapped, steps);
     for (ordinal, rows) in many_rows.iter().enumerate() {
         for &one_row in &one_rows[ordinal] {
@@ -158,7 +164,9 @@ pub(crate) fn operator(
             for &many_row in rows {
                 let mut both = of(&many_present, many_row);
                 both.iter_mut().zip(&one_mask).for_each(|(both, one)| *both &= one);
+                pace.step(steps)?;
                 if both.iter().any(|word| *word != 0) {
+                    memory.to(output.rows.bytes_of(output.rows.len() + 1))?;
                     output.pair(group, many_row, one_row, both, session.delayed);
                 }
             }
@@ -174,7 +182,7 @@ pub(crate) fn operator(
         failure.record(step, RANK_MATCHES, || format!("multiple matches for labels: {wanted}"));
     }
     output.notes.say(binary.op, span, session);
-    let merged = output.rows.merge_equal();
+    let merged = output.rows.merge_equal(session.budget);
     if let Err(step) = merged {
         failure.record(step, RANK_SAME_LABELS, || SAME_LABELSET.into());
     }

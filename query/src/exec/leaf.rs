@@ -18,12 +18,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{self, Grouping, Groups};
-use crate::exec::budget::Growing;
+use crate::exec::budget::{Budget, Growing};
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
 use crate::exec::series::Series;
-use crate::exec::window::{self, WindowCall, WindowScratch};
-use crate::exec::{Session, extended, label_edit, workers};
+use crate::exec::window::{WindowCall, WindowScratch};
+use crate::exec::{Session, blocks, extended, label_edit, workers};
 use crate::functions::FunctionId;
 use crate::histogram::FloatHistogram;
 use crate::parser::ast::{Aggregate, Span};
@@ -232,10 +232,10 @@ pub(crate) fn run<I: Input>(
 ) -> Result<Rows, QueryError> {
     // The rows of `timestamp()` are merged where they become equal, those of a window never.
     let drops = matches!(leaf, Leaf::Window(_)) && leaf.drops_name() && !session.delayed;
-    session.has_typed_series |= drops && has_typed_series(input);
+    session.is_of_its_range |= drops && has_typed_series(input);
     let order = match sink {
         Sink::Aggregate(aggregate, _) if aggregate::depends_on_order(aggregate.op) => {
-            order_of_addition(input)
+            order_of_addition(input, session.budget)?
         }
         _ => (0..input.len() as u32).collect(),
     };
@@ -283,7 +283,7 @@ fn has_typed_series<I: Input>(input: &I) -> bool {
 
 /// An order of the series that their labels decide, and that keeps those of one target together,
 /// since they have equal timestamps.
-fn order_of_addition<I: Input>(input: &I) -> Vec<u32> {
+fn order_of_addition<I: Input>(input: &I, budget: &Budget) -> Result<Vec<u32>, QueryError> {
     let key = |index: u32| {
         let labels = input.meta(index as usize).0;
         let mut target = [0; 2];
@@ -296,9 +296,15 @@ fn order_of_addition<I: Input>(input: &I) -> Vec<u32> {
         }
         (target, labels.identity())
     };
-    let mut keys: Vec<_> = (0..input.len() as u32).map(|index| (key(index), index)).collect();
+    let mut keys = Vec::with_capacity(input.len());
+    let mut pace = budget.pace();
+    for index in 0..input.len() as u32 {
+        pace.step(16)?;
+        keys.push((key(index), index));
+    }
+    // Whole numbers are sorted at some ten million a second.
     keys.sort_unstable();
-    keys.into_iter().map(|(_, index)| index).collect()
+    Ok(keys.into_iter().map(|(_, index)| index).collect())
 }
 
 impl<'a, I: Input> Run<'a, I> {
@@ -345,6 +351,7 @@ impl<'a, I: Input> Run<'a, I> {
         let Scratch { series, picks, window, row, key, no_counter } = scratch;
         self.input.read(index, series)?;
         let session = &mut output.session;
+        session.is_of_its_range |= series.has_histograms();
         match &self.leaf {
             Leaf::Select { view, emit } => {
                 let looked_at = select::select(*view, *emit, series, picks, row);
@@ -356,7 +363,7 @@ impl<'a, I: Input> Run<'a, I> {
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();
-                window::evaluate(call, metric, series, window, row, session)?;
+                blocks::evaluate(call, metric, series, window, row, session)?;
             }
         }
         if row.is_empty() {
@@ -395,6 +402,7 @@ impl<'a, I: Input> Run<'a, I> {
         key: &mut Vec<u8>,
     ) -> Result<(), QueryError> {
         total.session.annotations.merge(morsel.session.annotations);
+        total.session.is_of_its_range |= morsel.session.is_of_its_range;
         total.labels.extend(morsel.labels);
         total.held += morsel.held;
         let Some((groups, grouping)) = &mut total.groups else {
@@ -412,10 +420,13 @@ impl<'a, I: Input> Run<'a, I> {
 
     fn finish(&self, total: Output<'_>, session: &mut Session<'_>) -> Result<Rows, QueryError> {
         session.annotations.merge(total.session.annotations);
+        session.is_of_its_range |= total.session.is_of_its_range;
         session.budget.release(total.held);
         if self.check_labels {
             let mut known = HashSet::with_capacity(total.labels.len());
-            if !total.labels.iter().all(|labels| known.insert(labels.as_bytes())) {
+            let mut pace = session.budget.pace();
+            let mut labels = total.labels.iter();
+            if !labels.all(|labels| !pace.goes_on(16) || known.insert(labels.as_bytes())) {
                 return Err(same_labelset());
             }
         }

@@ -71,7 +71,9 @@ pub(crate) fn limit_ratio(
     }
     let stride = words(rows.steps);
     let mut chosen = vec![0u64; rows.len() * stride];
+    let mut pace = session.budget.pace();
     for (row, meta) in rows.meta.iter().enumerate() {
+        pace.step(rows.steps + 16)?;
         let offset = offset(&meta.labels);
         let chosen = &mut chosen[row * stride..][..stride];
         for (step, ratio) in ratios.iter().enumerate() {

@@ -8,9 +8,11 @@
 //! vectors are never values: the function around one reads it series by series (`leaf.rs`).
 
 mod aggregate;
+mod blocks;
 mod buckets;
 mod budget;
 mod call;
+mod distribution;
 mod extended;
 mod failure;
 mod fill;
@@ -97,16 +99,26 @@ pub(crate) struct Session<'a> {
     pub(crate) delayed: bool,
     pub(crate) use_start_timestamps: bool,
     pub(crate) type_and_unit_labels: bool,
-    /// Whether series may have become equal by what the whole query has selected: names were taken
-    /// from series that had more than a name to lose.
-    pub(crate) has_typed_series: bool,
+    /// Of the block of steps at hand (`blocks.rs`), the first one; 0 for all of a row.
+    pub(crate) first_step: usize,
+    /// Whether a step's value may depend on more than its own samples: names were taken from series
+    /// that had more than a name to lose, so that others of the selection may be equal to them; or
+    /// there were native histograms, of which the one before the range tells about a reset.
+    pub(crate) is_of_its_range: bool,
 }
 
 impl<'a> Session<'a> {
+    /// Counts the samples of a row, or of a block of its steps.
+    pub(crate) fn count_samples(&self, total: u64, steps: usize, at_step: impl Fn(usize) -> u64) {
+        let of_block = |step: usize| step.checked_sub(self.first_step).filter(|at| *at < steps);
+        let at_step = |step: usize| of_block(step).map_or(0, &at_step);
+        self.sample_count.add(self.counted, total, at_step);
+    }
+
     /// The same with annotations of its own, for a worker.
     pub(crate) fn fork(&self) -> Session<'a> {
         let annotations = self.annotations.fork();
-        Session { annotations, has_typed_series: false, ..*self }
+        Session { annotations, is_of_its_range: false, ..*self }
     }
 }
 
@@ -154,6 +166,8 @@ impl<'a, S: Source> Executor<'a, S> {
             self.session.budget.check()?;
             self.session.annotations.set_node(id.0);
             let value = self.evaluate(id)?;
+            // A loop may have ended early.
+            self.session.budget.check()?;
             let value = match self.plan.node(id).repeat {
                 Some(steps) => self.repeated(value, steps)?,
                 None => value,
@@ -350,7 +364,7 @@ impl<'a, S: Source> Executor<'a, S> {
                 NodeValue::Scalar(Scalar::Steps(values))
             }
             (UnaryOp::Minus, NodeValue::Rows(mut rows)) => {
-                rows.values.iter_mut().for_each(|value| *value = -*value);
+                instant::for_each_value(&mut rows, self.session.budget, |value, _| -value);
                 for (_, histogram) in rows.histograms.iter_mut().flatten() {
                     Arc::make_mut(histogram).scale(-1.0);
                 }
@@ -363,7 +377,7 @@ impl<'a, S: Source> Executor<'a, S> {
     /// Drops metric names and merges what has become equal.
     fn renamed(&self, mut rows: Rows) -> Result<Rows, QueryError> {
         match rows.drop_names(self.session.delayed) {
-            true => rows.unify(),
+            true => rows.unify(self.session.budget),
             false => Ok(rows),
         }
     }
@@ -380,7 +394,7 @@ impl<'a, S: Source> Executor<'a, S> {
             (NodeValue::Rows(left), NodeValue::Rows(right)) => {
                 let matching = binary.matching.clone().unwrap_or_default();
                 let rows = match binary.op.is_set() {
-                    true => join::set_operator(binary, &matching, left, right)?,
+                    true => join::set_operator(binary, &matching, left, right, session.budget)?,
                     false => join::operator(binary, &matching, left, right, span, session)?,
                 };
                 return Ok(NodeValue::Rows(rows));
@@ -463,19 +477,20 @@ impl<'a, S: Source> Executor<'a, S> {
     /// The samples of a range vector, for an instant query that is one; sorted by labels.
     pub(crate) fn range_vector(&mut self) -> Result<Vec<MatrixSeries>, QueryError> {
         let root = self.plan.strip(self.plan.expr.root);
-        let mut matrix = match self.plan.kind(root) {
-            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector)?,
+        match self.plan.kind(root) {
+            NodeKind::MatrixSelector { selector, .. } => self.read_range(*selector),
             NodeKind::Subquery(subquery) => {
                 let grid = self.inner_grid(subquery.expr);
+                let budget = self.session.budget;
                 match self.run()? {
-                    NodeValue::Rows(rows) => series_of(&rows.remove_marked_names()?, grid),
+                    NodeValue::Rows(rows) => {
+                        series_of(&rows.remove_marked_names(budget)?, grid, budget)
+                    }
                     _ => unreachable!("the parser checks types"),
                 }
             }
             _ => unreachable!("range vectors are selectors or subqueries"),
-        };
-        matrix.sort_by(|a, b| a.labels.cmp(&b.labels));
-        Ok(matrix)
+        }
     }
 
     fn read_range(&mut self, selector: NodeId) -> Result<Vec<MatrixSeries>, QueryError> {
@@ -484,8 +499,12 @@ impl<'a, S: Source> Executor<'a, S> {
         let start_ms = end_ms.saturating_sub(view.window_ms);
         let mut series = Series::default();
         let mut matrix = Vec::new();
-        for (labels, selected) in &self.series[self.selection(selector)] {
-            self.session.budget.check()?;
+        let all = &self.series[self.selection(selector)];
+        let budget = self.session.budget;
+        let order = sort::order_by(all.len(), budget, |a, b| all[a].0.cmp(&all[b].0));
+        let mut memory = budget.growing();
+        for (labels, selected) in order.into_iter().map(|at| &all[at]) {
+            budget.check()?;
             self.source
                 .read(selected, &mut series.samples)
                 .map_err(|error| QueryError::Internal(error.message))?;
@@ -512,7 +531,8 @@ impl<'a, S: Source> Executor<'a, S> {
             }
             let sizes = found.histograms.iter().map(|(_, histogram)| histogram.size_in_samples());
             let cost = found.floats.len() as u64 + sizes.sum::<u64>();
-            self.session.budget.hold(cost)?;
+            budget.hold(cost)?;
+            memory.by(cost * size_of::<(i64, f64)>() as u64)?;
             self.session.sample_count.add(self.plan.node(selector).counted, cost, |_| cost);
             if cost > 0 {
                 matrix.push(found);
@@ -541,10 +561,19 @@ fn select<S: Source>(
     }
 }
 
-/// Rows as series with times.
-pub(crate) fn series_of(rows: &Rows, grid: crate::plan::Grid) -> Vec<MatrixSeries> {
+/// Rows as series with times, by labels.
+pub(crate) fn series_of(
+    rows: &Rows,
+    grid: crate::plan::Grid,
+    budget: &Budget,
+) -> Result<Vec<MatrixSeries>, QueryError> {
+    budget.expect_bytes(rows.cost().saturating_mul(size_of::<(i64, f64)>() as u64))?;
+    let labels = |row: usize| &rows.meta[row].labels;
+    let order = sort::order_by(rows.len(), budget, |a, b| labels(a).cmp(labels(b)));
     let mut matrix = Vec::with_capacity(rows.len());
-    for row in 0..rows.len() {
+    let mut pace = budget.pace();
+    for row in order {
+        pace.step(rows.steps)?;
         let values = rows.values(row);
         let mut floats = Vec::with_capacity(rows::count_bits(rows.valid(row)) as usize);
         for_each_bit(rows.valid(row), |step| floats.push((grid.time_ms(step), values[step])));
@@ -553,11 +582,11 @@ pub(crate) fn series_of(rows: &Rows, grid: crate::plan::Grid) -> Vec<MatrixSerie
             .map(|(step, histogram)| (grid.time_ms(*step as usize), histogram.clone()))
             .collect::<Vec<_>>();
         if !floats.is_empty() || !histograms.is_empty() {
-            let labels = rows.meta[row].labels.clone();
-            matrix.push(MatrixSeries { labels, floats, histograms });
+            matrix.push(MatrixSeries { labels: labels(row).clone(), floats, histograms });
         }
     }
-    matrix
+    budget.check()?;
+    Ok(matrix)
 }
 
 /// A row for tests and for single results.
@@ -579,6 +608,7 @@ pub(crate) fn with_test_session(f: impl FnOnce(&mut Session<'_>)) {
         delayed: false,
         use_start_timestamps: false,
         type_and_unit_labels: false,
-        has_typed_series: false,
+        first_step: 0,
+        is_of_its_range: false,
     });
 }

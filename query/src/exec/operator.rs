@@ -86,7 +86,11 @@ pub(crate) fn vector_and_scalar(
 ) -> Rows {
     let op = binary.op;
     let mut notes = Notes::default();
+    let mut pace = session.budget.pace();
     for row in 0..rows.len() {
+        if !pace.goes_on(rows.steps) {
+            break;
+        }
         let (values, valid, histograms) = rows.row_mut(row);
         let sides = |value: f64, step: usize| {
             let scalar = scalar.at(step);

@@ -5,8 +5,11 @@ use icecore_storage::regex::CapturingRegex;
 use regex_automata::util::captures::Captures;
 
 use crate::engine::QueryError;
-use crate::exec::label_edit;
 use crate::exec::rows::Rows;
+use crate::exec::{Budget, label_edit};
+
+/// What a series costs, in cells.
+const COST: usize = 64;
 
 fn error(text: String) -> QueryError {
     QueryError::Execution(text)
@@ -24,7 +27,11 @@ fn label_name<'a>(bytes: &'a [u8], which: &str, function: &str) -> Result<&'a st
 }
 
 /// `label_replace(v, destination, replacement, source, pattern)`.
-pub(crate) fn replace(mut rows: Rows, arguments: [&[u8]; 4]) -> Result<Rows, QueryError> {
+pub(crate) fn replace(
+    mut rows: Rows,
+    arguments: [&[u8]; 4],
+    budget: &Budget,
+) -> Result<Rows, QueryError> {
     let [destination, replacement, source, pattern] = arguments;
     let pattern_text = String::from_utf8_lossy(pattern);
     let text = std::str::from_utf8(pattern).ok();
@@ -35,7 +42,9 @@ pub(crate) fn replace(mut rows: Rows, arguments: [&[u8]; 4]) -> Result<Rows, Que
     let replacement = String::from_utf8_lossy(replacement);
     let source = String::from_utf8_lossy(source);
     let mut captures = regex.create_captures();
+    let mut pace = budget.pace();
     for meta in &mut rows.meta {
+        pace.step(COST)?;
         let value = meta.labels.get(&source).unwrap_or("").to_owned();
         if !regex.captures(&value, &mut captures) {
             continue;
@@ -46,7 +55,7 @@ pub(crate) fn replace(mut rows: Rows, arguments: [&[u8]; 4]) -> Result<Rows, Que
             meta.drop_name = false;
         }
     }
-    rows.unify()
+    rows.unify(budget)
 }
 
 /// Go's `Regexp.Expand`: `$1`, `$name`, `${name}`, `$$`. A name is as long as it can be; one that
@@ -101,7 +110,11 @@ fn reference(text: &str) -> Option<(&str, &str)> {
 }
 
 /// `label_join(v, destination, separator, sources…)`.
-pub(crate) fn join(mut rows: Rows, arguments: &[&[u8]]) -> Result<Rows, QueryError> {
+pub(crate) fn join(
+    mut rows: Rows,
+    arguments: &[&[u8]],
+    budget: &Budget,
+) -> Result<Rows, QueryError> {
     let [destination, separator, sources @ ..] = arguments else {
         return Err(error("label_join() needs a destination and a separator".into()));
     };
@@ -111,7 +124,9 @@ pub(crate) fn join(mut rows: Rows, arguments: &[&[u8]]) -> Result<Rows, QueryErr
         .collect::<Result<Vec<&str>, QueryError>>()?;
     let destination = label_name(destination, "destination", "label_join")?;
     let separator = String::from_utf8_lossy(separator);
+    let mut pace = budget.pace();
     for meta in &mut rows.meta {
+        pace.step(COST)?;
         let values: Vec<&str> =
             sources.iter().map(|source| meta.labels.get(source).unwrap_or("")).collect();
         let joined = values.join(&separator);
@@ -120,7 +135,7 @@ pub(crate) fn join(mut rows: Rows, arguments: &[&[u8]]) -> Result<Rows, QueryErr
             meta.drop_name = false;
         }
     }
-    rows.unify()
+    rows.unify(budget)
 }
 
 #[cfg(test)]

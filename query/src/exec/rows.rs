@@ -15,7 +15,7 @@ use std::sync::Arc;
 use icecore_storage::labels::Labels;
 
 use crate::engine::QueryError;
-use crate::exec::label_edit;
+use crate::exec::{Budget, label_edit};
 use crate::histogram::FloatHistogram;
 
 /// A row's series.
@@ -340,15 +340,19 @@ impl Rows {
     }
 
     /// Merges rows of equal labels; an error if two of them have a point at one step.
-    pub(crate) fn unify(self) -> Result<Rows, QueryError> {
-        self.merge_equal().map_err(|_| same_labelset())
+    pub(crate) fn unify(self, budget: &Budget) -> Result<Rows, QueryError> {
+        self.merge_equal(budget).map_err(|_| same_labelset())
     }
 
     /// The same; the error is the first step at which two rows meet.
-    pub(crate) fn merge_equal(self) -> Result<Rows, usize> {
+    pub(crate) fn merge_equal(self, budget: &Budget) -> Result<Rows, usize> {
+        let mut pace = budget.pace();
         let mut first: HashMap<&[u8], usize> = HashMap::with_capacity(self.len());
         let mut target = Vec::with_capacity(self.len());
         for meta in &self.meta {
+            if !pace.goes_on(16) {
+                break;
+            }
             let next = first.len();
             target.push(*first.entry(meta.labels.as_bytes()).or_insert(next));
         }
@@ -359,6 +363,9 @@ impl Rows {
         let (mut taken, mut present) = (Vec::new(), Vec::new());
         let mut met: Option<usize> = None;
         for (row, &into) in target.iter().enumerate() {
+            if !pace.goes_on(self.steps) {
+                break;
+            }
             if into == rows.len() {
                 rows.push_from(&self, row, self.meta[row].clone());
                 continue;
@@ -377,7 +384,7 @@ impl Rows {
     }
 
     /// The end of delayed name removal: names that are marked go now.
-    pub(crate) fn remove_marked_names(mut self) -> Result<Rows, QueryError> {
+    pub(crate) fn remove_marked_names(mut self, budget: &Budget) -> Result<Rows, QueryError> {
         if !self.meta.iter().any(|meta| meta.drop_name) {
             return Ok(self);
         }
@@ -385,7 +392,7 @@ impl Rows {
             meta.labels = label_edit::without_name(&meta.labels);
             meta.drop_name = false;
         }
-        self.unify()
+        self.unify(budget)
     }
 }
 
@@ -403,6 +410,13 @@ pub(crate) fn same_labelset() -> QueryError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::with_test_session;
+
+    fn with_budget<T>(f: impl FnOnce(&Budget) -> T) -> T {
+        let mut result = None;
+        with_test_session(|session| result = Some(f(session.budget)));
+        result.unwrap()
+    }
 
     fn rows(list: &[(&str, &[Option<f64>])]) -> Rows {
         let mut rows = Rows::new(list[0].1.len());
@@ -424,14 +438,14 @@ mod tests {
     fn rows_of_equal_labels_merge_where_they_do_not_overlap() {
         let mut apart = rows(&[("x", &[Some(1.0), None]), ("y", &[None, Some(f64::NAN)])]);
         assert!(apart.drop_names(false));
-        let merged = apart.unify().unwrap();
+        let merged = with_budget(|budget| apart.unify(budget)).unwrap();
         assert_eq!(merged.len(), 1);
         assert_eq!(merged.valid(0), [0b11]);
         assert!(merged.values(0)[1].is_nan());
 
         let mut over = rows(&[("x", &[Some(1.0), None]), ("y", &[Some(1.0), None])]);
         over.drop_names(false);
-        assert_eq!(over.unify().unwrap_err(), same_labelset());
+        assert_eq!(with_budget(|budget| over.unify(budget)).unwrap_err(), same_labelset());
     }
 
     #[test]
@@ -439,7 +453,7 @@ mod tests {
         let mut marked = rows(&[("x", &[Some(1.0)])]);
         assert!(!marked.drop_names(true));
         assert_eq!(marked.meta[0].labels.metric_name(), "x");
-        let done = marked.remove_marked_names().unwrap();
+        let done = with_budget(|budget| marked.remove_marked_names(budget)).unwrap();
         assert_eq!(done.meta[0].labels.metric_name(), "");
     }
 

@@ -104,14 +104,13 @@ impl Series {
     }
 
     fn convert(&mut self, at: usize) -> &mut Converted {
-        if self.converted[at].is_none() {
-            let stored = &self.samples.histograms[at].1;
-            let before = at.checked_sub(1).and_then(|before| self.converted[before].as_ref());
+        let (earlier, rest) = self.converted.split_at_mut(at);
+        rest[0].get_or_insert_with(|| {
+            let before = earlier.last().and_then(Option::as_ref);
             let before = before.map(|converted| &*converted.histogram);
-            let histogram = Arc::new(FloatHistogram::from_stored(stored, before));
-            self.converted[at] = Some(Converted { histogram, hinted: false });
-        }
-        self.converted[at].as_mut().expect("converted above")
+            let histogram = FloatHistogram::from_stored(&self.samples.histograms[at].1, before);
+            Converted { histogram: Arc::new(histogram), hinted: false }
+        })
     }
 
     fn hint(&mut self, at: usize) -> ResetHint {
@@ -143,22 +142,17 @@ impl Series {
     }
 
     fn decreased(&mut self, before: usize, at: usize) -> bool {
-        self.convert(before);
-        self.convert(at);
-        match (&self.converted[before], &self.converted[at]) {
-            (Some(before), Some(now)) => now.histogram.counts_decreased(&before.histogram),
-            _ => unreachable!("both were converted"),
-        }
+        let before = Arc::clone(&self.convert(before).histogram);
+        self.convert(at).histogram.counts_decreased(&before)
     }
 
     /// Whether a histogram is a later state of the counter that the one before it shows.
     fn goes_on(&mut self, before: usize, at: usize) -> bool {
-        self.convert(before);
-        let now = Arc::clone(&self.convert(at).histogram);
-        let before = &self.convert(before).histogram;
+        let before = Arc::clone(&self.convert(before).histogram);
+        let now = &self.convert(at).histogram;
         now.schema == before.schema
             && now.zero_threshold == before.zero_threshold
-            && !now.counts_decreased(before)
+            && !now.counts_decreased(&before)
     }
 }
 

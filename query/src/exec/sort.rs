@@ -2,13 +2,54 @@
 
 use std::cmp::Ordering;
 
+use crate::exec::Budget;
 use crate::exec::rows::Rows;
 
+/// Rows that are sorted between two looks at the budget.
+const RUN: usize = 2048;
+
+/// The numbers below `count` in order, equal ones as they come. Ends early, and out of order, when
+/// the query has to end.
+pub(crate) fn order_by(
+    count: usize,
+    budget: &Budget,
+    compare: impl Fn(usize, usize) -> Ordering,
+) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut pace = budget.pace();
+    for run in order.chunks_mut(RUN) {
+        if !pace.goes_on(RUN) {
+            return order;
+        }
+        run.sort_by(|a, b| compare(*a, *b));
+    }
+    let mut merged = Vec::with_capacity(count);
+    let mut width = RUN;
+    while width < count {
+        merged.clear();
+        for pair in order.chunks(2 * width) {
+            let (mut left, mut right) = pair.split_at(width.min(pair.len()));
+            while let (Some(a), Some(b)) = (left.first(), right.first()) {
+                if !pace.goes_on(1) {
+                    return order;
+                }
+                let side = if compare(*b, *a).is_lt() { &mut right } else { &mut left };
+                merged.push(side[0]);
+                *side = &side[1..];
+            }
+            merged.extend_from_slice(left);
+            merged.extend_from_slice(right);
+        }
+        std::mem::swap(&mut order, &mut merged);
+        width *= 2;
+    }
+    order
+}
+
 /// `sort` and `sort_desc`: NaN comes last both ways; equal values keep their order.
-pub(crate) fn by_value(rows: &Rows, descending: bool) -> Rows {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by(|a, b| {
-        let (a, b) = (rows.values(*a)[0], rows.values(*b)[0]);
+pub(crate) fn by_value(rows: &Rows, descending: bool, budget: &Budget) -> Rows {
+    let order = order_by(rows.len(), budget, |a, b| {
+        let (a, b) = (rows.values(a)[0], rows.values(b)[0]);
         match (a.is_nan(), b.is_nan()) {
             (false, false) if descending => b.partial_cmp(&a).unwrap_or(Ordering::Equal),
             (false, false) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
@@ -19,10 +60,9 @@ pub(crate) fn by_value(rows: &Rows, descending: bool) -> Rows {
 }
 
 /// `sort_by_label` and `sort_by_label_desc`: by the labels named, in natural order, then by all.
-pub(crate) fn by_label(rows: &Rows, names: &[String], descending: bool) -> Rows {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by(|a, b| {
-        let (a, b) = (&rows.meta[*a].labels, &rows.meta[*b].labels);
+pub(crate) fn by_label(rows: &Rows, names: &[String], descending: bool, budget: &Budget) -> Rows {
+    let order = order_by(rows.len(), budget, |a, b| {
+        let (a, b) = (&rows.meta[a].labels, &rows.meta[b].labels);
         let by_name = names
             .iter()
             .map(|name| natural_order(a.get(name).unwrap_or(""), b.get(name).unwrap_or("")));
@@ -60,6 +100,18 @@ fn take_run<'a>(text: &mut &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::with_test_session;
+
+    #[test]
+    fn long_lists_are_sorted_like_short_ones() {
+        let keys: Vec<usize> = (0..10 * RUN + 7).map(|i| i * 7919 % 1000).collect();
+        with_test_session(|session| {
+            let order = order_by(keys.len(), session.budget, |a, b| keys[a].cmp(&keys[b]));
+            let mut expected: Vec<usize> = (0..keys.len()).collect();
+            expected.sort_by_key(|at| keys[*at]);
+            assert_eq!(order, expected);
+        });
+    }
 
     #[test]
     fn numbers_in_names_compare_as_numbers() {

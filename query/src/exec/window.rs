@@ -196,8 +196,9 @@ fn floats(
         scratch.bounds.update(timestamps, call.view.times, call.view.window_ms);
         scratch.bounds_token = token;
     }
-    let at_step = |step| scratch.bounds.window(step).len() as u64;
-    session.sample_count.add(session.counted, scratch.bounds.total, at_step);
+    let bounds = &scratch.bounds;
+    let at_step = |step| bounds.window(step).len() as u64;
+    session.count_samples(bounds.total, bounds.low.len(), at_step);
     session.budget.touch(scratch.bounds.largest)?;
     over_time::check_parameters(call, &scratch.bounds.mask)?;
     compute(call, timestamps, values, token, scratch, row, session);
@@ -213,7 +214,7 @@ pub(crate) fn account(
     let windows = bounds.low.iter().zip(&bounds.high);
     let costs = windows.map(|(low, high)| (*low..*high).map(|at| cost(at as usize)).sum());
     let costs: Vec<u64> = costs.collect();
-    session.sample_count.add(session.counted, costs.iter().sum(), |step| costs[step]);
+    session.count_samples(costs.iter().sum(), costs.len(), |step| costs[step]);
     session.budget.touch(costs.into_iter().max().unwrap_or(0))
 }
 

@@ -2,8 +2,8 @@
 //!
 //! - `comparison`: Debian's Prometheus and vmagent scrape Debian's node exporter and write here;
 //!   Prometheus and Icecore then answer the same queries alike.
-//! - `random_queries`: Debian's Prometheus and Icecore have the same samples and answer thousands of
-//!   generated queries alike.
+//! - `random_queries`, `random_patterns`: Debian's Prometheus and Icecore have the same samples and
+//!   answer thousands of generated queries alike, and take patterns alike.
 //! - `crash`: killed in the middle of writing, again and again.
 //! - `bad_input`: bodies and queries that mean harm.
 //! - `data_directory`: a full disk, and a second process on the same directory.
@@ -32,5 +32,7 @@ mod comparison;
 mod crash;
 mod data_directory;
 mod icecore;
+mod pair;
 mod process;
+mod random_patterns;
 mod random_queries;

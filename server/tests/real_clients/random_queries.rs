@@ -9,25 +9,19 @@
 //! `ICECORE_RANDOM_QUERIES` and `ICECORE_RANDOM_SEED` ask for more and for others. A difference is
 //! shown with the number of its query; alone it is asked with `ICECORE_RANDOM_ONLY`.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use icecore_query::parser::ast::{AggregateOp, BinaryOp, Expr, NodeId, NodeKind};
 use icecore_query::parser::{ParserOptions, parse};
-use tempfile::TempDir;
 
 use crate::answers;
-use crate::client::{self, Answer};
+use crate::client::Answer;
 use crate::generate::choices::Choices;
 use crate::generate::data::{self, Extent, SCRAPE_MS, Value};
 use crate::generate::query::{self, Grammar};
-use crate::icecore::{Icecore, post_form, seconds, write};
-use crate::process::{Process, are_installed, free_address, wait_for};
+use crate::icecore::seconds;
+use crate::pair::{self, Pair};
 use crate::write_request::WriteRequest;
-
-const PROMETHEUS: &str = "prometheus";
 
 const QUERIES: u64 = 2_000;
 const SEED: u64 = 1;
@@ -56,14 +50,14 @@ const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 #[test]
 fn generated_queries_are_answered_as_prometheus_does() {
-    if !are_installed(&[PROMETHEUS]) {
+    if !pair::is_installed() {
         return;
     }
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seed = number("ICECORE_RANDOM_SEED").unwrap_or(SEED);
     let count = number("ICECORE_RANDOM_QUERIES").unwrap_or(QUERIES);
     let only = number("ICECORE_RANDOM_ONLY");
-    let pair = Pair::start(seed);
+    let servers = Answerers::start(seed);
     let started = Instant::now();
     let (mut asked, mut empty, mut rounded) = (0, 0, 0);
     let mut differences = Vec::new();
@@ -75,9 +69,9 @@ fn generated_queries_are_answered_as_prometheus_does() {
             continue;
         }
         let when = When::new(&mut choices);
-        match pair.ask(&query, &when) {
+        match servers.ask(&query, &when) {
             Ok(found) => empty += u64::from(!found),
-            Err(_) if pair.is_rounding(&expr, expr.root, &when) => rounded += 1,
+            Err(_) if servers.is_rounding(&expr, expr.root, &when) => rounded += 1,
             Err(difference) => differences.push(format!("{number}: {query}\n{difference}")),
         }
         asked += 1;
@@ -94,41 +88,15 @@ fn generated_queries_are_answered_as_prometheus_does() {
     assert!(differing == 0, "{differing} answers differ:\n{}", differences.join("\n"));
     assert!(empty * EMPTY_SHARE_MAX <= asked, "{empty} of {asked} queries found nothing");
     assert!(rounded * ROUNDED_SHARE_MAX <= asked, "{rounded} of {asked} queries");
-    pair.icecore.terminate();
+    servers.0.end();
 }
 
-/// Both servers, with the same samples.
-struct Pair {
-    icecore: Icecore,
-    _prometheus: Process,
-    prometheus_address: SocketAddr,
-    _folder: TempDir,
-}
+/// Both servers, with the series of a seed.
+struct Answerers(Pair);
 
-impl Pair {
-    fn start(seed: u64) -> Pair {
-        let folder = TempDir::new().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        fs::write(path("prometheus.yml"), "global: {}\n").unwrap();
-        let address = free_address();
-        let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
-        let prometheus = Process::start(
-            PROMETHEUS,
-            &[
-                flag("config.file", &path("prometheus.yml")),
-                flag("storage.tsdb.path", &path("prometheus")),
-                format!("--web.listen-address={address}"),
-                "--web.enable-remote-write-receiver".into(),
-                "--storage.tsdb.retention.time=100y".into(),
-            ],
-            &path("prometheus.log"),
-        );
-        let icecore =
-            Icecore::start_with(&path("icecore"), "127.0.0.1:0", &["--storage.retention=100y"]);
-        wait_for("prometheus to be ready", Duration::from_secs(60), || {
-            let answer = client::send(address, "GET", "/-/ready", &[], b"").ok()?;
-            (answer.status == 200).then_some(())
-        });
+impl Answerers {
+    fn start(seed: u64) -> Answerers {
+        let pair = Pair::start();
         let all = data::series(EXTENT, &mut Choices::from_seed(seed));
         // In the order of time, as collectors send them.
         for scrape in 0..i64::from(EXTENT.scrapes) {
@@ -144,12 +112,9 @@ impl Pair {
                     request = request.series(&labels, &samples);
                 }
             }
-            for server in [address, icecore.address] {
-                let answer = write(server, "snappy", &request.snappy()).unwrap();
-                assert_eq!(answer.status, 204, "{}", answer.text());
-            }
+            pair.write(&request);
         }
-        Pair { icecore, _prometheus: prometheus, prometheus_address: address, _folder: folder }
+        Answerers(pair)
     }
 
     /// Whether anything was found, or in what the answers differ.
@@ -158,8 +123,7 @@ impl Pair {
         let times: Vec<(&str, &str)> = times.iter().map(|(name, time)| (*name, &**time)).collect();
         let path = if times.len() == 1 { "/api/v1/query" } else { "/api/v1/query_range" };
         let parameters = [&[("query", query)], &*times].concat();
-        let theirs = post_form(self.prometheus_address, path, &parameters).unwrap();
-        let ours = self.icecore.post_form(path, &parameters);
+        let [theirs, ours] = self.0.ask(path, &parameters);
         let compared = match (theirs.status, ours.status) {
             (200, 200) => answers::compare("", &theirs.data(), &ours.data()),
             // 2.42 counts only those matches whose comparison holds.
