@@ -48,6 +48,13 @@ impl<'p> Fault<'p> {
     }
 }
 
+impl PatternError {
+    /// Whether the pattern is one, but larger than a bound of ours.
+    pub fn is_too_large(&self) -> bool {
+        self.code.starts_with("expression too large")
+    }
+}
+
 impl From<Fault<'_>> for PatternError {
     fn from(fault: Fault<'_>) -> PatternError {
         PatternError { code: fault.code.into(), text: fault.text.into() }
