@@ -20,6 +20,12 @@ use crate::exec::rows::{HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, se
 use crate::functions::number::kahan_add;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 
+/// Whether the result's last bits depend on the order in which series are added.
+pub(crate) fn depends_on_order(op: AggregateOp) -> bool {
+    use AggregateOp::{Avg, Stddev, Stdvar, Sum};
+    matches!(op, Sum | Avg | Stddev | Stdvar)
+}
+
 /// Which labels make a group.
 #[derive(Clone, Debug)]
 pub(crate) struct Grouping {
@@ -52,12 +58,12 @@ impl Grouping {
             return;
         }
         label_edit::write_filtered(&meta.labels, key, |name| {
-            if name == METRIC_NAME && self.without
+            if name == METRIC_NAME.as_bytes() && self.without
                 || self.name_dropped && label_edit::is_metadata(name)
             {
                 return false;
             }
-            self.names.iter().any(|listed| listed == name) != self.without
+            self.names.iter().any(|listed| listed.as_bytes() == name) != self.without
         });
     }
 }
@@ -67,11 +73,22 @@ impl Grouping {
 pub(crate) struct Ordinals {
     known: HashMap<Box<[u8]>, u32>,
     keys: Vec<Box<[u8]>>,
+    /// The ordinal that was asked for last.
+    last: usize,
     pub(crate) drop_name: Vec<bool>,
 }
 
 impl Ordinals {
     pub(crate) fn get(&mut self, key: &[u8]) -> usize {
+        // Neighbours are often of one group.
+        if self.keys.get(self.last).is_some_and(|last| **last == *key) {
+            return self.last;
+        }
+        self.last = self.find(key);
+        self.last
+    }
+
+    fn find(&mut self, key: &[u8]) -> usize {
         if let Some(&ordinal) = self.known.get(key) {
             return ordinal as usize;
         }
@@ -158,7 +175,7 @@ impl Groups {
     pub(crate) fn bytes(&self) -> u64 {
         let columns = self.value.len() + self.second.len() + self.count.len();
         let words = columns + self.seen.len() + self.incremental.len();
-        (words * 8 + self.ordinals.len() * 160) as u64
+        (words * 8 + self.ordinals.len() * 160 + self.histograms.bytes()) as u64
     }
 
     /// Adds a row to the group of its labels; `key` is memory for them.

@@ -28,6 +28,7 @@ mod leaf;
 mod limit;
 mod operator;
 mod over_time;
+mod quantile;
 mod ranked;
 mod rate;
 mod relabel;

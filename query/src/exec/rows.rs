@@ -167,6 +167,14 @@ impl Rows {
         Rows { steps, ..Rows::default() }
     }
 
+    /// Makes room for so many rows.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.meta.reserve(rows);
+        self.values.reserve(rows * self.steps);
+        self.valid.reserve(rows * words(self.steps));
+        self.histograms.reserve(rows);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.meta.len()
     }
@@ -224,10 +232,6 @@ impl Rows {
     /// What they cost to hold, in samples.
     pub(crate) fn cost(&self) -> u64 {
         count_bits(&self.valid) + self.histograms.iter().map(histogram_cost).sum::<u64>()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.valid.iter().all(|word| *word == 0) && !self.has_histograms()
     }
 
     /// The steps at which the row has a float or a histogram, into `bitmap`.
