@@ -551,7 +551,8 @@ impl Source for Endless {
                 self.cancelled.store(true, Ordering::Relaxed);
             }
             let number = selected.len().to_string();
-            let labels = Labels::from_pairs([("__name__", "x"), ("n", &number)]).unwrap();
+            let labels =
+                Labels::from_pairs([("__name__", "x"), ("n", &number)]).expect("two names");
             selected.push((labels, selected.len()));
             if selected.len().is_multiple_of(100) {
                 self.charged.fetch_add(100 * 1024, Ordering::Relaxed);
@@ -577,7 +578,7 @@ impl Source for Endless {
 fn run_endless(source: &Endless, engine: &Engine, query: &str) -> Result<Answer, QueryError> {
     let cancelled = Arc::clone(&source.cancelled);
     let options = QueryOptions { cancelled, ..QueryOptions::default() };
-    let expr = parser::parse(query, ParserOptions::ALL).unwrap();
+    let expr = parser::parse(query, ParserOptions::ALL).expect("a query that parses");
     engine.range(source, query, &expr, 0, 590_000, 10_000, &options)
 }
 

@@ -78,6 +78,14 @@ impl<'a> Part<'a> {
         }
     }
 
+    /// Floats that were just computed; those that are packed already have found room once.
+    fn fresh_floats(&self) -> usize {
+        match self {
+            Part::Cached(..) => 0,
+            Part::Fresh(series) => series.iter().map(|series| series.floats.len()).sum(),
+        }
+    }
+
     /// Appends the points of one of its series.
     fn append(&self, index: usize, steps: Steps, into: &mut MatrixSeries) {
         match *self {
@@ -183,6 +191,10 @@ impl Extent {
         bytes_max: usize,
     ) -> Option<Extent> {
         let count = usize::try_from(range.end - range.start).ok()?;
+        let floats = parts.iter().map(Part::fresh_floats).sum::<usize>();
+        if floats.saturating_mul(size_of::<f64>()) > bytes_max {
+            return None;
+        }
         let annotation_bytes = annotations.bytes();
         let mut extent = Extent {
             bytes: size_of::<Extent>() + text.len() + annotation_bytes,

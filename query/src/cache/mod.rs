@@ -244,18 +244,13 @@ impl ResultCache {
         let needs_proof =
             (0..known.len()).any(|at| !known[at].annotations.is_empty() && is_cut(at));
         let pieces = splice(wanted, &valid, needs_proof);
-        let fresh = request.evaluate(&pieces)?;
+        let mut fresh = request.evaluate(&pieces)?;
         request.check(&pieces, known, generation)?;
         let (annotations, is_uniform) = annotations_of(&pieces, known, &fresh)?;
-        let mut computed = fresh.iter();
-        let parts: Vec<Part<'_>> = pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Cached(at, steps) => Part::Cached(&known[*at], (steps.start, steps.end)),
-                Piece::Fresh(_) => Part::Fresh(computed.next().map_or(&[], |one| &one.series)),
-            })
-            .collect();
-        let series = extent::matrix(&parts, request.steps);
+        let series = match &mut fresh[..] {
+            [all] if pieces.len() == 1 => std::mem::take(&mut all.series),
+            _ => joined(&pieces, known, &fresh, request.steps),
+        };
         self.count(&pieces);
         let is_new = !fresh.is_empty();
         if is_new && fresh.iter().all(|one| !one.is_of_its_range) {
@@ -330,6 +325,23 @@ impl ResultCache {
             count(&self.counts.evictions, evicted);
         }
     }
+}
+
+/// The matrix that the pieces make up.
+fn joined(
+    pieces: &[Piece],
+    known: &[Arc<Extent>],
+    fresh: &[Fresh],
+    steps: Steps,
+) -> Vec<MatrixSeries> {
+    let mut computed = fresh.iter();
+    let part = |piece: &Piece| match piece {
+        Piece::Cached(at, steps) => Part::Cached(&known[*at], (steps.start, steps.end)),
+        Piece::Fresh(_) => Part::Fresh(computed.next().map_or(&[], |one| &one.series)),
+    };
+    // Each in its turn, since what was computed comes in the order of its pieces.
+    let parts: Vec<Part<'_>> = pieces.iter().map(part).collect();
+    extent::matrix(&parts, steps)
 }
 
 /// The annotations of a query from those of its pieces, and whether every part of the extents that

@@ -13,7 +13,7 @@ use crate::functions::FunctionId;
 use crate::plan::{Grid, Times, View};
 
 /// Samples that the windows of a block look at together.
-const SAMPLES_PER_BLOCK: usize = 2 << 20;
+const SAMPLES_PER_BLOCK: usize = 1 << 19;
 
 /// Steps of a block, whatever they look at.
 const STEPS_PER_BLOCK: usize = 1 << 20;

@@ -234,10 +234,6 @@ impl Rows {
         count_bits(&self.valid) + self.histograms.iter().map(histogram_cost).sum::<u64>()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.valid.iter().all(|word| *word == 0) && !self.has_histograms()
-    }
-
     /// The steps at which the row has a float or a histogram, into `bitmap`.
     pub(crate) fn presence(&self, row: usize, bitmap: &mut Vec<u64>) {
         bitmap.clear();

@@ -5,8 +5,10 @@
 //! parameter in the URL, Grafana with all of them in the body. Unknown names are ignored: proxies
 //! and Thanos send their own.
 
+use std::num::IntErrorKind;
 use std::time::Duration;
 
+use icecore_query::go_format::quote;
 use icecore_storage::time::TimeRange;
 
 use crate::config::Config;
@@ -87,9 +89,14 @@ impl Params {
     pub(crate) fn lookback_ms(&self) -> Result<Option<i64>, ApiError> {
         match self.get("lookback_delta") {
             "" => Ok(None),
-            text => parse_duration_ms(text).map(Some).map_err(|error| {
-                ApiError::bad_data(format!("error parsing lookback delta duration: {error}"))
-            }),
+            text => match parse_duration_ms(text) {
+                // As in Prometheus, nothing means the server's own.
+                Ok(ms) => Ok(Some(ms).filter(|ms| *ms > 0)),
+                Err(error) => {
+                    let text = format!("error parsing lookback delta duration: {error}");
+                    Err(ApiError::bad_data(text))
+                }
+            },
         }
     }
 
@@ -102,15 +109,19 @@ impl Params {
                     Err(ApiError::parameter("limit", "limit must be non-negative"))
                 }
                 Ok(limit) => Ok(usize::try_from(limit).ok().filter(|limit| *limit > 0)),
-                Err(_) => Err(ApiError::parameter("limit", atoi_error(text))),
+                Err(error) => Err(ApiError::parameter("limit", atoi_error(text, error.kind()))),
             },
         }
     }
 }
 
 /// As Go's `strconv.Atoi` complains.
-fn atoi_error(text: &str) -> String {
-    format!("strconv.Atoi: parsing {text:?}: invalid syntax")
+fn atoi_error(text: &str, kind: &IntErrorKind) -> String {
+    let why = match kind {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("strconv.Atoi: parsing {}: {why}", quote(text.as_bytes()))
 }
 
 #[cfg(test)]
@@ -134,7 +145,25 @@ mod tests {
         assert_eq!(limit("7").unwrap(), Some(7));
         let error = limit("-1").unwrap_err();
         assert_eq!(error.message(), r#"invalid parameter "limit": limit must be non-negative"#);
-        assert!(limit("x").is_err() && limit("NaN").is_err());
+        for (text, why) in [
+            ("NaN", r#"strconv.Atoi: parsing "NaN": invalid syntax"#),
+            (
+                "9999999999999999999",
+                r#"strconv.Atoi: parsing "9999999999999999999": value out of range"#,
+            ),
+        ] {
+            let message = format!("invalid parameter \"limit\": {why}");
+            assert_eq!(limit(text).unwrap_err().message(), message);
+        }
+    }
+
+    #[test]
+    fn a_lookback_of_nothing_is_the_servers() {
+        let lookback =
+            |text: &str| Params::new(&format!("lookback_delta={text}"), b"").lookback_ms();
+        assert_eq!(lookback("90s").unwrap(), Some(90_000));
+        assert_eq!(lookback("0").unwrap(), None);
+        assert_eq!(lookback("").unwrap(), None);
     }
 
     #[test]

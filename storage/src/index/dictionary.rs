@@ -231,7 +231,7 @@ impl Dictionary {
         for index in self.block_of(name, prefix)?..name.values.div_ceil(BLOCK_VALUES) {
             let mut block = self.block(name, index)?;
             while let Some(postings) = block.next()? {
-                if block.text.starts_with(prefix.as_bytes()) {
+                if prefix.is_empty() || block.text.starts_with(prefix.as_bytes()) {
                     visit(block.text()?, postings)?;
                 } else if block.text.as_slice() > prefix.as_bytes() {
                     return Ok(());

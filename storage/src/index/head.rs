@@ -330,7 +330,8 @@ impl Terms for HeadIndex {
         if let Some(entry) = self.entry(name) {
             let from = (Bound::Included(prefix), Bound::Unbounded);
             let values = entry.values.range::<str, _>(from);
-            for (value, id) in values.take_while(|(value, _)| value.starts_with(prefix)) {
+            let starts = |value: &str| prefix.is_empty() || value.starts_with(prefix);
+            for (value, id) in values.take_while(|(value, _)| starts(value)) {
                 if accept(value) {
                     union.add(&self.pairs.get(*id).payload);
                 }
