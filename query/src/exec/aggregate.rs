@@ -15,8 +15,8 @@ use icecore_storage::labels::METRIC_NAME;
 
 use crate::annotations::Annotations;
 use crate::exec::histogram_groups::HistogramGroups;
-use crate::exec::label_edit;
 use crate::exec::rows::{HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
+use crate::exec::{Budget, label_edit};
 use crate::functions::number::kahan_add;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 
@@ -347,10 +347,14 @@ impl Groups {
     }
 
     /// The result, one row a group.
-    pub(crate) fn finish(mut self, annotations: &mut Annotations) -> Rows {
+    pub(crate) fn finish(mut self, annotations: &mut Annotations, budget: &Budget) -> Rows {
         let mut rows = Rows::new(self.steps);
         let mut histograms = std::mem::take(&mut self.histograms);
+        let mut pace = budget.pace();
         for ordinal in 0..self.ordinals.len() {
+            if !pace.goes_on(self.steps) {
+                break;
+            }
             let (cells, to) = ((ordinal * self.steps, self.steps), (&mut *annotations, self.span));
             let mut floats = self.seen(ordinal).to_vec();
             rows.meta.push(self.ordinals.meta(ordinal));
@@ -384,6 +388,15 @@ mod tests {
     use icecore_storage::labels::Labels;
 
     use super::*;
+    use crate::exec::with_test_session;
+
+    fn finished(groups: Groups) -> Rows {
+        let mut rows = Rows::new(0);
+        with_test_session(|session| {
+            rows = groups.finish(&mut session.annotations, session.budget);
+        });
+        rows
+    }
 
     /// Aggregates one step of one group.
     fn aggregated(op: AggregateOp, values: &[f64]) -> f64 {
@@ -392,7 +405,7 @@ mod tests {
             let group = groups.group(b"");
             groups.add(group, &[*value], &[1]);
         }
-        groups.finish(&mut Annotations::default()).values[0]
+        finished(groups).values[0]
     }
 
     #[test]
@@ -456,7 +469,7 @@ mod tests {
         add(b"", f64::INFINITY);
         add(b"\x01a\x01b", 1.0);
         add(b"\x01a\x01b", 2.0);
-        let rows = groups.finish(&mut Annotations::default());
+        let rows = finished(groups);
         assert_eq!((rows.values(0)[99], rows.values(1)[99]), (f64::INFINITY, 1.5));
     }
 

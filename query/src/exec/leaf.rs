@@ -431,7 +431,7 @@ impl<'a, I: Input> Run<'a, I> {
             }
         }
         Ok(match total.groups {
-            Some((groups, _)) => groups.finish(&mut session.annotations),
+            Some((groups, _)) => groups.finish(&mut session.annotations, session.budget),
             None => total.rows,
         })
     }

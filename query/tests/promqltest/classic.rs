@@ -29,7 +29,9 @@ pub(crate) fn converted(series: &[Series]) -> Result<Vec<Series>, String> {
         let name = labels.metric_name();
         let suffix =
             ["_bucket", "_count", "_sum"].into_iter().find(|suffix| name.ends_with(suffix));
-        let bound = labels.get("le").and_then(number_prefix).map(|(bound, _)| bound);
+        let bound = labels.get("le").and_then(number_prefix);
+        let bound =
+            bound.and_then(|(bound, rest)| (rest.is_empty() && !bound.is_nan()).then_some(bound));
         let (Some(suffix), true) = (suffix, !name.ends_with("_bucket") || bound.is_some()) else {
             continue;
         };
@@ -64,7 +66,7 @@ impl Classic {
         self.buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
         self.buckets.dedup_by_key(|(bound, _)| *bound);
         let greatest = self.buckets.last().map(|(_, count)| *count);
-        let count = self.count.or(greatest).ok_or("no count and no buckets")?;
+        let count = self.count.or(greatest).unwrap_or(0.0);
         if self.buckets.last().is_none_or(|(bound, _)| *bound != f64::INFINITY) {
             self.buckets.push((f64::INFINITY, count));
         }

@@ -466,19 +466,23 @@ fn read_block(bytes: &mut &[u8], base: &mut i64, numbers: &mut [i64]) -> Option<
     }
     let (bitmap, rest) = rest.split_at_checked(numbers.len().div_ceil(8))?;
     *bytes = rest;
-    let mut others = bitmap.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
-    let front = numbers.get_mut(..others)?;
-    match read_dense(bytes, base, front)? {
-        Packed::Constant(value) => front.fill(value),
-        Packed::Above(base) => Sums::None.replace(front, |above| base.wrapping_add(above)),
-        Packed::Zigzag => Sums::None.replace(front, |number| varint::unzigzag(number as u64)),
+    let count = bitmap.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
+    let mut buffer = [0i64; BLOCK];
+    let others = buffer.get_mut(..count)?;
+    match read_dense(bytes, base, others)? {
+        Packed::Constant(value) => others.fill(value),
+        Packed::Above(base) => Sums::None.replace(others, |above| base.wrapping_add(above)),
+        Packed::Zigzag => Sums::None.replace(others, |number| varint::unzigzag(number as u64)),
         Packed::Residuals => {}
     }
-    // They stand at the front; from the back each moves to its place.
-    for row in (0..numbers.len()).rev() {
-        let present = bitmap[row / 8] >> (row % 8) & 1 == 1;
-        others -= usize::from(present);
-        numbers[row] = if present { numbers[others] } else { 0 };
+    numbers.fill(0);
+    let mut others = others.iter();
+    for (first, byte) in (0..).step_by(8).zip(bitmap) {
+        let mut rest = *byte;
+        while rest != 0 {
+            *numbers.get_mut(first + rest.trailing_zeros() as usize)? = *others.next()?;
+            rest &= rest - 1;
+        }
     }
     Some(Packed::Residuals)
 }
