@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use icecore_benches::bodies::{INTERVAL_MS, Plan, compress};
 use icecore_benches::command_line::Arguments;
+use icecore_benches::database::settle;
 use icecore_benches::process;
 use icecore_ingest::compression::Encoding;
 use icecore_ingest::remote_write;
@@ -124,13 +125,6 @@ fn feed(db: &Db, plan: Plan, with_upkeep: bool) -> Result<Cost> {
         }
         cpu += thread_cpu()? - started;
     }
-}
-
-fn settle(db: &Db, end_ms: i64) -> Result<()> {
-    for hours in 1..=4 {
-        while db.maintain(end_ms + hours * 3_600_000)? == Progress::Worked {}
-    }
-    Ok(())
 }
 
 fn replay(root: &Path, db: Db, series: usize, scrapes: usize) -> Result<()> {

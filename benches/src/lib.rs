@@ -8,6 +8,7 @@
 
 pub mod bodies;
 pub mod command_line;
+pub mod database;
 pub mod exporters;
 pub mod http;
 pub mod load;

@@ -276,6 +276,10 @@ fn patterns_have_gos_dialect_and_its_messages() {
         assert_eq!(answer.status, 400);
         assert_eq!(answer.json()["error"], format!("invalid parameter \"query\": {text}"));
     }
+    let form = format!("match[]={}&", encode(r"{a=~`\pL{150}`}")).repeat(50);
+    let answer = server.post_form("/api/v1/series", &form);
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.json()["error"], "patterns of match[] take more than 64 MiB compiled");
     let pattern = r"\Qa.b\E|[[:digit:]]{foo}|\141";
     let data =
         server.get(&format!("/api/v1/query?query={}", encode(&format!("x{{a=~`{pattern}`}}"))));

@@ -96,7 +96,7 @@ impl Labels {
     }
 
     pub fn identity(&self) -> SeriesIdentity {
-        xxhash_rust::xxh3::xxh3_128(&self.bytes)
+        identity(&self.bytes)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -104,11 +104,25 @@ impl Labels {
     }
 
     pub fn iter(&self) -> Iter<'_> {
-        Iter { rest: &self.bytes }
+        Iter { pairs: self.byte_pairs() }
+    }
+
+    /// The pairs as bytes: cheaper than as strings, which are checked each time.
+    pub fn byte_pairs(&self) -> BytePairs<'_> {
+        BytePairs { rest: &self.bytes }
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(candidate, _)| *candidate == name).map(|(_, value)| value)
+        let mut pairs = self.byte_pairs();
+        pairs.find(|(candidate, _)| *candidate == name.as_bytes()).map(|(_, value)| text(value))
+    }
+
+    /// The pairs whose name `keep` accepts.
+    pub fn filtered(&self, mut keep: impl FnMut(&[u8]) -> bool) -> Labels {
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        let kept = self.byte_pairs().filter(|(name, _)| keep(name));
+        kept.for_each(|(name, value)| push_pair(&mut bytes, name, value));
+        Labels { bytes: Arc::from(bytes) }
     }
 
     /// The value of [`METRIC_NAME`], or "".
@@ -128,23 +142,45 @@ impl Default for Labels {
     }
 }
 
+/// The identity of the series that has these canonical label bytes.
+pub(crate) fn identity(bytes: &[u8]) -> SeriesIdentity {
+    xxhash_rust::xxh3::xxh3_128(bytes)
+}
+
 /// Pairs in order of their names.
 #[derive(Clone, Debug)]
 pub struct Iter<'a> {
-    rest: &'a [u8],
+    pairs: BytePairs<'a>,
 }
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<(&'a str, &'a str)> {
+        self.pairs.next().map(|(name, value)| (text(name), text(value)))
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("Labels holds UTF-8")
+}
+
+/// Pairs in order of their names, as the bytes of their UTF-8.
+#[derive(Clone, Debug)]
+pub struct BytePairs<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for BytePairs<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         if self.rest.is_empty() {
             return None;
         }
-        let mut string = || {
-            let bytes = varint::read_bytes(&mut self.rest).expect("Labels holds canonical bytes");
-            std::str::from_utf8(bytes).expect("Labels holds UTF-8")
-        };
+        let mut string =
+            || varint::read_bytes(&mut self.rest).expect("Labels holds canonical bytes");
         Some((string(), string()))
     }
 }
@@ -152,7 +188,7 @@ impl<'a> Iterator for Iter<'a> {
 /// Prometheus's order: by the first pair that differs, name before value, bytewise.
 impl Ord for Labels {
     fn cmp(&self, other: &Labels) -> Ordering {
-        self.iter().cmp(other.iter())
+        self.byte_pairs().cmp(other.byte_pairs())
     }
 }
 
@@ -231,11 +267,9 @@ impl LabelsBuilder {
 
 /// Appends one pair to canonical label bytes; the caller keeps names ascending and values
 /// non-empty, and passes the result to [`Labels::from_canonical_bytes`].
-pub fn push_pair(bytes: &mut Vec<u8>, name: &str, value: &str) {
-    for text in [name, value] {
-        varint::write(bytes, text.len() as u64);
-        bytes.extend_from_slice(text.as_bytes());
-    }
+pub fn push_pair(bytes: &mut Vec<u8>, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+    varint::write_bytes(bytes, name.as_ref());
+    varint::write_bytes(bytes, value.as_ref());
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod recovery;
 pub mod regex;
 pub mod retention;
+mod selection;
 pub mod snapshot;
 pub mod time;
 pub mod wal;

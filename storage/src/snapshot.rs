@@ -6,10 +6,8 @@
 //! one series by the identity of their labels, and reading merges them. Start timestamps are joined
 //! to them from their companions, which nobody sees.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-
-use std::collections::HashMap;
 
 use roaring::RoaringBitmap;
 
@@ -21,34 +19,16 @@ use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::head::Head;
-use crate::metrics::head::read::{ReadView, SharedTimes};
 use crate::metrics::sample::Samples;
 use crate::metrics::{chunk, companion};
+pub use crate::selection::SelectedSeries;
+use crate::selection::{FromHead, HeadSeries, Joined};
 use crate::time::TimeRange;
 
 /// The live blocks at one moment, by the start of their windows.
 #[derive(Debug, Default)]
 pub(crate) struct Version {
     pub(crate) blocks: Vec<Arc<Block>>,
-}
-
-/// A series that [`Snapshot::select`] found.
-#[derive(Clone, Debug)]
-pub struct SelectedSeries {
-    labels: Labels,
-    range: TimeRange,
-    version: Arc<Version>,
-    /// (index into the version's blocks, id there), by time.
-    blocks: Vec<(u32, u32)>,
-    head: Option<ReadView>,
-    /// The companion, with the same labels.
-    start_timestamps: Option<Box<SelectedSeries>>,
-}
-
-impl SelectedSeries {
-    pub fn labels(&self) -> &Labels {
-        &self.labels
-    }
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.
@@ -132,33 +112,37 @@ impl Snapshot {
         let mut from_head = Vec::with_capacity(selectors.len());
         let companions = head.index.with_label(companion::LABEL);
         for selector in selectors {
-            let mut found = FromHead::default();
-            let mut shared = SharedTimes::default();
+            let mut series = FromHead::new(selector.range);
+            let mut of_companions = FromHead::new(selector.range);
             let ids = head.index.select(&selector.matchers);
             let mut charged = Charged::new(charge);
             for id in ids {
                 charged.series()?;
-                let series = head.series(id);
-                let view = ReadView::of(series, selector.range, &head.columns, &mut shared);
-                let Some(view) = view else { continue };
-                let labels = head.index.labels(id);
-                charged.add(SERIES_BYTES + labels.as_bytes().len() + view.bytes_held());
-                match companions.is_some_and(|companions| companions.contains(id)) {
-                    false => found.series.push((labels, view)),
-                    true => found.companions.push((companion::labels_of_series(&labels), view)),
+                let is_companion = companions.is_some_and(|companions| companions.contains(id));
+                let into = if is_companion { &mut of_companions } else { &mut series };
+                let held = into.copy.bytes_held();
+                let Some(view) = into.copy.add(head.series(id), &head.columns) else { continue };
+                let mut labels = head.index.labels(id);
+                let mut identity = head.identity(id);
+                if is_companion {
+                    labels = companion::labels_of_series(&labels);
+                    identity = labels.identity();
                 }
+                let copied = into.copy.bytes_held() - held + view.bytes_held();
+                charged.add(SERIES_BYTES + labels.as_bytes().len() + copied);
+                into.series.push(HeadSeries { labels, identity, view });
             }
             charged.settle()?;
-            from_head.push(found);
+            from_head.push((series, of_companions));
         }
         drop(head);
         let selections = selectors.iter().zip(from_head);
-        let joined = selections.map(|(selector, head)| {
-            let has_companions = !head.companions.is_empty();
-            let mut series = self.join(selector, head.series, &version, Role::Series, charge)?;
+        let joined = selections.map(|(selector, (head, companions))| {
+            let has_companions = !companions.series.is_empty();
+            let mut series = self.join(selector, head, &version, Role::Series, charge)?;
             if has_companions || has_companions_in(&version, selector.range)? {
                 let role = Role::Companion;
-                attach(&mut series, self.join(selector, head.companions, &version, role, charge)?);
+                attach(&mut series, self.join(selector, companions, &version, role, charge)?);
             }
             Ok(series)
         });
@@ -169,31 +153,18 @@ impl Snapshot {
     fn join(
         &self,
         selector: &Selector,
-        head: Vec<(Labels, ReadView)>,
+        head: FromHead,
         version: &Arc<Version>,
         role: Role,
         charge: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;
-        let one = |labels, blocks, head| SelectedSeries {
-            labels,
-            range,
-            version: version.clone(),
-            blocks,
-            head,
-            start_timestamps: None,
-        };
-        let in_range = |block: &Arc<Block>| block.meta().range.overlaps(range);
-        let overlapping = version.blocks.iter().filter(|block| in_range(block)).count();
-        let mut series: Vec<SelectedSeries> = Vec::new();
-        // Series are joined by identity only where there is something to join.
-        let mut known: HashMap<u128, usize> = HashMap::new();
-        let mut parts = overlapping;
-        for (i, block) in version.blocks.iter().enumerate().filter(|(_, block)| in_range(block)) {
+        let overlapping = version.blocks.iter().zip(0..);
+        let overlapping: Vec<(&Arc<Block>, u32)> =
+            overlapping.filter(|(block, _)| block.meta().range.overlaps(range)).collect();
+        let mut joined = Joined::new(head.series, overlapping.len());
+        for (block, number) in overlapping {
             let ids = role.of(block.select(&selector.matchers)?, block)?;
-            let is_first = series.is_empty();
-            let is_only = parts == 1 && head.is_empty();
-            parts -= 1;
             let mut charged = Charged::new(charge);
             let mut rest = ids.iter();
             loop {
@@ -201,37 +172,21 @@ impl Snapshot {
                 if part.is_empty() {
                     break;
                 }
-                block.visit_labels(&part, |id, labels| {
-                    let labels = match role {
-                        Role::Series => labels,
-                        Role::Companion => companion::labels_of_series(&labels),
-                    };
-                    let place = (i as u32, id);
-                    charged.add(size_of_val(&place));
-                    if !(is_first && is_only) {
-                        let at = *known.entry(labels.identity()).or_insert(series.len());
-                        if let Some(series) = series.get_mut(at) {
-                            series.blocks.push(place);
-                            return;
+                block.visit_label_bytes(&part, |id, bytes| {
+                    let new = match role {
+                        Role::Series => joined.add(number, id, bytes),
+                        Role::Companion => {
+                            let own = Labels::from_pairs_of_an_index(bytes);
+                            let labels = companion::labels_of_series(&own);
+                            joined.add(number, id, labels.as_bytes())
                         }
-                    }
-                    charged.add(SERIES_BYTES + labels.as_bytes().len());
-                    series.push(one(labels, vec![place], None));
+                    };
+                    charged.add(size_of::<(u32, u32, u32)>() + new);
                 })?;
                 charged.settle()?;
             }
         }
-        if series.is_empty() {
-            let head = head.into_iter();
-            return Ok(head.map(|(labels, view)| one(labels, Vec::new(), Some(view))).collect());
-        }
-        for (labels, view) in head {
-            match known.get(&labels.identity()) {
-                Some(&at) => series[at].head = Some(view),
-                None => series.push(one(labels, Vec::new(), Some(view))),
-            }
-        }
-        Ok(series)
+        Ok(joined.finish(range, version, head.copy))
     }
 
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
@@ -251,13 +206,14 @@ impl Snapshot {
         into.clear();
         let mut newest = i64::MIN;
         let mut scratch = Samples::default();
-        for (index, id) in &series.blocks {
-            let block = &series.version.blocks[*index as usize];
+        let selection = &series.selection;
+        for (index, id) in series.places() {
+            let block = &selection.version.blocks[*index as usize];
             if into.is_empty() || block.meta().range.start_ms > newest {
-                block.read(*id, series.range, into)?;
+                block.read(*id, selection.range, into)?;
             } else {
                 scratch.clear();
-                block.read(*id, series.range, &mut scratch)?;
+                block.read(*id, selection.range, &mut scratch)?;
                 chunk::merge(into, &scratch);
             }
             newest = into.timestamps.last().copied().unwrap_or(i64::MIN);
@@ -269,10 +225,10 @@ impl Snapshot {
             what: format!("{} does not decode", series.labels),
         };
         if into.is_empty() {
-            return view.read(into).ok_or_else(damaged);
+            return selection.head.read(view, into).ok_or_else(damaged);
         }
         scratch.clear();
-        view.read(&mut scratch).ok_or_else(damaged)?;
+        selection.head.read(view, &mut scratch).ok_or_else(damaged)?;
         let token = match (into.timestamps_token, scratch.timestamps_token) {
             (a, b) if a != 0 && b != 0 => (a.rotate_left(23) ^ b).max(1),
             _ => 0,
@@ -428,14 +384,6 @@ impl Snapshot {
         }
         Ok(())
     }
-}
-
-/// What of a selection is found in the head.
-#[derive(Debug, Default)]
-struct FromHead {
-    series: Vec<(Labels, ReadView)>,
-    /// With the labels of their series.
-    companions: Vec<(Labels, ReadView)>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -263,6 +263,12 @@ fn print_table(outcomes: &[Outcome]) {
             Ok(cost) => format!("{:.2} ms ({:.2} wall)", cost.cpu_ms, cost.wall_ms),
             Err(error) => format!("{error:#}").chars().take(24).collect(),
         });
+        // The first server is Icecore, unless it was left out.
+        let first = outcomes.first().and_then(|outcome| outcome.queries[i].as_ref().ok());
+        row("    CPU, by that of the first", &|outcome| match (&outcome.queries[i], first) {
+            (Ok(cost), Some(first)) => format!("{:.1}", cost.cpu_ms / first.cpu_ms),
+            _ => String::new(),
+        });
         row("    series, points, sum", &|outcome| match &outcome.queries[i] {
             Ok(cost) => {
                 format!("{}, {}, {:.6e}", cost.digest.series, cost.digest.points, cost.digest.sum)

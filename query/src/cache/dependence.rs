@@ -359,10 +359,15 @@ mod tests {
             "x + on(n) fill(0) y",
             "rate(x[5m] anchored)",
             "info(x)",
+            "histogram_count(x + y)",
+            "histogram_sum(sum_over_time(x[5m]))",
         ] {
             assert_eq!(dependence(query), None, "{query}");
         }
         for query in [
+            "histogram_count(x)",
+            "histogram_avg(sum(rate(x[5m])))",
+            "histogram_quantile(0.9, sum_over_time(x[5m]))",
             "topk(5, x)",
             "quantile(-(0.5), x)",
             "quantile_over_time(0.9, x[5m])",

@@ -15,12 +15,18 @@ use icecore_storage::labels::METRIC_NAME;
 
 use crate::annotations::Annotations;
 use crate::exec::histogram_groups::HistogramGroups;
-use crate::exec::label_edit;
 use crate::exec::rows::{
     HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, last_step, set_bit, words,
 };
+use crate::exec::{Budget, label_edit};
 use crate::functions::number::kahan_add;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
+
+/// Whether the result's last bits depend on the order in which series are added.
+pub(crate) fn depends_on_order(op: AggregateOp) -> bool {
+    use AggregateOp::{Avg, Stddev, Stdvar, Sum};
+    matches!(op, Sum | Avg | Stddev | Stdvar)
+}
 
 /// Which labels make a group.
 #[derive(Clone, Debug)]
@@ -54,12 +60,12 @@ impl Grouping {
             return;
         }
         label_edit::write_filtered(&meta.labels, key, |name| {
-            if name == METRIC_NAME && self.without
+            if name == METRIC_NAME.as_bytes() && self.without
                 || self.name_dropped && label_edit::is_metadata(name)
             {
                 return false;
             }
-            self.names.iter().any(|listed| listed == name) != self.without
+            self.names.iter().any(|listed| listed.as_bytes() == name) != self.without
         });
     }
 }
@@ -69,6 +75,8 @@ impl Grouping {
 pub(crate) struct Ordinals {
     known: HashMap<Box<[u8]>, u32>,
     keys: Vec<Box<[u8]>>,
+    /// The ordinal that was asked for last.
+    last: usize,
     marks: Vec<NameMarks>,
 }
 
@@ -82,6 +90,15 @@ struct NameMarks {
 
 impl Ordinals {
     pub(crate) fn get(&mut self, key: &[u8]) -> usize {
+        // Neighbours are often of one group.
+        if self.keys.get(self.last).is_some_and(|last| **last == *key) {
+            return self.last;
+        }
+        self.last = self.find(key);
+        self.last
+    }
+
+    fn find(&mut self, key: &[u8]) -> usize {
         if let Some(&ordinal) = self.known.get(key) {
             return ordinal as usize;
         }
@@ -174,7 +191,7 @@ impl Groups {
     pub(crate) fn bytes(&self) -> u64 {
         let columns = self.value.len() + self.second.len() + self.count.len();
         let words = columns + self.seen.len() + self.incremental.len();
-        (words * 8 + self.ordinals.len() * 160) as u64
+        (words * 8 + self.ordinals.len() * 160 + self.histograms.bytes()) as u64
     }
 
     /// Adds a row to the group of its labels; `key` is memory for them.
@@ -346,10 +363,14 @@ impl Groups {
     }
 
     /// The result, one row a group.
-    pub(crate) fn finish(mut self, annotations: &mut Annotations) -> Rows {
+    pub(crate) fn finish(mut self, annotations: &mut Annotations, budget: &Budget) -> Rows {
         let mut rows = Rows::new(self.steps);
         let mut histograms = std::mem::take(&mut self.histograms);
+        let mut pace = budget.pace();
         for ordinal in 0..self.ordinals.len() {
+            if !pace.goes_on(self.steps) {
+                break;
+            }
             let (cells, to) = ((ordinal * self.steps, self.steps), (&mut *annotations, self.span));
             let mut floats = self.seen(ordinal).to_vec();
             rows.meta.push(self.ordinals.meta(ordinal));
@@ -383,6 +404,15 @@ mod tests {
     use icecore_storage::labels::Labels;
 
     use super::*;
+    use crate::exec::with_test_session;
+
+    fn finished(groups: Groups) -> Rows {
+        let mut rows = Rows::new(0);
+        with_test_session(|session| {
+            rows = groups.finish(&mut session.annotations, session.budget);
+        });
+        rows
+    }
 
     /// Aggregates one step of one group.
     fn aggregated(op: AggregateOp, values: &[f64]) -> f64 {
@@ -391,7 +421,7 @@ mod tests {
             let group = groups.group(b"");
             groups.add(group, &[*value], &[1]);
         }
-        groups.finish(&mut Annotations::default()).values[0]
+        finished(groups).values[0]
     }
 
     #[test]
@@ -455,7 +485,7 @@ mod tests {
         add(b"", f64::INFINITY);
         add(b"\x01a\x01b", 1.0);
         add(b"\x01a\x01b", 2.0);
-        let rows = groups.finish(&mut Annotations::default());
+        let rows = finished(groups);
         assert_eq!((rows.values(0)[99], rows.values(1)[99]), (f64::INFINITY, 1.5));
     }
 

@@ -59,7 +59,7 @@ pub(super) fn classics(
             continue;
         };
         key.clear();
-        label_edit::write_filtered(&meta.labels, &mut key, |name| name != BUCKET_LABEL);
+        label_edit::write_filtered(&meta.labels, &mut key, |name| name != BUCKET_LABEL.as_bytes());
         let at = *known.entry(key.clone()).or_insert(histograms.len());
         if at == histograms.len() {
             let labels = label_edit::from_bytes(&key);

@@ -19,6 +19,9 @@ use crate::memory::{QueryMemory, Reservation};
 /// Cells between two looks at the budget: some 10 µs of work.
 const CELLS_PER_LOOK: usize = 4096;
 
+/// Work on a native histogram, in cells, about.
+pub(crate) const CELLS_PER_HISTOGRAM: usize = 32;
+
 #[derive(Debug)]
 pub(crate) struct Budget {
     max_samples: u64,

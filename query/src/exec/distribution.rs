@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 use crate::annotations::ForcedMonotonicity;
 use crate::engine::QueryError;
 use crate::exec::buckets::{Bucket, Classic, bucket_fraction, bucket_quantile, classics, collect};
+use crate::exec::budget::CELLS_PER_HISTOGRAM;
 use crate::exec::rows::{HistogramPoints, RowBuffer, Rows, SeriesMeta};
 use crate::exec::{Scalar, Session, label_edit};
 use crate::go_format::float_with_point;
-use crate::histogram::NanEffect;
+use crate::histogram::{FloatHistogram, NanEffect};
 use crate::parser::ast::Span;
 use crate::plan::Grid;
 
@@ -121,21 +122,17 @@ impl Answers<'_, '_> {
         classics: &[Classic],
     ) -> Result<(), QueryError> {
         for native in natives {
-            let values = native.points.iter().map(|(step, histogram)| {
-                let (value, effect) = histogram.quantile(quantile.at(*step as usize));
-                let (metric, span) = (self.metric(&native.meta), self.span);
+            let values = self.of_native(native, |answers, step, histogram| {
+                let (value, effect) = histogram.quantile(quantile.at(step));
+                let (metric, span) = (answers.metric(&native.meta), answers.span);
+                let annotations = &mut answers.session.annotations;
                 match effect {
                     None => {}
-                    Some(NanEffect::IsNan) => {
-                        self.session.annotations.quantile_is_nan(metric, span);
-                    }
-                    Some(NanEffect::Skewed) => {
-                        self.session.annotations.quantile_is_skewed(metric, span);
-                    }
+                    Some(NanEffect::IsNan) => annotations.quantile_is_nan(metric, span),
+                    Some(NanEffect::Skewed) => annotations.quantile_is_skewed(metric, span),
                 }
-                (*step as usize, value)
-            });
-            let values: Vec<(usize, f64)> = values.collect();
+                value
+            })?;
             self.push(&native.meta, label.map(|label| (label, quantile)), values);
         }
         for classic in classics {
@@ -164,16 +161,14 @@ impl Answers<'_, '_> {
         classics: &[Classic],
     ) -> Result<(), QueryError> {
         for native in natives {
-            let values = native.points.iter().map(|(step, histogram)| {
-                let step = *step as usize;
+            let values = self.of_native(native, |answers, step, histogram| {
                 let (value, has_nans) = histogram.fraction(lower.at(step), upper.at(step));
                 if has_nans {
-                    let (metric, span) = (self.metric(&native.meta), self.span);
-                    self.session.annotations.fraction_without_nans(metric, span);
+                    let (metric, span) = (answers.metric(&native.meta), answers.span);
+                    answers.session.annotations.fraction_without_nans(metric, span);
                 }
-                (step, value)
-            });
-            let values: Vec<(usize, f64)> = values.collect();
+                value
+            })?;
             self.push(&native.meta, None, values);
         }
         for classic in classics {
@@ -183,6 +178,22 @@ impl Answers<'_, '_> {
             self.push(&classic.meta, None, values);
         }
         Ok(())
+    }
+
+    /// The values of a row of native histograms, by step.
+    fn of_native(
+        &mut self,
+        native: &Native,
+        mut value: impl FnMut(&mut Self, usize, &FloatHistogram) -> f64,
+    ) -> Result<Vec<(usize, f64)>, QueryError> {
+        let mut pace = self.session.budget.pace();
+        let mut values = Vec::with_capacity(native.points.len());
+        for (step, histogram) in &native.points {
+            pace.step(CELLS_PER_HISTOGRAM)?;
+            let step = *step as usize;
+            values.push((step, value(self, step, histogram)));
+        }
+        Ok(values)
     }
 
     /// The values of a classic histogram, by step.

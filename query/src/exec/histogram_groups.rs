@@ -29,6 +29,16 @@ struct Cell {
     mixed_schemas: Option<Mixed>,
 }
 
+/// What a cell takes, about: a sum and its compensation of some twenty buckets.
+const CELL_BYTES: usize = size_of::<Cell>() + 2 * 20 * size_of::<f64>();
+
+impl HistogramGroups {
+    /// Memory of the cells, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.cells.len() * CELL_BYTES
+    }
+}
+
 /// When exponential and custom buckets met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mixed {

@@ -13,6 +13,7 @@ use icecore_storage::metrics::histogram::ResetHint;
 
 use crate::annotations::HistogramOperation;
 use crate::engine::QueryError;
+use crate::exec::budget::{Budget, CELLS_PER_HISTOGRAM};
 use crate::exec::histogram_rate::{self, Notes};
 use crate::exec::rate::{RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit};
@@ -42,6 +43,12 @@ enum Sample<'a> {
 impl Columns<'_> {
     fn window(&self, step: usize) -> (Range<usize>, Range<usize>) {
         (self.windows.window(step), self.histogram_windows.window(step))
+    }
+
+    /// The work on a window, as a budget counts it.
+    fn cells(&self, step: usize) -> usize {
+        let (floats, histograms) = self.window(step);
+        floats.len() + CELLS_PER_HISTOGRAM * histograms.len()
     }
 
     /// The samples of a window in order of time.
@@ -102,18 +109,18 @@ pub(crate) fn evaluate(
         TsOfFirstOverTime | TsOfLastOverTime | FirstOverTime | LastOverTime | DefaultRollup => {
             end_of_window(call.id, &columns, row);
         }
-        Changes | Resets => differences(call.id, &columns, row),
+        Changes | Resets => differences(call.id, &columns, row, notes.session.budget)?,
         Irate | Idelta => {
             compute(call, times, values, 0, scratch, row, notes.session);
             instant(call.id == Irate, &columns, row, notes);
         }
         Rate | Increase | Delta => {
             compute(call, times, values, 0, scratch, row, notes.session);
-            extrapolated(call, &columns, row, notes);
+            extrapolated(call, &columns, row, notes)?;
         }
         SumOverTime | AvgOverTime => {
             compute(call, times, values, 0, scratch, row, notes.session);
-            combined(call.id, &columns, row, notes);
+            combined(call.id, &columns, row, notes)?;
         }
         _ => {
             compute(call, times, values, 0, scratch, row, notes.session);
@@ -176,8 +183,15 @@ fn end_of_window(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer) {
 }
 
 /// `changes` and `resets`: a change of kind counts as both.
-fn differences(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer) {
+fn differences(
+    id: FunctionId,
+    columns: &Columns<'_>,
+    row: &mut RowBuffer,
+    budget: &Budget,
+) -> Result<(), QueryError> {
+    let mut pace = budget.pace();
     for step in 0..row.values.len() {
+        pace.step(columns.cells(step))?;
         let mut previous: Option<Sample<'_>> = None;
         let mut count = 0.0;
         for (_, sample) in columns.samples(step) {
@@ -197,6 +211,7 @@ fn differences(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer) {
             row.set(step, count);
         }
     }
+    Ok(())
 }
 
 /// `irate` (`per_second`) or `idelta`, where `row` has the result of the last two floats.
@@ -231,11 +246,13 @@ fn extrapolated(
     columns: &Columns<'_>,
     row: &mut RowBuffer,
     notes: &mut Notes<'_, '_>,
-) {
+) -> Result<(), QueryError> {
     let kind = RateKind::of(call.id).expect("the caller passes rates");
     let mut steps = RateSteps::default();
     steps.update(&columns.histogram_times, &columns.histogram_windows, call.view, kind);
+    let mut pace = notes.session.budget.pace();
     for step in 0..row.values.len() {
+        pace.step(columns.cells(step))?;
         let (floats, histograms) = columns.window(step);
         if !floats.is_empty() && !histograms.is_empty() {
             clear_bit(&mut row.valid, step);
@@ -252,11 +269,19 @@ fn extrapolated(
             }
         }
     }
+    Ok(())
 }
 
 /// `sum_over_time` and `avg_over_time`, where `row` has the results of the floats.
-fn combined(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer, notes: &mut Notes<'_, '_>) {
+fn combined(
+    id: FunctionId,
+    columns: &Columns<'_>,
+    row: &mut RowBuffer,
+    notes: &mut Notes<'_, '_>,
+) -> Result<(), QueryError> {
+    let mut pace = notes.session.budget.pace();
     for step in 0..row.values.len() {
+        pace.step(columns.cells(step))?;
         let (floats, histograms) = columns.window(step);
         if !floats.is_empty() && !histograms.is_empty() {
             clear_bit(&mut row.valid, step);
@@ -277,6 +302,7 @@ fn combined(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer, notes: &
             row.histograms.push((step as u32, Arc::new(result)));
         }
     }
+    Ok(())
 }
 
 /// The sum or the mean, and whether custom bounds had to be reconciled.

@@ -77,7 +77,9 @@ impl<'a> Targets<'a> {
 /// The identifying labels as canonical bytes.
 fn target_of(labels: &Labels) -> Vec<u8> {
     let mut bytes = Vec::new();
-    label_edit::write_filtered(labels, &mut bytes, |name| IDENTIFYING.contains(&name));
+    label_edit::write_filtered(labels, &mut bytes, |name| {
+        IDENTIFYING.iter().any(|one| one.as_bytes() == name)
+    });
     bytes
 }
 

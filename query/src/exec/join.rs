@@ -57,8 +57,8 @@ fn signatures(matching: &Matching, left: &Rows, right: &Rows, budget: &Budget) -
 
 fn write_signature(labels: &Labels, matching: &Matching, key: &mut Vec<u8>) {
     label_edit::write_filtered(labels, key, |name| {
-        let listed = matching.labels.iter().any(|label| label == name);
-        if matching.on { listed } else { !listed && name != METRIC_NAME }
+        let listed = matching.labels.iter().any(|label| label.as_bytes() == name);
+        if matching.on { listed } else { !listed && name != METRIC_NAME.as_bytes() }
     });
 }
 
@@ -340,11 +340,11 @@ impl<'a> Output<'a> {
         let drop_now = changes_metric(self.binary.op);
         let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
         let matching = self.matching;
-        let mut labels = label_edit::filtered(many, |name| {
+        let mut labels = many.filtered(|name| {
             if drop_now && label_edit::is_metadata(name) {
                 return false;
             }
-            let listed = matching.labels.iter().any(|label| label == name);
+            let listed = matching.labels.iter().any(|label| label.as_bytes() == name);
             !one_to_one || listed == matching.on
         });
         for name in &matching.include {

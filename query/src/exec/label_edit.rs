@@ -6,23 +6,24 @@
 use icecore_storage::labels::{Labels, METRIC_NAME, push_pair};
 
 /// Labels that say what a metric is: they go where its name goes.
-pub(crate) fn is_metadata(name: &str) -> bool {
-    name == METRIC_NAME || name == "__type__" || name == "__unit__"
+pub(crate) fn is_metadata(name: &[u8]) -> bool {
+    name == METRIC_NAME.as_bytes() || name == b"__type__" || name == b"__unit__"
 }
 
 /// The pairs that [`without_name`] takes away.
-pub(crate) fn metadata(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
+pub(crate) fn metadata(labels: &Labels) -> impl Iterator<Item = (&[u8], &[u8])> {
     // Pairs are in order of their names, and no metadata comes after this one.
-    labels.iter().take_while(|(name, _)| *name <= "__unit__").filter(|(name, _)| is_metadata(name))
+    let first = labels.byte_pairs().take_while(|(name, _)| *name <= &b"__unit__"[..]);
+    first.filter(|(name, _)| is_metadata(name))
 }
 
 /// The pairs whose name `keep` accepts, as canonical bytes appended to `bytes`.
 pub(crate) fn write_filtered(
     labels: &Labels,
     bytes: &mut Vec<u8>,
-    mut keep: impl FnMut(&str) -> bool,
+    mut keep: impl FnMut(&[u8]) -> bool,
 ) {
-    for (name, value) in labels.iter() {
+    for (name, value) in labels.byte_pairs() {
         if keep(name) {
             push_pair(bytes, name, value);
         }
@@ -34,18 +35,12 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Labels {
     Labels::from_canonical_bytes(bytes).expect("filtered labels stay canonical")
 }
 
-pub(crate) fn filtered(labels: &Labels, keep: impl FnMut(&str) -> bool) -> Labels {
-    let mut bytes = Vec::with_capacity(labels.as_bytes().len());
-    write_filtered(labels, &mut bytes, keep);
-    from_bytes(&bytes)
-}
-
 /// Without the metric's name, type and unit.
 pub(crate) fn without_name(labels: &Labels) -> Labels {
     if metadata(labels).next().is_none() {
         return labels.clone();
     }
-    filtered(labels, |name| !is_metadata(name))
+    labels.filtered(|name| !is_metadata(name))
 }
 
 /// Sets one label; an empty value removes it.
@@ -65,6 +60,5 @@ mod tests {
         assert_eq!(without_name(&labels).to_string(), r#"{a="2", b="1"}"#);
         assert_eq!(with(&labels, "a", "").to_string(), r#"x{b="1"}"#);
         assert_eq!(with(&labels, "A", "0").to_string(), r#"x{A="0", a="2", b="1"}"#);
-        assert!(filtered(&labels, |_| false).is_empty());
     }
 }

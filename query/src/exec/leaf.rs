@@ -17,7 +17,7 @@ use icecore_storage::metrics::histogram::ResetHint;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::QueryError;
-use crate::exec::aggregate::{Grouping, Groups};
+use crate::exec::aggregate::{self, Grouping, Groups};
 use crate::exec::budget::{Budget, Growing};
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
@@ -234,8 +234,10 @@ pub(crate) fn run<I: Input>(
     let drops = matches!(leaf, Leaf::Window(_)) && leaf.drops_name() && !session.delayed;
     session.is_of_its_range |= drops && has_typed_series(input);
     let order = match sink {
-        Sink::Rows => (0..input.len() as u32).collect(),
-        Sink::Aggregate(..) => order_of_addition(input, session.budget)?,
+        Sink::Aggregate(aggregate, _) if aggregate::depends_on_order(aggregate.op) => {
+            order_of_addition(input, session.budget)?
+        }
+        _ => (0..input.len() as u32).collect(),
     };
     // Rows in the making, bounds and picks; and the rows of all series, as if none were empty.
     let steps = leaf.steps() as u64;
@@ -254,6 +256,7 @@ pub(crate) fn run<I: Input>(
         let morsel = |index: usize, scratch: &mut Scratch| {
             let start = index * series;
             let mut output = run.output(forked.fork());
+            output.rows.reserve(series);
             run.morsel(start..input.len().min(start + series), scratch, &mut output)?;
             Ok::<_, QueryError>(output)
         };
@@ -273,7 +276,7 @@ fn same_names<I: Input>(input: &I) -> bool {
 /// Whether there are series with a type or a unit among their labels.
 fn has_typed_series<I: Input>(input: &I) -> bool {
     let is_typed = |index: usize| {
-        label_edit::metadata(input.meta(index).0).any(|(name, _)| name != METRIC_NAME)
+        label_edit::metadata(input.meta(index).0).any(|(name, _)| name != METRIC_NAME.as_bytes())
     };
     (0..input.len()).any(is_typed)
 }
@@ -283,9 +286,15 @@ fn has_typed_series<I: Input>(input: &I) -> bool {
 fn order_of_addition<I: Input>(input: &I, budget: &Budget) -> Result<Vec<u32>, QueryError> {
     let key = |index: u32| {
         let labels = input.meta(index as usize).0;
-        let target = [labels.get("job"), labels.get("instance")];
-        let hash = |text: Option<&str>| xxh3_64(text.unwrap_or("").as_bytes());
-        (target.map(hash), labels.identity())
+        let mut target = [0; 2];
+        for (name, value) in labels.byte_pairs() {
+            match name {
+                b"job" => target[0] = xxh3_64(value),
+                b"instance" => target[1] = xxh3_64(value),
+                _ => {}
+            }
+        }
+        (target, labels.identity())
     };
     let mut keys = Vec::with_capacity(input.len());
     let mut pace = budget.pace();
@@ -422,7 +431,7 @@ impl<'a, I: Input> Run<'a, I> {
             }
         }
         Ok(match total.groups {
-            Some((groups, _)) => groups.finish(&mut session.annotations),
+            Some((groups, _)) => groups.finish(&mut session.annotations, session.budget),
             None => total.rows,
         })
     }

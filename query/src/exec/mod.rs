@@ -28,6 +28,7 @@ mod leaf;
 mod limit;
 mod operator;
 mod over_time;
+mod quantile;
 mod ranked;
 mod rate;
 mod relabel;
@@ -470,7 +471,7 @@ impl<'a, S: Source> Executor<'a, S> {
             groups.add_series(&grouping, &rows.meta[row], &mut key, points, annotations);
             memory.to(groups.bytes())?;
         }
-        Ok(groups.finish(annotations))
+        Ok(groups.finish(annotations, self.session.budget))
     }
 
     /// The samples of a range vector, for an instant query that is one; sorted by labels.

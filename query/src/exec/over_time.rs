@@ -1,12 +1,14 @@
 //! The `*_over_time` functions, `changes`, `resets`, `deriv` and `predict_linear`.
 //!
 //! Sums are Kahan's in Neumaier's variant over the window in order of time, as Prometheus makes
-//! them. Minimum, maximum and quantiles of overlapping windows are kept up from step to step.
+//! them. Minimum, maximum and quantiles (`quantile.rs`) of overlapping windows are kept up from step
+//! to step.
 
 use std::collections::VecDeque;
 
 use crate::engine::QueryError;
 use crate::exec::Session;
+use crate::exec::quantile::{SlidingQuantile, quantile_of_keys, sort_key};
 use crate::exec::rows::{RowBuffer, for_each_bit};
 use crate::exec::window::{Bounds, WindowCall};
 use crate::functions::FunctionId;
@@ -19,7 +21,8 @@ pub(crate) struct Scratch {
     prefix: Vec<u32>,
     sums: Vec<f64>,
     queue: VecDeque<u32>,
-    sorted: Vec<i64>,
+    quantiles: SlidingQuantile,
+    keys: Vec<i64>,
     deviations: Vec<i64>,
 }
 
@@ -65,7 +68,7 @@ pub(crate) fn compute(
             each(bounds, row, |window| time(last_extreme(values, window, |new, old| new >= old)));
         }
         Changes | Resets => count_differences(call.id, values, bounds, &mut scratch.prefix, row),
-        QuantileOverTime => quantiles(call, values, bounds, &mut scratch.sorted, row, session),
+        QuantileOverTime => quantiles(call, values, bounds, &mut scratch.quantiles, row, session),
         MadOverTime => each(bounds, row, |window| median_deviation(&values[window], scratch)),
         DoubleExponentialSmoothing => {
             for step in 0..row.values.len() {
@@ -291,120 +294,24 @@ fn count_differences(
     each(bounds, row, |window| f64::from(prefix[window.end - 1] - prefix[window.start]));
 }
 
-/// Orders floats as integers: NaN first, then as numbers.
-fn sort_key(value: f64) -> i64 {
-    if value.is_nan() {
-        return i64::MIN;
-    }
-    let bits = value.to_bits() as i64;
-    if bits < 0 { bits ^ i64::MAX } else { bits }
-}
-
-fn from_sort_key(key: i64) -> f64 {
-    match key {
-        i64::MIN => f64::NAN,
-        key if key < 0 => f64::from_bits((key ^ i64::MAX) as u64),
-        key => f64::from_bits(key as u64),
-    }
-}
-
-/// The quantile of sorted keys, interpolated between the two nearest ranks.
-fn quantile_of_keys(quantile: f64, sorted: &[i64]) -> f64 {
-    quantile_by(quantile, sorted.len(), |rank| from_sort_key(sorted[rank]))
-}
-
-/// The quantile of `count` sorted values.
-pub(crate) fn quantile_by(quantile: f64, count: usize, value: impl Fn(usize) -> f64) -> f64 {
-    if count == 0 || quantile.is_nan() {
-        return f64::NAN;
-    }
-    if quantile < 0.0 {
-        return f64::NEG_INFINITY;
-    }
-    if quantile > 1.0 {
-        return f64::INFINITY;
-    }
-    let rank = quantile * (count - 1) as f64;
-    let lower = rank.floor().max(0.0);
-    let upper = (lower + 1.0).min((count - 1) as f64);
-    let weight = rank - rank.floor();
-    value(lower as usize) * (1.0 - weight) + value(upper as usize) * weight
-}
-
-/// The quantile of a slice in any order; sorts it.
-pub(crate) fn quantile_of(quantile: f64, values: &mut [f64]) -> f64 {
-    values.sort_unstable_by_key(|value| sort_key(*value));
-    quantile_by(quantile, values.len(), |rank| values[rank])
-}
-
 fn quantiles(
     call: &WindowCall<'_>,
     values: &[f64],
     bounds: &Bounds,
-    sorted: &mut Vec<i64>,
+    sliding: &mut SlidingQuantile,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) {
-    sorted.clear();
-    let (mut from, mut to) = (0, 0);
+    sliding.begin(values, bounds.largest as usize);
     let steps = &bounds.mask;
     row.valid.copy_from_slice(steps);
     for_each_bit(steps, |step| {
-        let window = bounds.window(step);
-        slide(sorted, values, from..to, window.clone());
-        (from, to) = (window.start, window.end);
         let quantile = parameter(call, step);
         if !(0.0..=1.0).contains(&quantile) {
             session.annotations.invalid_quantile(quantile, call.span);
         }
-        row.values[step] = quantile_of_keys(quantile, sorted);
+        row.values[step] = sliding.quantile(quantile, values, bounds.window(step));
     });
-}
-
-/// Turns the sorted keys of one window into those of a later one.
-fn slide(
-    sorted: &mut Vec<i64>,
-    values: &[f64],
-    old: std::ops::Range<usize>,
-    new: std::ops::Range<usize>,
-) {
-    let leaving = old.start..new.start.min(old.end);
-    let entering = new.start.max(old.end)..new.end;
-    if leaving.len() + entering.len() > new.len() / 2 {
-        sorted.clear();
-        sorted.extend(values[new].iter().map(|value| sort_key(*value)));
-        sorted.sort_unstable();
-        return;
-    }
-    // Most windows lose as many samples as they gain: one takes the other's place.
-    let pairs = leaving.len().min(entering.len());
-    let (replaced, removed) = values[leaving].split_at(pairs);
-    let (replacing, added) = values[entering].split_at(pairs);
-    for (old, new) in replaced.iter().zip(replacing) {
-        replace(sorted, sort_key(*old), sort_key(*new));
-    }
-    for value in removed {
-        let at = sorted.binary_search(&sort_key(*value)).expect("what leaves was in the window");
-        sorted.remove(at);
-    }
-    for value in added {
-        let key = sort_key(*value);
-        let at = sorted.partition_point(|known| *known < key);
-        sorted.insert(at, key);
-    }
-}
-
-/// Puts `new` in the place of `old`, moving only what lies between.
-fn replace(sorted: &mut [i64], old: i64, new: i64) {
-    let from = sorted.partition_point(|known| *known < old);
-    let to = sorted.partition_point(|known| *known < new);
-    if to > from {
-        sorted.copy_within(from + 1..to, from);
-        sorted[to - 1] = new;
-    } else {
-        sorted.copy_within(to..from, to + 1);
-        sorted[to] = new;
-    }
 }
 
 /// The median of the distances from the median; NaN if any value is.
@@ -412,10 +319,10 @@ fn median_deviation(values: &[f64], scratch: &mut Scratch) -> f64 {
     if values.iter().any(|value| value.is_nan()) {
         return f64::NAN;
     }
-    scratch.sorted.clear();
-    scratch.sorted.extend(values.iter().map(|value| sort_key(*value)));
-    scratch.sorted.sort_unstable();
-    let median = quantile_of_keys(0.5, &scratch.sorted);
+    scratch.keys.clear();
+    scratch.keys.extend(values.iter().map(|value| sort_key(*value)));
+    scratch.keys.sort_unstable();
+    let median = quantile_of_keys(0.5, &scratch.keys);
     scratch.deviations.clear();
     scratch.deviations.extend(values.iter().map(|value| sort_key((value - median).abs())));
     scratch.deviations.sort_unstable();
@@ -471,32 +378,6 @@ mod tests {
         assert_eq!(sums, [0.0, 1.0, -1.0, 3.0]);
         for refused in [[1.0, 0.5], [1.0, f64::NAN], [1.0, f64::INFINITY], [9e15, 9e15]] {
             assert!(!whole_sums(&refused, &bounds, &mut sums), "{refused:?}");
-        }
-    }
-
-    #[test]
-    fn keys_order_floats_with_nan_first_and_give_them_back() {
-        let ascending = [f64::NAN, f64::NEG_INFINITY, -1.5, -0.0, 0.0, 1e-300, 2.0, f64::INFINITY];
-        for pair in ascending.windows(2) {
-            assert!(sort_key(pair[0]) < sort_key(pair[1]), "{pair:?}");
-        }
-        for value in &ascending[1..] {
-            assert_eq!(from_sort_key(sort_key(*value)).to_bits(), value.to_bits());
-        }
-    }
-
-    #[test]
-    fn a_window_slides_as_if_sorted_anew() {
-        let values: Vec<f64> = (0..50).map(|i| f64::from(i * 37 % 11)).collect();
-        let mut sorted = Vec::new();
-        let mut old = 0..0;
-        for start in 0..30 {
-            let new = start..start + 12 + start / 3;
-            slide(&mut sorted, &values, old.clone(), new.clone());
-            let mut fresh: Vec<i64> = values[new.clone()].iter().map(|v| sort_key(*v)).collect();
-            fresh.sort_unstable();
-            assert_eq!(sorted, fresh);
-            old = new;
         }
     }
 

@@ -7,7 +7,7 @@ use icecore_storage::labels::Labels;
 use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Ordinals};
 use crate::exec::budget::{Budget, Growing};
-use crate::exec::over_time::quantile_of;
+use crate::exec::quantile::quantile_of;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, last_step, set_bit, words};
 use crate::exec::{Scalar, Session, label_edit};
 use crate::functions::number::{self, to_i64};

@@ -5,7 +5,7 @@
 //! Prometheus makes, without a walk over all samples. What depends on timestamps alone (bounds and
 //! extrapolation) is a [`RateSteps`], shared by series with equal timestamps.
 
-use crate::exec::rows::{RowBuffer, set_bit, words};
+use crate::exec::rows::{RowBuffer, words};
 use crate::exec::window::Bounds;
 use crate::functions::FunctionId;
 use crate::plan::View;
@@ -57,41 +57,33 @@ impl RateSteps {
         kind: RateKind,
     ) {
         self.divisor = if kind == RateKind::Rate { seconds(view.window_ms) } else { 1.0 };
-        self.steps.clear();
-        self.mask.clear();
-        self.mask.resize(words(view.times.steps), 0);
-        for step in 0..view.times.steps {
-            let window = bounds.window(step);
-            if window.len() < 2 {
-                self.steps.push(RateStep::default());
-                continue;
+        let steps = view.times.steps;
+        self.steps.resize(steps, RateStep::default());
+        self.mask.resize(words(steps), 0);
+        let windows = bounds.low.chunks(64).zip(bounds.high.chunks(64));
+        let divisor = self.divisor;
+        let mut end_ms = view.times.first_ms;
+        for ((lows, highs), (mask, steps)) in
+            windows.zip(self.mask.iter_mut().zip(self.steps.chunks_mut(64)))
+        {
+            *mask = 0;
+            for (bit, (step, (low, high))) in
+                steps.iter_mut().zip(lows.iter().zip(highs)).enumerate()
+            {
+                let start_ms = end_ms.wrapping_sub(view.window_ms);
+                *step = RateStep::default();
+                if let Some([first, .., last]) = timestamps.get(*low as usize..*high as usize) {
+                    *mask |= 1 << bit;
+                    let times = [start_ms, *first, *last, end_ms];
+                    *step = RateStep::of(*low..*high, times, kind, divisor);
+                }
+                end_ms = end_ms.wrapping_add(view.times.step_ms);
             }
-            set_bit(&mut self.mask, step);
-            let end_ms = view.times.at(step);
-            let start_ms = end_ms.saturating_sub(view.window_ms);
-            let (first, last) = (window.start, window.end - 1);
-            let milliseconds = |from: i64, to: i64| to.saturating_sub(from) as f64 / 1000.0;
-            let sampled_interval = milliseconds(timestamps[first], timestamps[last]);
-            let average_gap = sampled_interval / (window.len() - 1) as f64;
-            // A sample is missing between the window's edge and the sample next to it if they are
-            // further apart than this; then the series is taken to end half a gap away.
-            let threshold = average_gap * 1.1;
-            let limited = |to_edge: f64| {
-                if to_edge >= threshold { average_gap / 2.0 } else { to_edge }
-            };
-            let to_start = limited(milliseconds(start_ms, timestamps[first]));
-            let to_end = limited(milliseconds(timestamps[last], end_ms));
-            self.steps.push(RateStep {
-                first: first as u32,
-                last: last as u32,
-                sampled_interval,
-                to_start,
-                to_end,
-                factor: self.factor(sampled_interval, to_start, to_end, kind),
-            });
         }
     }
+}
 
+impl RateSteps {
     /// By what the increase from a first value is multiplied.
     pub(crate) fn factor_of(&self, step: usize, kind: RateKind, first: f64, increase: f64) -> f64 {
         let step = &self.steps[step];
@@ -100,12 +92,38 @@ impl RateSteps {
             _ => counter_factor(kind, self, step, first, increase),
         }
     }
+}
 
+impl RateStep {
+    /// `times` are those of the window's start, its first and last sample, and its end, in ms.
     #[inline(always)]
-    fn factor(&self, interval: f64, to_start: f64, to_end: f64, kind: RateKind) -> f64 {
-        let factor = (interval + to_start + to_end) / interval;
-        if kind == RateKind::Rate { factor / self.divisor } else { factor }
+    fn of(rows: std::ops::Range<u32>, times: [i64; 4], kind: RateKind, divisor: f64) -> RateStep {
+        let [start, first, last, end] = times;
+        let seconds = |from: i64, to: i64| to.wrapping_sub(from) as f64 / 1000.0;
+        let sampled_interval = seconds(first, last);
+        let average_gap = sampled_interval / f64::from(rows.end - rows.start - 1);
+        // A sample is missing between the window's edge and the sample next to it if they are
+        // further apart than this; then the series is taken to end half a gap away.
+        let threshold = average_gap * 1.1;
+        let limited = |to_edge: f64| if to_edge >= threshold { average_gap / 2.0 } else { to_edge };
+        let to_start = limited(seconds(start, first));
+        let to_end = limited(seconds(last, end));
+        let factor = factor(sampled_interval, to_start, to_end, kind, divisor);
+        RateStep {
+            first: rows.start,
+            last: rows.end - 1,
+            sampled_interval,
+            to_start,
+            to_end,
+            factor,
+        }
     }
+}
+
+#[inline(always)]
+fn factor(interval: f64, to_start: f64, to_end: f64, kind: RateKind, divisor: f64) -> f64 {
+    let factor = (interval + to_start + to_end) / interval;
+    if kind == RateKind::Rate { factor / divisor } else { factor }
 }
 
 /// As Go's `Duration.Seconds`.
@@ -131,6 +149,17 @@ pub(crate) fn extrapolated(
         return;
     }
     find_resets(values, resets);
+    if resets.is_empty() {
+        // Most counters, most of the time. What is computed of steps without a window is not valid.
+        for (out, step) in row.values.iter_mut().zip(&steps.steps) {
+            let (first, last) = (values.get(step.first as usize), values.get(step.last as usize));
+            if let (Some(first), Some(last)) = (first, last) {
+                let result = last - first;
+                *out = result * counter_factor(kind, steps, step, *first, result);
+            }
+        }
+        return;
+    }
     let mut oldest = 0;
     for (out, step) in row.values.iter_mut().zip(&steps.steps) {
         if step.last <= step.first {
@@ -157,12 +186,17 @@ fn counter_factor(
     first: f64,
     result: f64,
 ) -> f64 {
+    // The way to zero is `first / result` of the interval, and the way to the window's start is never
+    // above 1.1 of it: for most counters this is the end of the matter.
+    if first > result * 1.2 {
+        return step.factor;
+    }
     let rises = result > 0.0 && first >= 0.0;
     // The division is only made where it may matter; the margin covers the rounding of this test.
     if rises && first * step.sampled_interval <= step.to_start * result * 1.000_001 {
         let to_zero = step.sampled_interval * (first / result);
         if to_zero < step.to_start {
-            return steps.factor(step.sampled_interval, to_zero, step.to_end, kind);
+            return factor(step.sampled_interval, to_zero, step.to_end, kind, steps.divisor);
         }
     }
     step.factor
@@ -170,10 +204,16 @@ fn counter_factor(
 
 /// Indices of samples that are less than the one before.
 fn find_resets(values: &[f64], resets: &mut Vec<u32>) {
+    /// Looked at together, which is quicker than one by one; most have no reset.
+    const TOGETHER: usize = 64;
     resets.clear();
-    for (index, pair) in values.windows(2).enumerate() {
-        if pair[1] < pair[0] {
-            resets.push(index as u32 + 1);
+    let (Some(before), Some(after)) = (values.split_last(), values.split_first()) else { return };
+    let chunks = before.1.chunks(TOGETHER).zip(after.1.chunks(TOGETHER));
+    for (start, (before, after)) in (1..).step_by(TOGETHER).zip(chunks) {
+        let pairs = || before.iter().zip(after);
+        if pairs().fold(false, |any, (before, after)| any | (after < before)) {
+            let falls = pairs().enumerate().filter(|(_, (before, after))| after < before);
+            resets.extend(falls.map(|(index, _)| start + index as u32));
         }
     }
 }

@@ -174,6 +174,14 @@ impl Rows {
         Rows { steps, ..Rows::default() }
     }
 
+    /// Makes room for so many rows.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.meta.reserve(rows);
+        self.values.reserve(rows * self.steps);
+        self.valid.reserve(rows * words(self.steps));
+        self.histograms.reserve(rows);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.meta.len()
     }

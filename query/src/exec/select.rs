@@ -101,15 +101,20 @@ pub(crate) fn select(
 
 /// Values at the picks; stale markers are absent.
 fn gather(picks: &Picks, values: &[f64], row: &mut RowBuffer) {
-    let chunks = row.values.chunks_mut(64).zip(picks.index.chunks(64));
-    for ((out, index), (valid, mask)) in chunks.zip(row.valid.iter_mut().zip(&picks.mask)) {
-        let mut stale = 0u64;
-        for (bit, (out, &index)) in out.iter_mut().zip(index).enumerate() {
-            let value = values[index as usize];
-            *out = value;
-            stale |= u64::from(value.to_bits() == STALE_NAN_BITS) << bit;
+    for (out, &index) in row.values.iter_mut().zip(&picks.index) {
+        *out = values[index as usize];
+    }
+    let is_stale = |value: &f64| value.to_bits() == STALE_NAN_BITS;
+    let chunks = row.values.chunks(64).zip(&mut row.valid).zip(&picks.mask);
+    for ((values, valid), mask) in chunks {
+        *valid = *mask;
+        // All at once, which is quicker than bit by bit; most have none.
+        if values.iter().fold(false, |any, value| any | is_stale(value)) {
+            let bits = values.iter().enumerate();
+            let stale =
+                bits.fold(0, |stale, (bit, value)| stale | u64::from(is_stale(value)) << bit);
+            *valid = mask & !stale;
         }
-        *valid = mask & !stale;
     }
 }
 

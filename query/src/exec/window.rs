@@ -11,7 +11,7 @@ use icecore_storage::metrics::sample::{STALE_NAN_BITS, is_stale_nan};
 
 use crate::engine::QueryError;
 use crate::exec::rate::{self, RateKind, RateSteps};
-use crate::exec::rows::{RowBuffer, set_bit, words};
+use crate::exec::rows::RowBuffer;
 use crate::exec::series::Series;
 use crate::exec::{Scalar, Session, extended, histogram_window, over_time, start_time};
 use crate::functions::FunctionId;
@@ -57,29 +57,37 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     pub(crate) fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
-        self.low.clear();
-        self.high.clear();
-        self.mask.clear();
-        self.mask.resize(words(times.steps), 0);
-        self.total = 0;
-        self.largest = 0;
+        self.low.resize(times.steps, 0);
+        self.high.resize(times.steps, 0);
         let (mut low, mut high) = (0, 0);
-        for step in 0..times.steps {
-            let end_ms = times.at(step);
-            let start_ms = end_ms.saturating_sub(window_ms);
+        // Where this wraps, billions of years away, there are no samples.
+        let mut end_ms = times.first_ms;
+        for (out_low, out_high) in self.low.iter_mut().zip(&mut self.high) {
+            let start_ms = end_ms.wrapping_sub(window_ms);
             while high < timestamps.len() && timestamps[high] <= end_ms {
                 high += 1;
             }
             while low < high && timestamps[low] <= start_ms {
                 low += 1;
             }
-            self.low.push(low as u32);
-            self.high.push(high as u32);
-            if high > low {
-                set_bit(&mut self.mask, step);
-                self.total += (high - low) as u64;
-                self.largest = self.largest.max((high - low) as u64);
-            }
+            (*out_low, *out_high) = (low as u32, high as u32);
+            end_ms = end_ms.wrapping_add(times.step_ms);
+        }
+        self.summarize();
+    }
+
+    /// Makes mask, total and largest, in loops that are vectors.
+    fn summarize(&mut self) {
+        (self.total, self.largest) = (0, 0);
+        self.mask.clear();
+        for (lows, highs) in self.low.chunks(64).zip(self.high.chunks(64)) {
+            let lengths = || lows.iter().zip(highs).map(|(low, high)| high.wrapping_sub(*low));
+            self.total += lengths().map(u64::from).fold(0, u64::wrapping_add);
+            self.largest = self.largest.max(u64::from(lengths().fold(0, u32::max)));
+            let is_full = lengths().fold(true, |full, length| full & (length > 0));
+            let bits = || lengths().enumerate().map(|(bit, n)| u64::from(n > 0) << bit);
+            let full = u64::MAX >> (64 - lows.len());
+            self.mask.push(if is_full { full } else { bits().fold(0, |mask, bit| mask | bit) });
         }
     }
 
@@ -132,9 +140,7 @@ pub(crate) fn evaluate(
         let scratch = &mut scratch.start_time;
         return start_time::evaluate(call, metric, series, scratch, row, session);
     }
-    let clean = !series.has_histograms()
-        && !samples.values.iter().any(|value| value.to_bits() == STALE_NAN_BITS);
-    if clean {
+    if !series.has_histograms() && !has_stale(&samples.values) {
         let token = samples.timestamps_token;
         return floats(call, &samples.timestamps, &samples.values, token, scratch, row, session);
     }
@@ -151,6 +157,14 @@ pub(crate) fn evaluate(
     scratch.timestamps = timestamps;
     scratch.values = values;
     result
+}
+
+fn has_stale(values: &[f64]) -> bool {
+    // Many at a time, which is quicker than to stop at the first.
+    let found = |values: &[f64]| {
+        values.iter().fold(false, |found, value| found | (value.to_bits() == STALE_NAN_BITS))
+    };
+    values.chunks(256).any(found)
 }
 
 /// The floats that are no stale markers.

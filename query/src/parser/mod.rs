@@ -24,6 +24,7 @@ use ast::{Expr, Span};
 use icecore_storage::matcher::Matcher;
 
 pub use pretty::prettify;
+pub use selectors::PATTERN_BYTES_MAX;
 
 /// Which gated parts of the grammar are on. The default is that of a Prometheus 3.14 server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use crate::parser::token::{Keyword, Kind, Special};
 pub(super) const METRIC_NAME: &str = "__name__";
 
 /// What the patterns of one query may take compiled, or a short text could fill the memory.
-const PATTERN_BYTES_MAX: usize = 64 << 20;
+pub const PATTERN_BYTES_MAX: usize = 64 << 20;
 
 const RANGE_WITHOUT_SELECTOR: &str = "ranges only allowed for vector selectors";
 
@@ -120,9 +120,10 @@ impl Parser<'_> {
                 }
                 Ok(Some(matcher))
             }
-            Err(e) => {
-                self.stream.error(span, e.to_string());
-                Ok(None)
+            Err(error) => {
+                self.stream.error(span, error.to_string());
+                // To find a pattern too large costs as much as a large one.
+                if error.is_too_large() { Err(Stop::Abort) } else { Ok(None) }
             }
         }
     }

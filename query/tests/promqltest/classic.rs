@@ -64,7 +64,7 @@ impl Classic {
         self.buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
         self.buckets.dedup_by_key(|(bound, _)| *bound);
         let greatest = self.buckets.last().map(|(_, count)| *count);
-        let count = self.count.or(greatest).ok_or("no count and no buckets")?;
+        let count = self.count.or(greatest).unwrap_or(0.0);
         if self.buckets.last().is_none_or(|(bound, _)| *bound != f64::INFINITY) {
             self.buckets.push((f64::INFINITY, count));
         }

@@ -1,8 +1,9 @@
 //! `match[]`: which series a request for labels is about.
 
 use icecore_query::parser::ast::{Expr, NodeKind};
-use icecore_query::parser::{self, ParseErrors, ParserOptions};
+use icecore_query::parser::{self, PATTERN_BYTES_MAX, ParseErrors, ParserOptions};
 use icecore_storage::matcher::Matcher;
+use icecore_storage::regex::Regex;
 
 use crate::http::error::ApiError;
 
@@ -12,9 +13,18 @@ pub(crate) fn parse_all<'a>(
     options: ParserOptions,
 ) -> Result<Vec<Vec<Matcher>>, ApiError> {
     let mut all = Vec::new();
+    let mut pattern_bytes = 0;
     for text in texts {
         let expr = parser::parse(text, options).map_err(|errors| selector_error(&errors))?;
-        all.push(single_selector(expr)?);
+        let matchers = single_selector(expr)?;
+        let patterns = matchers.iter().filter_map(Matcher::regex);
+        pattern_bytes += patterns.map(Regex::memory_usage).sum::<usize>();
+        if pattern_bytes > PATTERN_BYTES_MAX {
+            let limit = PATTERN_BYTES_MAX >> 20;
+            let text = format!("patterns of match[] take more than {limit} MiB compiled");
+            return Err(ApiError::bad_data(text));
+        }
+        all.push(matchers);
     }
     Ok(all)
 }

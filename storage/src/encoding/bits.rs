@@ -38,7 +38,8 @@ pub fn pack(values: &[u64], width: u32, out: &mut Vec<u8>) {
 }
 
 /// Fills `values` from the front of `bytes` and advances past them; `None` if they are too short.
-pub fn unpack(bytes: &mut &[u8], width: u32, values: &mut [u64]) -> Option<()> {
+/// Numbers of 64 bits come as their bits.
+pub fn unpack(bytes: &mut &[u8], width: u32, values: &mut [i64]) -> Option<()> {
     if width == 0 {
         values.fill(0);
         return Some(());
@@ -51,7 +52,7 @@ pub fn unpack(bytes: &mut &[u8], width: u32, values: &mut [u64]) -> Option<()> {
     if !tail.is_empty() {
         let mut padded = [0u8; 64];
         padded[..tail.len()].copy_from_slice(tail);
-        let mut last = [0u64; 8];
+        let mut last = [0i64; 8];
         groups(&padded[..width as usize], &mut last);
         let left = values.len() - whole;
         values[whole..].copy_from_slice(&last[..left]);
@@ -60,7 +61,7 @@ pub fn unpack(bytes: &mut &[u8], width: u32, values: &mut [u64]) -> Option<()> {
     Some(())
 }
 
-type UnpackGroups = fn(&[u8], &mut [u64]);
+type UnpackGroups = fn(&[u8], &mut [i64]);
 
 macro_rules! unpack_table {
     ($($width:literal)*) => { [$(unpack_groups::<$width>),*] };
@@ -72,7 +73,7 @@ static UNPACK: [UnpackGroups; 64] = unpack_table!(
     33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64
 );
 
-fn unpack_groups<const WIDTH: usize>(bytes: &[u8], values: &mut [u64]) {
+fn unpack_groups<const WIDTH: usize>(bytes: &[u8], values: &mut [i64]) {
     let (groups, _) = bytes.as_chunks::<WIDTH>();
     let (eights, _) = values.as_chunks_mut::<8>();
     for (group, eight) in groups.iter().zip(eights) {
@@ -82,14 +83,14 @@ fn unpack_groups<const WIDTH: usize>(bytes: &[u8], values: &mut [u64]) {
 
 /// Eight values out of `WIDTH` bytes. All indices are constants once unrolled.
 #[inline(always)]
-fn unpack_group<const WIDTH: usize>(group: &[u8; WIDTH], eight: &mut [u64; 8]) {
+fn unpack_group<const WIDTH: usize>(group: &[u8; WIDTH], eight: &mut [i64; 8]) {
     let mask = u64::MAX >> (64 - WIDTH);
     if WIDTH < 8 {
         let mut word = [0u8; 8];
         word[..WIDTH].copy_from_slice(group);
         let word = u64::from_le_bytes(word);
         for (k, value) in eight.iter_mut().enumerate() {
-            *value = (word >> (k * WIDTH)) & mask;
+            *value = ((word >> (k * WIDTH)) & mask) as i64;
         }
         return;
     }
@@ -103,12 +104,13 @@ fn unpack_group<const WIDTH: usize>(group: &[u8; WIDTH], eight: &mut [u64; 8]) {
         // The load is moved back where it would leave the group.
         let at = (first_bit / 8).min(WIDTH - 8);
         let shift = first_bit - at * 8;
-        *value = if shift + WIDTH <= 64 {
-            (load(at) >> shift) & mask
+        let bits = if shift + WIDTH <= 64 {
+            load(at) >> shift
         } else {
             // Nine bytes: only widths above 57.
-            (load(at) >> shift | u64::from(group[at + 8]) << (64 - shift)) & mask
+            load(at) >> shift | u64::from(group[at + 8]) << (64 - shift)
         };
+        *value = (bits & mask) as i64;
     }
 }
 
@@ -259,7 +261,7 @@ mod tests {
                 let mut back = vec![7; length];
                 unpack(&mut rest, width, &mut back).unwrap();
                 assert!(rest.is_empty());
-                let expected: Vec<u64> = values.iter().map(|value| value & mask).collect();
+                let expected: Vec<i64> = values.iter().map(|value| (value & mask) as i64).collect();
                 assert_eq!(back, expected, "width {width} length {length}");
                 if !bytes.is_empty() {
                     let mut short = &bytes[..bytes.len() - 1];

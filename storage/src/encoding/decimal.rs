@@ -14,6 +14,8 @@
 //!
 //! The least form is taken. Every bit pattern round-trips. Layout: docs/format.md, "Floats".
 
+use std::ops::Range;
+
 use crate::encoding::mantissa::{self, power};
 use crate::encoding::pfor::{self, Order, Plan, Planner};
 use crate::encoding::{varint, xor};
@@ -345,6 +347,48 @@ pub fn decode(bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Option<()> {
     decoded
 }
 
+/// Appends the values of some rows of a column: what [`decode`] would append, less the rest.
+///
+/// Bytes behind the last of the rows may go unread; then nothing is said about them.
+pub fn decode_rows(
+    bytes: &[u8],
+    count: usize,
+    rows: Range<usize>,
+    out: &mut Vec<f64>,
+) -> Option<()> {
+    assert!(rows.start <= rows.end && rows.end <= count, "rows of the column");
+    let start = out.len();
+    let decoded = decode_some(bytes, count, rows, out);
+    if decoded.is_none() {
+        out.truncate(start);
+    }
+    decoded
+}
+
+fn decode_some(bytes: &[u8], count: usize, rows: Range<usize>, out: &mut Vec<f64>) -> Option<()> {
+    if rows.len() == count {
+        return decode_column(bytes, count, out);
+    }
+    let (&tag, mut rest) = bytes.split_first()?;
+    let (form, exponent) = (tag >> 4, tag & 15);
+    match form {
+        FORM_CONSTANT | FORM_RAMP => return decode_line(form, exponent, rest, rows, out),
+        FORM_SUM | FORM_BITS => {}
+        _ => {
+            let integers = Integers::of(form - FORM_DECIMAL, &mut rest)?;
+            if !integers.has_exceptions {
+                return integers.decode(exponent, count, rows, &mut rest, out);
+            }
+        }
+    }
+    // These have to be decoded whole.
+    let start = out.len();
+    decode_column(bytes, count, out)?;
+    out.truncate(start + rows.end);
+    out.drain(start..start + rows.start);
+    Some(())
+}
+
 fn decode_column(bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Option<()> {
     if count == 0 {
         return bytes.is_empty().then_some(());
@@ -352,21 +396,32 @@ fn decode_column(bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Option<()> {
     let (&tag, mut rest) = bytes.split_first()?;
     let (form, exponent) = (tag >> 4, tag & 15);
     match form {
-        FORM_CONSTANT => {
-            let mantissa = if rest.is_empty() { 0 } else { varint::read_signed(&mut rest)? };
-            out.resize(out.len() + count, mantissa as f64 / power(exponent));
-        }
-        FORM_RAMP => {
-            let first = varint::read_signed(&mut rest)?;
-            let step = varint::read_signed(&mut rest)?;
-            let mantissas = (0..count).map(|row| first.wrapping_add(step.wrapping_mul(row as i64)));
-            extend(out, mantissas, exponent);
-        }
+        FORM_CONSTANT | FORM_RAMP => return decode_line(form, exponent, rest, 0..count, out),
         FORM_SUM => decode_sum(exponent, &mut rest, count, out)?,
         FORM_BITS => return decode_bits(exponent, rest, count, out),
         _ => return decode_decimal(form - FORM_DECIMAL, exponent, rest, count, out),
     }
     rest.is_empty().then_some(())
+}
+
+/// A constant or a ramp.
+fn decode_line(
+    form: u8,
+    exponent: u8,
+    mut bytes: &[u8],
+    rows: Range<usize>,
+    out: &mut Vec<f64>,
+) -> Option<()> {
+    if form == FORM_CONSTANT {
+        let mantissa = if bytes.is_empty() { 0 } else { varint::read_signed(&mut bytes)? };
+        out.resize(out.len() + rows.len(), mantissa as f64 / power(exponent));
+    } else {
+        let first = varint::read_signed(&mut bytes)?;
+        let step = varint::read_signed(&mut bytes)?;
+        let mantissas = rows.map(|row| first.wrapping_add(step.wrapping_mul(row as i64)));
+        extend(out, mantissas, exponent);
+    }
+    bytes.is_empty().then_some(())
 }
 
 /// Appends what the mantissas stand for.
@@ -388,25 +443,55 @@ fn decode_decimal(
     out: &mut Vec<f64>,
 ) -> Option<()> {
     let start = out.len();
-    let order = Order::from_byte(form % 3)?;
-    if form % WITH_EXCEPTIONS < WITH_FACTOR {
-        pfor::read(order, count, &mut bytes, |mantissas| {
-            extend(out, mantissas.iter().copied(), exponent);
-        })?;
-    } else {
-        let divisor = varint::read(&mut bytes)? as i64;
-        let remainder = varint::read(&mut bytes)? as i64;
-        pfor::read(order, count, &mut bytes, |quotients| {
-            let mantissas = quotients
-                .iter()
-                .map(|quotient| quotient.wrapping_mul(divisor).wrapping_add(remainder));
-            extend(out, mantissas, exponent);
-        })?;
-    }
-    if form >= WITH_EXCEPTIONS {
+    let integers = Integers::of(form, &mut bytes)?;
+    integers.decode(exponent, count, 0..count, &mut bytes, out)?;
+    if integers.has_exceptions {
         read_exceptions(bytes, &mut out[start..])
     } else {
         bytes.is_empty().then_some(())
+    }
+}
+
+/// How a decimal column's mantissas are stored.
+struct Integers {
+    order: Order,
+    /// Divisor and remainder.
+    factor: Option<(i64, i64)>,
+    has_exceptions: bool,
+}
+
+impl Integers {
+    /// By the form, less [`FORM_DECIMAL`], and what stands before the integers.
+    fn of(form: u8, bytes: &mut &[u8]) -> Option<Integers> {
+        let factor = match form % WITH_EXCEPTIONS < WITH_FACTOR {
+            true => None,
+            false => Some((varint::read(bytes)? as i64, varint::read(bytes)? as i64)),
+        };
+        let order = Order::from_byte(form % 3)?;
+        Some(Integers { order, factor, has_exceptions: form >= WITH_EXCEPTIONS })
+    }
+
+    fn decode(
+        &self,
+        exponent: u8,
+        count: usize,
+        rows: Range<usize>,
+        bytes: &mut &[u8],
+        out: &mut Vec<f64>,
+    ) -> Option<()> {
+        match self.factor {
+            None => pfor::read_rows(self.order, count, rows, bytes, |mantissas| {
+                extend(out, mantissas.iter().copied(), exponent);
+            }),
+            Some((divisor, remainder)) => {
+                pfor::read_rows(self.order, count, rows, bytes, |quotients| {
+                    let mantissas = quotients
+                        .iter()
+                        .map(|quotient| quotient.wrapping_mul(divisor).wrapping_add(remainder));
+                    extend(out, mantissas, exponent);
+                })
+            }
+        }
     }
 }
 
@@ -456,6 +541,11 @@ mod tests {
         decode(&bytes[1..], values.len(), &mut back).expect("own bytes are well-formed");
         let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&back[1..]), bits(values));
+        let rows = values.len() / 3..values.len() - values.len() / 4;
+        let mut some = vec![1.5];
+        decode_rows(&bytes[1..], values.len(), rows.clone(), &mut some)
+            .expect("own bytes are well-formed");
+        assert_eq!(bits(&some[1..]), bits(&values[rows]));
         // A reused encoder writes the same bytes.
         let mut encoder = Encoder::default();
         let mut again = Vec::new();

@@ -239,7 +239,7 @@ fn read_hints(bytes: &mut &[u8], count: usize) -> Option<Vec<ResetHint>> {
     if bits::packed_length(count, HINT_BITS) > bytes.len() {
         return None;
     }
-    let mut hints = vec![0u64; count];
+    let mut hints = vec![0i64; count];
     bits::unpack(bytes, HINT_BITS, &mut hints)?;
     hints.into_iter().map(|hint| ResetHint::from_byte(hint as u8)).collect()
 }

@@ -12,6 +12,8 @@
 //! All arithmetic wraps, so every `i64` round-trips, and with a cast every `u64`. The rule that
 //! holds: the bytes are a function of the numbers alone. Layout: docs/format.md, "Integers".
 
+use std::ops::Range;
+
 use crate::encoding::{bits, varint};
 
 /// Residuals in a mini-block; a position fits in a byte, and a block in 1 KiB of stack.
@@ -152,9 +154,17 @@ pub fn decode(bytes: &mut &[u8], count: usize, out: &mut Vec<i64>) -> Option<()>
 ///
 /// `None` on malformed bytes, after an unknown number of calls.
 #[inline]
-pub fn read(
+pub fn read(order: Order, count: usize, bytes: &mut &[u8], each: impl FnMut(&[i64])) -> Option<()> {
+    read_rows(order, count, 0..count, bytes, each)
+}
+
+/// As [`read`], but hands on the numbers of some rows only. Where bytes are left behind the last
+/// of them, they have not been looked at, nor has `bytes` been advanced over them.
+#[inline]
+pub fn read_rows(
     order: Order,
     count: usize,
+    rows: Range<usize>,
     bytes: &mut &[u8],
     mut each: impl FnMut(&[i64]),
 ) -> Option<()> {
@@ -173,37 +183,69 @@ pub fn read(
             delta = number;
             last = last.wrapping_add(delta);
         }
-        each(&[last]);
+        if rows.contains(&index) {
+            each(&[last]);
+        }
     }
     let mut base = 0;
-    let mut buffer = [0u64; BLOCK];
-    let mut numbers = [0i64; BLOCK];
-    let mut left = count - leading;
-    while left > 0 {
-        let length = left.min(BLOCK);
-        left -= length;
-        let constant = read_block(bytes, &mut base, &mut buffer[..length], &mut numbers[..length])?;
-        let numbers = &mut numbers[..length];
-        match order {
-            Order::Plain => {}
-            Order::Delta if constant == Some(0) => numbers.fill(last),
-            Order::Delta => {
-                for number in numbers.iter_mut() {
-                    last = last.wrapping_add(*number);
-                    *number = last;
+    let mut buffer = [0i64; BLOCK];
+    let mut row = leading;
+    while row < rows.end {
+        let numbers = &mut buffer[..(count - row).min(BLOCK)];
+        let packed = read_block(bytes, &mut base, numbers)?;
+        let sums = match order {
+            Order::Plain => Sums::None,
+            Order::Delta => Sums::Once(&mut last),
+            Order::DeltaOfDelta => Sums::Twice(&mut delta, &mut last),
+        };
+        match (packed, sums) {
+            (Packed::Constant(0), Sums::Once(last)) => numbers.fill(*last),
+            (Packed::Constant(value), sums) => sums.replace(numbers, |_| value),
+            (Packed::Above(base), sums) => sums.replace(numbers, |above| base.wrapping_add(above)),
+            (Packed::Zigzag, sums) => {
+                sums.replace(numbers, |number| varint::unzigzag(number as u64));
+            }
+            (Packed::Residuals, sums) => sums.replace(numbers, |residual| residual),
+        }
+        let wanted = rows.start.saturating_sub(row)..numbers.len().min(rows.end - row);
+        row += numbers.len();
+        if let Some(numbers) = numbers.get(wanted) {
+            each(numbers);
+        }
+    }
+    Some(())
+}
+
+/// How the numbers of a column come from its residuals.
+enum Sums<'a> {
+    None,
+    /// The last number.
+    Once(&'a mut i64),
+    /// The last difference and the last number.
+    Twice(&'a mut i64, &'a mut i64),
+}
+
+impl Sums<'_> {
+    /// Turns what was packed into numbers, in one walk.
+    #[inline(always)]
+    fn replace(self, packed: &mut [i64], residual: impl Fn(i64) -> i64) {
+        match self {
+            Sums::None => packed.iter_mut().for_each(|number| *number = residual(*number)),
+            Sums::Once(last) => {
+                for number in packed {
+                    *last = last.wrapping_add(residual(*number));
+                    *number = *last;
                 }
             }
-            Order::DeltaOfDelta => {
-                for number in numbers.iter_mut() {
-                    delta = delta.wrapping_add(*number);
-                    last = last.wrapping_add(delta);
-                    *number = last;
+            Sums::Twice(delta, last) => {
+                for number in packed {
+                    *delta = delta.wrapping_add(residual(*number));
+                    *last = last.wrapping_add(*delta);
+                    *number = *last;
                 }
             }
         }
-        each(numbers);
     }
-    Some(())
 }
 
 /// The numbers before the residuals: the first, and the first difference.
@@ -404,38 +446,45 @@ fn write_dense(block: &Block, previous_base: i64, residuals: &[i64], out: &mut V
     }
 }
 
-/// Reads a mini-block's residuals; `Some(Some(value))` if all of them are that value.
+/// What [`read_block`] leaves of a mini-block: numbers that are yet to become residuals.
+enum Packed {
+    /// Nothing was packed, all residuals are this one.
+    Constant(i64),
+    /// Distances, unsigned, from this base.
+    Above(i64),
+    Zigzag,
+    /// The residuals themselves.
+    Residuals,
+}
+
+/// Unpacks a mini-block.
 #[inline]
-fn read_block(
-    bytes: &mut &[u8],
-    base: &mut i64,
-    unsigned: &mut [u64],
-    residuals: &mut [i64],
-) -> Option<Option<i64>> {
+fn read_block(bytes: &mut &[u8], base: &mut i64, numbers: &mut [i64]) -> Option<Packed> {
     let (&header, rest) = bytes.split_first()?;
     if header != SPARSE_HEADER {
-        return read_dense(bytes, base, unsigned, residuals);
+        return read_dense(bytes, base, numbers);
     }
-    let (bitmap, rest) = rest.split_at_checked(residuals.len().div_ceil(8))?;
+    let (bitmap, rest) = rest.split_at_checked(numbers.len().div_ceil(8))?;
     *bytes = rest;
     let mut others = bitmap.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
-    read_dense(bytes, base, unsigned.get_mut(..others)?, &mut residuals[..others])?;
+    let front = numbers.get_mut(..others)?;
+    match read_dense(bytes, base, front)? {
+        Packed::Constant(value) => front.fill(value),
+        Packed::Above(base) => Sums::None.replace(front, |above| base.wrapping_add(above)),
+        Packed::Zigzag => Sums::None.replace(front, |number| varint::unzigzag(number as u64)),
+        Packed::Residuals => {}
+    }
     // They stand at the front; from the back each moves to its place.
-    for row in (0..residuals.len()).rev() {
+    for row in (0..numbers.len()).rev() {
         let present = bitmap[row / 8] >> (row % 8) & 1 == 1;
         others -= usize::from(present);
-        residuals[row] = if present { residuals[others] } else { 0 };
+        numbers[row] = if present { numbers[others] } else { 0 };
     }
-    Some(None)
+    Some(Packed::Residuals)
 }
 
 #[inline]
-fn read_dense(
-    bytes: &mut &[u8],
-    base: &mut i64,
-    unsigned: &mut [u64],
-    residuals: &mut [i64],
-) -> Option<Option<i64>> {
+fn read_dense(bytes: &mut &[u8], base: &mut i64, numbers: &mut [i64]) -> Option<Packed> {
     let (&header, rest) = bytes.split_first()?;
     *bytes = rest;
     let (form, width) = if header == LONG_HEADER {
@@ -451,37 +500,25 @@ fn read_dense(
         *base = base.wrapping_add(varint::read_signed(bytes)?);
     }
     if width == 0 && !patched {
-        let value = if *form == Form::Zigzag { 0 } else { *base };
-        residuals.fill(value);
-        return Some(Some(value));
+        return Some(Packed::Constant(if *form == Form::Zigzag { 0 } else { *base }));
     }
-    bits::unpack(bytes, u32::from(width), unsigned)?;
+    bits::unpack(bytes, u32::from(width), numbers)?;
     if patched {
-        read_patches(bytes, width, unsigned)?;
+        read_patches(bytes, width, numbers)?;
     }
-    match form {
-        Form::Zigzag => residuals
-            .iter_mut()
-            .zip(&*unsigned)
-            .for_each(|(residual, &value)| *residual = varint::unzigzag(value)),
-        Form::SameBase | Form::NewBase => {
-            let base = *base;
-            residuals
-                .iter_mut()
-                .zip(&*unsigned)
-                .for_each(|(residual, &value)| *residual = base.wrapping_add(value as i64));
-        }
-    }
-    Some(None)
+    Some(match form {
+        Form::Zigzag => Packed::Zigzag,
+        Form::SameBase | Form::NewBase => Packed::Above(*base),
+    })
 }
 
-fn read_patches(bytes: &mut &[u8], width: u8, unsigned: &mut [u64]) -> Option<()> {
+fn read_patches(bytes: &mut &[u8], width: u8, numbers: &mut [i64]) -> Option<()> {
     let (&count, rest) = bytes.split_first()?;
     let (positions, rest) = rest.split_at_checked(usize::from(count))?;
     *bytes = rest;
     for &position in positions {
         let high = varint::read(bytes)?;
-        *unsigned.get_mut(usize::from(position))? |= high.checked_shl(u32::from(width))?;
+        *numbers.get_mut(usize::from(position))? |= high.checked_shl(u32::from(width))? as i64;
     }
     Some(())
 }
@@ -523,6 +560,21 @@ mod tests {
         #[test]
         fn any_numbers_round_trip(values: Vec<i64>) {
             check(&values);
+        }
+
+        #[test]
+        fn rows_are_those_of_the_whole(values: Vec<i64>, start in 0usize..400, length in 0usize..400) {
+            let rows = start.min(values.len())..(start + length).min(values.len());
+            let mut planner = Planner::default();
+            let plan = planner.plan(&values);
+            let mut bytes = Vec::new();
+            planner.write(plan, &values, &mut bytes);
+            let mut found = Vec::new();
+            let each = |numbers: &[i64]| found.extend_from_slice(numbers);
+            prop_assert!(
+                read_rows(plan.order, values.len(), rows.clone(), &mut &bytes[..], each).is_some()
+            );
+            prop_assert_eq!(found, &values[rows]);
         }
 
         #[test]

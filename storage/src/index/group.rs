@@ -141,13 +141,25 @@ fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 impl Column<'_> {
     /// The code of a row of the group; `None` if the column's bytes have none for it.
     pub(super) fn code(&self, row: usize) -> Option<u32> {
+        self.run(row).map(|(code, _)| code)
+    }
+
+    /// The code of a row, and the row behind those after it that have the same code for certain.
+    pub(super) fn run(&self, row: usize) -> Option<(u32, usize)> {
         if self.width == 0 {
-            return Some(self.least);
+            return Some((self.least, usize::MAX));
         }
-        let index = match self.runs {
-            [] => row,
-            runs => runs.partition_point(|last| usize::from(*last) < row),
+        let (index, end) = match self.runs {
+            [] => (row, row + 1),
+            runs => {
+                let index = runs.partition_point(|last| usize::from(*last) < row);
+                (index, usize::from(*runs.get(index)?) + 1)
+            }
         };
+        Some((self.packed_code(index)?, end))
+    }
+
+    fn packed_code(&self, index: usize) -> Option<u32> {
         let bit = index * self.width as usize;
         let bytes = self.packed.get(bit / 8..)?;
         let word = match bytes.first_chunk::<8>() {

@@ -346,7 +346,12 @@ impl SealedIndex {
             bytes.clear();
             for column in columns {
                 if let Some(code) = column.code(row)? {
-                    texts.append(&self.dictionary, column.name, code, &mut bytes)?;
+                    let place = match &column.text {
+                        Some(place) => place.clone(),
+                        None => texts.place(&self.dictionary, column.name, code)?,
+                    };
+                    bytes.extend_from_slice(&texts.bytes[place.clone()]);
+                    column.text = Some(place);
                 }
             }
             visit(id, &bytes);
@@ -431,17 +436,17 @@ impl SealedIndex {
         mut visit: impl FnMut(u32, u32) -> Result<(), Damage>,
     ) -> Result<(), Damage> {
         self.each_row(ids, Some(name), |id, row, columns| {
-            let code = columns.first().map_or(Ok(None), |column| column.code(row))?;
+            let code = columns.first_mut().map_or(Ok(None), |column| column.code(row))?;
             code.map_or(Ok(()), |code| visit(id, code))
         })
     }
 
-    /// Visits rows with the columns of their groups, or with the one column of a name.
+    /// Visits rows, ascending, with the columns of their groups, or with the one column of a name.
     fn each_row(
         &self,
         ids: &RoaringBitmap,
         only: Option<&Name>,
-        mut visit: impl FnMut(u32, usize, &[CheckedColumn<'_>]) -> Result<(), Damage>,
+        mut visit: impl FnMut(u32, usize, &mut [CheckedColumn<'_>]) -> Result<(), Damage>,
     ) -> Result<(), Damage> {
         let mut decoded = Vec::new();
         let mut columns = Vec::new();
@@ -456,11 +461,11 @@ impl SealedIndex {
                 let name = self.dictionary.names().get(column.name as usize);
                 let name = name.ok_or(Damage { offset, what: "a group has an unknown name" })?;
                 if only.is_none_or(|only| only.first_pair == name.first_pair) {
-                    columns.push(CheckedColumn { column: *column, name, offset });
+                    columns.push(CheckedColumn::new(*column, name, offset));
                 }
             }
             while let Some(id) = ids.next_if(|id| *id as usize / GROUP_ROWS == index) {
-                visit(id, id as usize % GROUP_ROWS, &columns)?;
+                visit(id, id as usize % GROUP_ROWS, &mut columns)?;
             }
         }
         Ok(())
@@ -476,21 +481,34 @@ impl SealedIndex {
     }
 }
 
-/// A column whose name is known.
+/// A column whose name is known, read row after row. Successive rows mostly have one code, which
+/// is kept.
 struct CheckedColumn<'a> {
     column: Column<'a>,
     name: &'a Name,
     offset: u64,
+    code: u32,
+    /// The first row that may have another code.
+    until: usize,
+    /// Where the pair's bytes are, if somebody has looked.
+    text: Option<Range<usize>>,
 }
 
-impl CheckedColumn<'_> {
+impl<'a> CheckedColumn<'a> {
+    fn new(column: Column<'a>, name: &'a Name, offset: u64) -> CheckedColumn<'a> {
+        CheckedColumn { column, name, offset, code: 0, until: 0, text: None }
+    }
+
     /// The code of a row, from 1 to the name's count of values; `None` where it has no value.
-    fn code(&self, row: usize) -> Result<Option<u32>, Damage> {
-        match self.column.code(row) {
-            Some(0) => Ok(None),
-            Some(code) if code <= self.name.values => Ok(Some(code)),
-            _ => Err(Damage { offset: self.offset, what: "a group has an impossible code" }),
+    /// Rows ascend from call to call.
+    fn code(&mut self, row: usize) -> Result<Option<u32>, Damage> {
+        if row >= self.until {
+            let run = self.column.run(row).filter(|(code, _)| *code <= self.name.values);
+            let damage = Damage { offset: self.offset, what: "a group has an impossible code" };
+            (self.code, self.until) = run.ok_or(damage)?;
+            self.text = None;
         }
+        Ok((self.code > 0).then_some(self.code))
     }
 }
 
@@ -504,32 +522,30 @@ struct PairTexts {
 }
 
 impl PairTexts {
-    fn append(
+    /// Where in `bytes` the pair is.
+    fn place(
         &mut self,
         dictionary: &Dictionary,
         name: &Name,
         code: u32,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Damage> {
+    ) -> Result<Range<usize>, Damage> {
         let number = name.first_pair + (code - 1);
         let hash = |number: u32| u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let known = self.places.find(hash(number), |(other, _)| *other == number);
-        let place = match known {
-            Some((_, place)) => place.clone(),
+        match known {
+            Some((_, place)) => Ok(place.clone()),
             None => {
                 self.value.clear();
                 dictionary.value(name, code - 1, &mut self.value)?;
                 let value = std::str::from_utf8(&self.value).expect("the dictionary gives UTF-8");
                 let start = self.bytes.len();
-                labels::push_pair(&mut self.bytes, &name.text, value);
+                labels::push_pair(&mut self.bytes, &*name.text, value);
                 let place = start..self.bytes.len();
                 let rehash = |(number, _): &(u32, Range<usize>)| hash(*number);
                 self.places.insert_unique(hash(number), (number, place.clone()), rehash);
-                place
+                Ok(place)
             }
-        };
-        out.extend_from_slice(&self.bytes[place]);
-        Ok(())
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 //! that crate's. Its time is linear in the text that it looks at.
 //!
 //! A [`Regex`] matches whole values and `.` matches newlines, as in a matcher. Most patterns of
-//! dashboards need no automaton: `a|b|c` is a **set** of values, `a.*b` is literals with **gaps**.
+//! dashboards need no automaton: `a|b|c` is a **set** of values, `a.*b|5..` is
+//! literals with **gaps**.
 //! What a pattern can match at all is its [`Extent`], by which an index finds values without
 //! trying each. Groups of a match are asked of a [`CapturingRegex`].
 
@@ -21,7 +22,7 @@ use regex_automata::meta;
 use regex_automata::util::captures::Captures;
 use regex_syntax::hir::{Hir, Look};
 
-use shape::Gaps;
+use shape::{Gap, Gaps};
 
 /// Bounds what one automaton takes before it runs, in bytes.
 const AUTOMATON_BYTES_MAX: usize = 10 << 20;
@@ -45,6 +46,13 @@ struct Fault<'p> {
 impl<'p> Fault<'p> {
     fn new(code: &'static str, text: &'p str) -> Fault<'p> {
         Fault { code, text }
+    }
+}
+
+impl PatternError {
+    /// Whether the pattern is one, but larger than a bound of ours.
+    pub fn is_too_large(&self) -> bool {
+        self.code.starts_with("expression too large")
     }
 }
 
@@ -73,7 +81,11 @@ pub struct Regex {
 enum Form {
     /// One of these, which are in order.
     Set(Box<[Box<str>]>),
-    Gaps(Gaps),
+    /// One of these; every match begins with the prefix.
+    Gaps {
+        prefix: Box<str>,
+        alternatives: Box<[Gaps]>,
+    },
     Automaton {
         prefix: Box<str>,
         automaton: meta::Regex,
@@ -100,10 +112,10 @@ impl Regex {
         if let Some(values) = shape::values(&hir, pattern) {
             return Ok(Regex { form: Form::Set(values) });
         }
-        if let Some(gaps) = Gaps::new(&hir) {
-            return Ok(Regex { form: Form::Gaps(gaps) });
-        }
         let prefix = shape::prefix(&hir);
+        if let Some(alternatives) = Gaps::all(&hir) {
+            return Ok(Regex { form: Form::Gaps { prefix, alternatives } });
+        }
         let automaton = compile(pattern, hir)?;
         Ok(Regex { form: Form::Automaton { prefix, automaton } })
     }
@@ -111,7 +123,7 @@ impl Regex {
     pub fn is_match(&self, value: &str) -> bool {
         match &self.form {
             Form::Set(values) => values.binary_search_by(|known| (**known).cmp(value)).is_ok(),
-            Form::Gaps(gaps) => gaps.matches(value),
+            Form::Gaps { alternatives, .. } => alternatives.iter().any(|gaps| gaps.matches(value)),
             Form::Automaton { prefix, automaton } => {
                 shape::starts_with(value, prefix) && automaton.is_match(value)
             }
@@ -121,10 +133,10 @@ impl Regex {
     pub fn extent(&self) -> Extent<'_> {
         match &self.form {
             Form::Set(values) => Extent::Values(values),
-            Form::Gaps(gaps) => match gaps.only_gap() {
-                Some(0) => Extent::Everything,
-                Some(1) => Extent::NonEmpty,
-                _ => Extent::Prefix(&gaps.prefix),
+            Form::Gaps { prefix, alternatives } => match alternatives.iter().find_map(Gaps::only) {
+                Some(Gap::ANY) => Extent::Everything,
+                Some(Gap::NOT_EMPTY) if alternatives.len() == 1 => Extent::NonEmpty,
+                _ => Extent::Prefix(prefix),
             },
             Form::Automaton { prefix, .. } => Extent::Prefix(prefix),
         }
@@ -136,7 +148,7 @@ impl Regex {
             Form::Set(values) => {
                 values.iter().map(|value| size_of::<Box<str>>() + value.len()).sum()
             }
-            Form::Gaps(gaps) => size_of_val(gaps),
+            Form::Gaps { alternatives, .. } => size_of_val(&**alternatives),
             Form::Automaton { automaton, .. } => automaton.memory_usage(),
         }
     }

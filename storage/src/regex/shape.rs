@@ -154,19 +154,66 @@ fn prefix_bytes(hir: &Hir) -> (Vec<u8>, bool) {
     }
 }
 
-/// Literals with gaps between them: `a.*b.+c`. A gap is any text of at least so many characters.
+/// Literals with gaps between them: `a.*b.+c`, `5..`, or one of several such.
 #[derive(Clone, Debug)]
 pub(super) struct Gaps {
-    pub prefix: Box<str>,
-    /// Each with the gap before it.
+    prefix: Box<str>,
+    /// Each with the least length of the gap before it, which has no greatest.
     middle: Vec<(usize, Finder<'static>)>,
-    last_gap: usize,
+    last: Gap,
     suffix: Box<str>,
 }
 
+/// Any text of so many characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gap {
+    min: usize,
+    max: Option<usize>,
+}
+
+impl Gap {
+    const NONE: Gap = Gap { min: 0, max: Some(0) };
+    pub(super) const ANY: Gap = Gap { min: 0, max: None };
+    pub(super) const NOT_EMPTY: Gap = Gap { min: 1, max: None };
+
+    fn of(hir: &Hir) -> Option<Gap> {
+        match hir.kind() {
+            HirKind::Repetition(Repetition { min, max, sub, .. }) if is_any(sub) => {
+                Some(Gap { min: *min as usize, max: max.map(|max| max as usize) })
+            }
+            _ => is_any(hir).then_some(Gap { min: 1, max: Some(1) }),
+        }
+    }
+
+    fn and(self, next: Gap) -> Gap {
+        let max = self.max.zip(next.max).map(|(one, other)| one + other);
+        Gap { min: self.min + next.min, max }
+    }
+
+    fn fits(self, text: &str) -> bool {
+        match self.max {
+            None => skipped(text, self.min).is_some(),
+            // No character has more than four bytes.
+            Some(max) => text.len() <= 4 * max && (self.min..=max).contains(&text.chars().count()),
+        }
+    }
+}
+
+/// Alternatives are tried one after another: more than these are left to an automaton.
+const ALTERNATIVES_MAX: usize = 8;
+
 impl Gaps {
     /// `None` if the pattern has another form.
-    pub(super) fn new(hir: &Hir) -> Option<Gaps> {
+    pub(super) fn all(hir: &Hir) -> Option<Box<[Gaps]>> {
+        match hir.kind() {
+            HirKind::Alternation(branches) if branches.len() <= ALTERNATIVES_MAX => {
+                branches.iter().map(Gaps::new).collect()
+            }
+            _ => Gaps::new(hir).map(|gaps| vec![gaps].into()),
+        }
+    }
+
+    fn new(hir: &Hir) -> Option<Gaps> {
         let parts = match hir.kind() {
             HirKind::Concat(parts) => parts,
             _ => std::slice::from_ref(hir),
@@ -174,41 +221,42 @@ impl Gaps {
         let mut prefix = "";
         let mut middle = Vec::new();
         // The gap that was read last, with the literal behind it.
-        let mut open: Option<(usize, &str)> = None;
+        let mut open: Option<(Gap, &str)> = None;
         for part in parts {
-            match part.kind() {
-                HirKind::Literal(literal) => {
-                    let text = std::str::from_utf8(&literal.0).ok()?;
-                    match &mut open {
-                        None => prefix = text,
-                        Some((_, after)) => *after = text,
-                    }
+            if let HirKind::Literal(literal) = part.kind() {
+                let text = std::str::from_utf8(&literal.0).ok()?;
+                match &mut open {
+                    None => prefix = text,
+                    Some((_, after)) => *after = text,
                 }
-                HirKind::Repetition(Repetition { min, max: None, sub, .. }) if is_any(sub) => {
-                    let min = *min as usize;
-                    open = match open {
-                        Some((gap, "")) => Some((gap + min, "")),
-                        Some((gap, literal)) => {
-                            middle.push((gap, Finder::new(literal).into_owned()));
-                            Some((min, ""))
-                        }
-                        None => Some((min, "")),
-                    };
-                }
-                _ => return None,
+                continue;
             }
+            let gap = Gap::of(part)?;
+            open = match open {
+                None => Some((gap, "")),
+                Some((before, "")) => Some((before.and(gap), "")),
+                Some((Gap { min, max: None }, literal)) => {
+                    middle.push((min, Finder::new(literal).into_owned()));
+                    Some((gap, ""))
+                }
+                Some(_) => return None,
+            };
         }
-        let (last_gap, suffix) = open?;
-        Some(Gaps { prefix: prefix.into(), middle, last_gap, suffix: suffix.into() })
+        let (last, suffix) = open.unwrap_or((Gap::NONE, ""));
+        if last.max.is_some() && !middle.is_empty() {
+            return None;
+        }
+        Some(Gaps { prefix: prefix.into(), middle, last, suffix: suffix.into() })
     }
 
-    /// The least number of characters, if there is nothing but one gap.
-    pub(super) fn only_gap(&self) -> Option<usize> {
+    /// The gap, if there is nothing else.
+    pub(super) fn only(&self) -> Option<Gap> {
         let bare = self.prefix.is_empty() && self.middle.is_empty() && self.suffix.is_empty();
-        bare.then_some(self.last_gap)
+        bare.then_some(self.last)
     }
 
-    /// The first place is the best for each literal: it leaves most to those behind it.
+    /// The first place is the best for each literal: it leaves most to those behind it. Where a gap
+    /// has a greatest length, both literals around it have but one place.
     pub(super) fn matches(&self, value: &str) -> bool {
         if !starts_with(value, &self.prefix) {
             return false;
@@ -223,7 +271,7 @@ impl Gaps {
             let Some(at) = literal.find(behind.as_bytes()) else { return false };
             rest = &behind[at + literal.needle().len()..];
         }
-        skipped(rest, self.last_gap).is_some()
+        self.last.fits(rest)
     }
 }
 

@@ -103,6 +103,16 @@ const VERDICTS: &[(&str, &[&str], &[&str])] = &[
     (".*b.+b.*", &["bxb", "bbb", "abbbx"], &["bb", "b"]),
     (".*.+a.*.*", &["xa", "éa-"], &["a"]),
     ("a.*b.*b", &["abb", "axbxb"], &["ab"]),
+    ("5..", &["500", "5éé"], &["50", "5000", "400"]),
+    ("4..|5..", &["404", "500"], &["50", "300"]),
+    (".", &["a", "é"], &["", "ab"]),
+    (".?b", &["b", "éb"], &["ééb"]),
+    ("a.{2,3}a", &["abba", "aaaaa"], &["aba", "abbbba"]),
+    ("a.b.*", &["axb", "axbc"], &["ab", "axxb"]),
+    (".*a.b", &["axb", "xaab"], &["aab.", "ab"]),
+    ("a.*|.+b|c", &["a", "xb", "c"], &["b", "cc", ""]),
+    (".*|a", &["", "x"], &[]),
+    (".+|", &["", "x"], &[]),
 ];
 
 #[test]
@@ -232,7 +242,10 @@ fn the_beginning_of_matches_is_known() {
     check(".+", Extent::NonEmpty);
     check(".*.+", Extent::NonEmpty);
     check("..+", Extent::Prefix(""));
+    check(".*|a", Extent::Everything);
+    check(".+|", Extent::Prefix(""));
     check("abc.*", Extent::Prefix("abc"));
+    check("abc.*|abd..", Extent::Prefix("ab"));
     check("abc?d*", Extent::Prefix("ab"));
     check("(ab)+", Extent::Prefix("ab"));
     check("ab*|ac+", Extent::Prefix("a"));

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use roaring::RoaringBitmap;
-use std::collections::HashMap;
 
 use crate::disk::{Disk, ReadFile};
 use crate::encoding::varint::{self, read_bytes, read_count};
@@ -68,7 +67,7 @@ pub(crate) struct Block {
     position_of: Vec<u32>,
     columns: Section,
     column_ends: Vec<(u64, u32)>,
-    columns_cached: RwLock<HashMap<u32, Arc<[i64]>>>,
+    columns_cached: RwLock<ColumnCache>,
     statistics: Section,
     exemplars: Section,
     metadata: Section,
@@ -88,6 +87,23 @@ struct PageEntry {
 struct Section {
     offset: u64,
     bytes: Bytes,
+}
+
+/// Decoded timestamp columns by number.
+#[derive(Debug, Default)]
+struct ColumnCache {
+    times: Vec<Option<Arc<[i64]>>>,
+    held: usize,
+}
+
+impl ColumnCache {
+    fn insert(&mut self, column: usize, times: Arc<[i64]>, columns: usize) {
+        if self.held >= COLUMNS_CACHED_MAX {
+            *self = ColumnCache::default();
+        }
+        self.times.resize(columns, None);
+        self.held += usize::from(self.times[column].replace(times).is_none());
+    }
 }
 
 /// Samples of one chunk, where its bytes are.
@@ -173,7 +189,7 @@ impl Block {
             checked,
             position_of,
             column_ends,
-            columns_cached: RwLock::new(HashMap::new()),
+            columns_cached: RwLock::default(),
             retired: AtomicBool::new(false),
         })
     }
@@ -201,6 +217,15 @@ impl Block {
         self.index.labels_of(ids, visit).map_err(|damage| self.index_damage(damage))
     }
 
+    /// Their canonical label bytes.
+    pub(crate) fn visit_label_bytes(
+        &self,
+        ids: &RoaringBitmap,
+        visit: impl FnMut(u32, &[u8]),
+    ) -> Result<()> {
+        self.index.label_bytes_of(ids, visit).map_err(|damage| self.index_damage(damage))
+    }
+
     pub(crate) fn label_names(&self, ids: &RoaringBitmap) -> Result<Vec<String>> {
         self.index.label_names(Some(ids)).map_err(|damage| self.index_damage(damage))
     }
@@ -220,12 +245,18 @@ impl Block {
         let payload = self.page(page)?;
         let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
         let slot = position - self.directory[page].first_position;
-        let mut body = series_body(&payload, slot).ok_or_else(corrupt)?;
-        let heads = chunk_heads(&mut body).ok_or_else(corrupt)?;
-        for head in heads {
-            let (values, rest) = body.split_at_checked(head.value_bytes).ok_or_else(corrupt)?;
-            body = rest;
-            self.read_chunk(&head, values, range, into)?;
+        let mut body = series_body(payload, slot).ok_or_else(corrupt)?;
+        let chunks = read_count(&mut body, 4).ok_or_else(corrupt)?;
+        // All heads stand before all values.
+        let mut values = body;
+        for _ in 0..chunks {
+            chunk_head(&mut values).ok_or_else(corrupt)?;
+        }
+        for _ in 0..chunks {
+            let head = chunk_head(&mut body).ok_or_else(corrupt)?;
+            let (of_chunk, rest) = values.split_at_checked(head.value_bytes).ok_or_else(corrupt)?;
+            values = rest;
+            self.read_chunk(&head, of_chunk, range, into)?;
         }
         Ok(())
     }
@@ -260,9 +291,13 @@ impl Block {
             return Ok(());
         }
         if head.flags & CHUNK_HISTOGRAMS == 0 {
-            decimal::decode(values, head.count, &mut into.values).ok_or_else(corrupt)?;
-            into.timestamps.extend_from_slice(times);
+            let start = times.partition_point(|time| *time < range.start_ms);
+            let end = times.partition_point(|time| *time <= range.end_ms);
+            decimal::decode_rows(values, head.count, start..end, &mut into.values)
+                .ok_or_else(corrupt)?;
+            into.timestamps.extend_from_slice(&times[start..end]);
         } else {
+            // Whole: whether a histogram goes on from the one before it is told by that one.
             let decoded = histograms::decode(values, head.count).ok_or_else(corrupt)?;
             for (time, histogram) in times.iter().zip(decoded) {
                 into.push_histogram(*time, histogram);
@@ -286,26 +321,25 @@ impl Block {
         xxhash_rust::xxh3::xxh3_64(&name).max(1)
     }
 
-    fn page(&self, page: usize) -> Result<Bytes> {
+    fn page(&self, page: usize) -> Result<&[u8]> {
         let entry = self.directory[page];
         let start = usize::try_from(entry.offset).expect("a mapped file");
         let corrupt = || self.corrupt(self.pages.offset + entry.offset, "page");
-        let end = start.checked_add(entry.length as usize);
-        let end = end.filter(|end| *end <= self.pages.bytes.len()).ok_or_else(corrupt)?;
-        let bytes = self.pages.bytes.slice(start..end);
+        let end = start.checked_add(entry.length as usize).ok_or_else(corrupt)?;
+        let bytes = self.pages.bytes.get(start..end).ok_or_else(corrupt)?;
         let bit = 1u64 << (page % 64);
         if self.checked[page / 64].load(Ordering::Relaxed) & bit == 0 {
-            frame::read(&bytes, &mut 0).map_err(|_| corrupt())?;
+            frame::read(bytes, &mut 0).map_err(|_| corrupt())?;
             self.checked[page / 64].fetch_or(bit, Ordering::Relaxed);
         }
-        Ok(bytes.slice(frame::HEADER_BYTES..))
+        Ok(&bytes[frame::HEADER_BYTES..])
     }
 
     fn column(&self, column: u32) -> Result<Arc<[i64]>> {
-        if let Some(times) = self.columns_cached.read().get(&column) {
+        let index = column as usize;
+        if let Some(Some(times)) = self.columns_cached.read().times.get(index) {
             return Ok(times.clone());
         }
-        let index = column as usize;
         let corrupt = || self.corrupt(self.columns.offset, "timestamp column");
         let (end, count) = *self.column_ends.get(index).ok_or_else(corrupt)?;
         let start = if index == 0 { 0 } else { self.column_ends[index - 1].0 };
@@ -315,11 +349,7 @@ impl Block {
         let mut times = Vec::new();
         timestamps::decode(payload, count as usize, &mut times).ok_or_else(corrupt)?;
         let times: Arc<[i64]> = times.into();
-        let mut cached = self.columns_cached.write();
-        if cached.len() >= COLUMNS_CACHED_MAX {
-            cached.clear();
-        }
-        cached.insert(column, times.clone());
+        self.columns_cached.write().insert(index, times.clone(), self.column_ends.len());
         Ok(times)
     }
 
@@ -492,23 +522,18 @@ fn series_body(payload: &[u8], slot: u32) -> Option<&[u8]> {
     rest.get((count as usize).checked_mul(4)?..)?.get(offset as usize..)
 }
 
-fn chunk_heads<'a>(body: &mut &'a [u8]) -> Option<Vec<ChunkHead<'a>>> {
-    let count = read_count(body, 4)?;
-    let mut heads = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (flags, rest) = body.split_first()?;
-        *body = rest;
-        if flags & !(CHUNK_HISTOGRAMS | CHUNK_MISSING_SLOTS) != 0 {
-            return None;
-        }
-        let count = usize::try_from(varint::read(body)?).ok()?;
-        let column = u32::try_from(varint::read(body)?).ok()?;
-        let has_missing = flags & CHUNK_MISSING_SLOTS != 0;
-        let missing = if has_missing { read_bytes(body)? } else { &[] };
-        let value_bytes = usize::try_from(varint::read(body)?).ok()?;
-        heads.push(ChunkHead { flags: *flags, count, column, missing, value_bytes });
+fn chunk_head<'a>(body: &mut &'a [u8]) -> Option<ChunkHead<'a>> {
+    let (&flags, rest) = body.split_first()?;
+    *body = rest;
+    if flags & !(CHUNK_HISTOGRAMS | CHUNK_MISSING_SLOTS) != 0 {
+        return None;
     }
-    Some(heads)
+    let count = usize::try_from(varint::read(body)?).ok()?;
+    let column = u32::try_from(varint::read(body)?).ok()?;
+    let has_missing = flags & CHUNK_MISSING_SLOTS != 0;
+    let missing = if has_missing { read_bytes(body)? } else { &[] };
+    let value_bytes = usize::try_from(varint::read(body)?).ok()?;
+    Some(ChunkHead { flags, count, column, missing, value_bytes })
 }
 
 fn parse_statistics(payload: &[u8]) -> Option<Vec<ChunkStatistics>> {

@@ -3,11 +3,14 @@
 //! A mini-chunk's timestamps are looked up by content. Series of one target fill their tails in
 //! step, so the second series finds the column of the first. A column that nobody shares costs
 //! more in this table than in its series, so a series that was alone with its last column writes
-//! the next into its own bytes ([`ColumnOf::Own`]). Sharing never affects sealed bytes.
+//! the next into its own bytes ([`ColumnOf::Own`]). Columns are joined as mini-chunks are; the
+//! content of a joined one is that of its parts, so no series but the first looks at timestamps.
+//! Sharing never affects sealed bytes.
 
 use std::collections::HashMap;
 
 use crate::encoding::timestamps;
+use crate::metrics::head::packed::Times;
 use crate::time::TimeRange;
 
 /// How a mini-chunk refers to its timestamps.
@@ -29,6 +32,7 @@ pub(crate) struct TimestampColumns {
 struct Column {
     content: u128,
     bytes: Box<[u8]>,
+    count: u8,
     holders: u32,
     range: TimeRange,
 }
@@ -66,7 +70,8 @@ impl TimestampColumns {
         let first = times.first().copied().unwrap_or(0);
         let last = times.last().copied().unwrap_or(-1);
         let range = TimeRange::new(first, last);
-        let column = Column { content, bytes, holders: 1, range };
+        let count = u8::try_from(times.len()).expect("a mini-chunk has few timestamps");
+        let column = Column { content, bytes, count, holders: 1, range };
         let id = match self.free.pop() {
             Some(id) => {
                 self.columns[id as usize] = column;
@@ -79,6 +84,60 @@ impl TimestampColumns {
         };
         self.by_content.insert(content, id);
         id
+    }
+
+    /// Puts columns that follow each other into one: it is held once more, they once less.
+    pub(crate) fn join(&mut self, parts: &[u32]) -> u32 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        parts
+            .iter()
+            .for_each(|id| hasher.update(&self.columns[*id as usize].content.to_le_bytes()));
+        let content = hasher.digest128();
+        let id = match self.by_content.get(&content) {
+            Some(&id) => {
+                self.columns[id as usize].holders += 1;
+                id
+            }
+            None => {
+                let shared = |id: &u32| (self.columns[*id as usize].count, Times::Shared(*id));
+                let times = self.times(parts.iter().map(shared));
+                let mut bytes = Vec::new();
+                timestamps::encode(&times, &mut bytes);
+                self.insert(content, bytes.into_boxed_slice(), &times)
+            }
+        };
+        parts.iter().for_each(|part| self.release(*part));
+        id
+    }
+
+    /// Timestamps of mini-chunks that follow each other, encoded as one column.
+    pub(super) fn joined<'a>(&self, parts: impl Iterator<Item = (u8, Times<'a>)>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        timestamps::encode(&self.times(parts), &mut bytes);
+        bytes
+    }
+
+    fn times<'a>(&self, parts: impl Iterator<Item = (u8, Times<'a>)>) -> Vec<i64> {
+        let mut times = Vec::new();
+        for (count, of) in parts {
+            timestamps::decode(self.bytes_of(of), usize::from(count), &mut times)
+                .expect("what was encoded here, or decoded once before");
+        }
+        times
+    }
+
+    /// Columns that are held.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.by_content.len()
+    }
+
+    /// The encoded timestamps of a mini-chunk.
+    pub(super) fn bytes_of<'a>(&'a self, times: Times<'a>) -> &'a [u8] {
+        match times {
+            Times::Shared(id) => self.bytes(id),
+            Times::Own(bytes) => bytes,
+        }
     }
 
     pub(crate) fn bytes(&self, id: u32) -> &[u8] {
@@ -129,6 +188,22 @@ mod tests {
         assert!(!columns.bytes(b).is_empty());
         columns.release(b);
         assert!(columns.by_content.is_empty());
+    }
+
+    #[test]
+    fn columns_that_follow_each_other_are_joined_once() {
+        let mut columns = TimestampColumns::default();
+        let parts = |columns: &mut TimestampColumns| {
+            [&[1, 2, 3][..], &[4, 6]].map(|times| shared(columns.intern(times, None)))
+        };
+        let (a, b) = (parts(&mut columns), parts(&mut columns));
+        let joined = columns.join(&a);
+        assert_eq!(columns.join(&b), joined);
+        let mut times = Vec::new();
+        timestamps::decode(columns.bytes(joined), 5, &mut times).unwrap();
+        assert_eq!(times, [1, 2, 3, 4, 6]);
+        assert_eq!(columns.range(joined), TimeRange::new(1, 6));
+        assert_eq!(columns.by_content.len(), 1, "nobody holds the parts");
     }
 
     #[test]

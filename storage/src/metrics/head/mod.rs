@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use hashbrown::HashTable;
 
 use crate::index::head::HeadIndex;
-use crate::labels::Labels;
+use crate::labels::{Labels, SeriesIdentity};
 use crate::limits::Limits;
 use crate::metrics::batch::{Batch, Exemplar, Metadata, Refusals};
 use crate::metrics::companion::{self, CompanionIds};
@@ -75,7 +75,7 @@ pub(crate) struct Head {
 /// What is known of an id without touching the series.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    identity: u128,
+    identity: SeriesIdentity,
     /// The last write that names the series; it may not be applied yet.
     last_sequence: u64,
     /// The segment of the log that knows its labels.
@@ -485,6 +485,10 @@ impl Head {
     pub(crate) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         let in_use = self.places.iter().enumerate().filter(|(_, place)| place.in_use);
         in_use.map(|(id, _)| id as u32)
+    }
+
+    pub(crate) fn identity(&self, id: u32) -> SeriesIdentity {
+        self.places[id as usize].identity
     }
 
     pub(crate) fn series(&self, id: u32) -> &MemSeries {

@@ -28,6 +28,15 @@ pub(super) enum Times<'a> {
     Own(&'a [u8]),
 }
 
+impl Times<'_> {
+    pub(super) fn shared(self) -> Option<u32> {
+        match self {
+            Times::Shared(id) => Some(id),
+            Times::Own(_) => None,
+        }
+    }
+}
+
 impl Entry<'_> {
     /// What it takes in packed bytes, or a little less.
     pub(super) fn bytes_max(&self) -> usize {
@@ -47,7 +56,12 @@ pub(super) struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     pub(super) fn new(packed: &'a [u8]) -> Entries<'a> {
-        Entries { rest: packed, window: i64::MIN }
+        Entries { rest: packed, window: NO_WINDOW }
+    }
+
+    /// Begins at an entry of this window.
+    pub(super) fn within(window: i64, packed: &'a [u8]) -> Entries<'a> {
+        Entries { rest: packed, window }
     }
 
     /// Whether all bytes were entries, once there is no next one.
@@ -56,7 +70,22 @@ impl<'a> Entries<'a> {
     }
 
     /// The entry and the start of its window.
+    #[inline]
     pub(super) fn next(&mut self) -> Option<(i64, Entry<'a>)> {
+        // Most entries are of this kind, and short.
+        if let Some((&[TAG_FLOATS_SHARED, count, a, b, c, d, length], rest)) =
+            self.rest.split_first_chunk::<7>()
+            && length < 0x80
+            && let Some((values, rest)) = rest.split_at_checked(usize::from(length))
+        {
+            self.rest = rest;
+            let times = Times::Shared(u32::from_le_bytes([a, b, c, d]));
+            return Some((self.window, Entry::Floats { count, times, values }));
+        }
+        self.next_of_any_kind()
+    }
+
+    fn next_of_any_kind(&mut self) -> Option<(i64, Entry<'a>)> {
         loop {
             let mut rest = self.rest;
             let (tag, tail) = rest.split_first()?;
@@ -91,13 +120,20 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// Appends an entry. `last_window` is the window of the entry before it, and then of this one.
-pub(super) fn push(out: &mut Vec<u8>, last_window: &mut i64, window: i64, entry: &Entry<'_>) {
+/// Appends an entry and gives its place. `last_window` is the window of the entry before it, and
+/// then of this one.
+pub(super) fn push(
+    out: &mut Vec<u8>,
+    last_window: &mut i64,
+    window: i64,
+    entry: &Entry<'_>,
+) -> usize {
     if *last_window != window {
         out.push(TAG_WINDOW);
         varint::write_signed(out, window / WINDOW_MS);
         *last_window = window;
     }
+    let place = out.len();
     match entry {
         Entry::Floats { count, times: Times::Shared(id), values } => {
             out.extend_from_slice(&[TAG_FLOATS_SHARED, *count]);
@@ -115,6 +151,7 @@ pub(super) fn push(out: &mut Vec<u8>, last_window: &mut i64, window: i64, entry:
             write_bytes(out, values);
         }
     }
+    place
 }
 
 #[cfg(test)]

@@ -1,31 +1,60 @@
-//! How queries read series of the head: little is copied, and timestamps only once a target.
+//! How queries read series of the head: little is copied while writers wait, and timestamps only
+//! once a target.
 //!
-//! A query selects many series that are scraped together. Their timestamps are decoded for the
-//! first of them and shared by the others ([`SharedTimes`]); of each series only the encoded values
-//! of mini-chunks that the range touches are copied ([`ReadView`]). Series with histograms or late
-//! samples, which are few, are copied whole.
+//! A query selects many series that are scraped together. A [`HeadCopy`] takes the encoded values
+//! of all of them into one piece of memory, and each list of timestamps once; a [`ReadView`] knows
+//! where those of a series are. Timestamps are decoded when the first of their series is read, and
+//! only rows of the range are handed out. Series with histograms or late samples, which are few,
+//! are copied whole.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::encoding::{decimal, timestamps};
 use crate::metrics::head::columns::TimestampColumns;
 use crate::metrics::head::packed::{Entries, Entry, Times};
-use crate::metrics::head::series::MemSeries;
+use crate::metrics::head::series::{MemSeries, PlainTail};
 use crate::metrics::head::view::SeriesView;
 use crate::metrics::sample::Samples;
 use crate::time::{TimeRange, WINDOW_MS};
 
-/// Timestamps by what they were put together from, for the time of one selection.
-#[derive(Debug, Default)]
-pub(crate) struct SharedTimes {
-    by_token: HashMap<u64, Arc<[i64]>>,
-    times: Vec<i64>,
-    /// What the timestamps of a series are put together from; its hash is the token.
+/// What one selection takes out of the head.
+#[derive(Debug)]
+pub(crate) struct HeadCopy {
+    range: TimeRange,
+    /// Series after series: for each of its mini-chunks count u8, length u16, encoded values; then
+    /// the tail's values.
+    values: Vec<u8>,
+    times: Vec<TimesCopy>,
+    /// What they take, decoded too.
+    times_bytes: usize,
+    by_token: HashMap<u64, u32>,
+    /// What the timestamps of the series at hand are put together from; its hash is the token.
     parts: Vec<u8>,
+    /// The parts of the series before, which is likely to be of the same target, and their place in
+    /// `times`.
+    last: (Vec<u8>, u32),
 }
 
-/// A copy of what a reader needs of a series for a range.
+/// Timestamps that series share, decoded by the first to be read.
+#[derive(Debug)]
+struct TimesCopy {
+    token: u64,
+    /// Column after column: count u8, length u16, encoded timestamps.
+    columns: Vec<u8>,
+    tail: Vec<i64>,
+    decoded: OnceLock<Option<Decoded>>,
+}
+
+#[derive(Debug)]
+struct Decoded {
+    times: Vec<i64>,
+    /// Those in the range.
+    rows: Range<usize>,
+}
+
+/// Where what a reader needs of a series is.
 #[derive(Clone, Debug)]
 pub(crate) enum ReadView {
     /// Floats in order of time.
@@ -36,43 +65,144 @@ pub(crate) enum ReadView {
 
 #[derive(Clone, Debug)]
 pub(crate) struct FloatsView {
-    times: Arc<[i64]>,
-    token: u64,
-    /// Mini-chunk after mini-chunk: count u8, length u16, encoded values.
-    values: Box<[u8]>,
-    tail: Box<[f64]>,
+    /// In [`HeadCopy::times`].
+    times: u32,
+    /// In [`HeadCopy::values`].
+    start: usize,
+    length: u32,
+    /// Values of the tail, at the end.
+    tail: u8,
 }
 
-impl ReadView {
-    /// `None` if the series has nothing to do with the range.
-    pub(crate) fn of(
+impl HeadCopy {
+    pub(crate) fn new(range: TimeRange) -> HeadCopy {
+        HeadCopy {
+            range,
+            values: Vec::new(),
+            times: Vec::new(),
+            times_bytes: 0,
+            by_token: HashMap::new(),
+            parts: Vec::new(),
+            last: (Vec::new(), 0),
+        }
+    }
+
+    /// Copies a series; `None` if it has nothing to do with the range.
+    pub(crate) fn add(
+        &mut self,
         series: &MemSeries,
-        range: TimeRange,
         columns: &TimestampColumns,
-        shared: &mut SharedTimes,
     ) -> Option<ReadView> {
-        if !series.may_overlap(range) {
+        if !series.may_overlap(self.range) {
             return None;
         }
-        if let Some(view) = floats_view(series, range, columns, shared) {
-            return (!view.times.is_empty()).then_some(ReadView::Floats(view));
+        if let Some(tail) = series.plain_tail()
+            && let Some(view) = self.add_floats(series, &tail, columns)
+        {
+            return (view.length > 0).then_some(ReadView::Floats(view));
         }
-        let view = series.view(range, columns);
+        let view = series.view(self.range, columns);
         (!view.is_empty()).then(|| ReadView::Whole(Box::new(view)))
     }
 
-    /// Bytes of its own, about; timestamps are shared.
-    pub(crate) fn bytes_held(&self) -> usize {
-        match self {
-            ReadView::Floats(view) => view.values.len() + size_of_val(&view.tail[..]),
-            ReadView::Whole(view) => view.bytes_held(),
+    /// `None` for a series that has histograms.
+    fn add_floats(
+        &mut self,
+        series: &MemSeries,
+        tail: &PlainTail<'_>,
+        columns: &TimestampColumns,
+    ) -> Option<FloatsView> {
+        let HeadCopy { range, values, parts, .. } = self;
+        let start = values.len();
+        parts.clear();
+        let mut entries = Entries::new(series.packed());
+        while let Some((window, entry)) = entries.next() {
+            let Entry::Floats { count, times, values: encoded } = entry else {
+                values.truncate(start);
+                return None;
+            };
+            if !is_in_range(window, times, *range, columns) {
+                continue;
+            }
+            // Tags and lengths keep one list of columns from reading like another.
+            match times {
+                Times::Shared(id) => {
+                    parts.push(1);
+                    parts.extend_from_slice(&id.to_le_bytes());
+                }
+                Times::Own(bytes) => {
+                    parts.push(2);
+                    parts.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+                    parts.extend_from_slice(bytes);
+                }
+            }
+            push_piece(values, count, encoded);
         }
+        let in_range = tail.newest >= range.start_ms && tail.start <= range.end_ms;
+        let rows = if in_range { tail.offsets.len() } else { 0 };
+        if rows > 0 {
+            parts.push(3);
+            parts.extend_from_slice(&tail.start.to_le_bytes());
+            tail.offsets.iter().for_each(|offset| parts.extend_from_slice(&offset.to_le_bytes()));
+            tail.values.iter().for_each(|v| values.extend_from_slice(&v.to_bits().to_le_bytes()));
+        }
+        let length = u32::try_from(values.len() - start).expect("a series' bytes are few");
+        let times = if length > 0 { self.times_of(series, tail, rows, columns) } else { 0 };
+        let tail = u8::try_from(rows).expect("a tail is short");
+        Some(FloatsView { times, start, length, tail })
     }
 
-    /// Appends the samples to `into`, ascending; `None` if bytes are not what they should be.
-    pub(crate) fn read(&self, into: &mut Samples) -> Option<()> {
-        match self {
-            ReadView::Floats(view) => view.read(into),
+    /// The place of the timestamps that `parts` tells of.
+    fn times_of(
+        &mut self,
+        series: &MemSeries,
+        tail: &PlainTail<'_>,
+        tail_rows: usize,
+        columns: &TimestampColumns,
+    ) -> u32 {
+        if self.parts == self.last.0 {
+            return self.last.1;
+        }
+        let token = xxhash_rust::xxh3::xxh3_64(&self.parts).max(1);
+        let next = u32::try_from(self.times.len()).expect("fewer than there are series");
+        let place = *self.by_token.entry(token).or_insert(next);
+        if place == next {
+            let mut copy = TimesCopy {
+                token,
+                columns: Vec::new(),
+                tail: Vec::new(),
+                decoded: OnceLock::new(),
+            };
+            let mut rows = tail_rows;
+            let mut entries = Entries::new(series.packed());
+            while let Some((window, entry)) = entries.next() {
+                if let Entry::Floats { count, times, .. } = entry
+                    && is_in_range(window, times, self.range, columns)
+                {
+                    rows += usize::from(count);
+                    push_piece(&mut copy.columns, count, columns.bytes_of(times));
+                }
+            }
+            let tail_times = tail.offsets[..tail_rows].iter();
+            copy.tail.extend(tail_times.map(|offset| tail.start + i64::from(*offset)));
+            self.times_bytes += size_of::<TimesCopy>() + copy.columns.len() + rows * 8;
+            self.times.push(copy);
+        }
+        std::mem::swap(&mut self.parts, &mut self.last.0);
+        self.last.1 = place;
+        place
+    }
+
+    /// Bytes that all its series share.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.values.len() + self.times_bytes
+    }
+
+    /// Appends the samples of a series to `into`, ascending; `None` if bytes are not what they
+    /// should be.
+    pub(crate) fn read(&self, view: &ReadView, into: &mut Samples) -> Option<()> {
+        match view {
+            ReadView::Floats(view) => self.read_floats(view, into),
             ReadView::Whole(view) => {
                 view.read(into)?;
                 into.timestamps_token = 0;
@@ -80,82 +210,79 @@ impl ReadView {
             }
         }
     }
+
+    fn read_floats(&self, view: &FloatsView, into: &mut Samples) -> Option<()> {
+        let copy = self.times.get(view.times as usize)?;
+        let Decoded { times, rows } = copy.decoded(self.range)?;
+        into.timestamps_token = if into.is_empty() { copy.token } else { 0 };
+        into.timestamps.extend_from_slice(&times[rows.clone()]);
+        let bytes = self.values.get(view.start..)?.get(..view.length as usize)?;
+        let (pieces, tail) = bytes.split_at_checked(bytes.len() - usize::from(view.tail) * 8)?;
+        let mut row = 0;
+        each_piece(pieces, |count, encoded| {
+            let wanted = overlap(rows, row..row + count);
+            row += count;
+            match wanted.is_empty() {
+                true => Some(()),
+                false => decimal::decode_rows(encoded, count, wanted, &mut into.values),
+            }
+        })?;
+        let (tail, _) = tail.as_chunks::<8>();
+        let wanted = overlap(rows, row..row + tail.len());
+        into.values
+            .extend(tail[wanted].iter().map(|bits| f64::from_bits(u64::from_le_bytes(*bits))));
+        (into.values.len() == into.timestamps.len()).then_some(())
+    }
 }
 
-impl FloatsView {
-    fn read(&self, into: &mut Samples) -> Option<()> {
-        into.timestamps_token = if into.is_empty() { self.token } else { 0 };
-        into.timestamps.extend_from_slice(&self.times);
-        let mut rest = &self.values[..];
-        while let Some((header, tail)) = rest.split_first_chunk::<3>() {
-            let length = u16::from_le_bytes([header[1], header[2]]);
-            let (values, tail) = tail.split_at_checked(usize::from(length))?;
-            decimal::decode(values, usize::from(header[0]), &mut into.values)?;
-            rest = tail;
+impl ReadView {
+    /// Bytes of its own, about.
+    pub(crate) fn bytes_held(&self) -> usize {
+        match self {
+            ReadView::Floats(_) => 0,
+            ReadView::Whole(view) => view.bytes_held(),
         }
-        into.values.extend_from_slice(&self.tail);
-        (rest.is_empty() && into.values.len() == into.timestamps.len()).then_some(())
     }
 }
 
-/// `None` for a series that is not plain floats in order.
-fn floats_view(
-    series: &MemSeries,
-    range: TimeRange,
-    columns: &TimestampColumns,
-    shared: &mut SharedTimes,
-) -> Option<FloatsView> {
-    let tail = series.plain_tail()?;
-    let tail_in_range = tail.newest >= range.start_ms && tail.start <= range.end_ms;
-    let parts = &mut shared.parts;
-    parts.clear();
-    let mut values = Vec::with_capacity(series.packed().len());
-    let mut entries = Entries::new(series.packed());
-    while let Some((window, entry)) = entries.next() {
-        let Entry::Floats { count, times, values: encoded } = entry else { return None };
-        if !is_in_range(window, times, range, columns) {
-            continue;
-        }
-        // Tags and lengths keep one list of columns from reading like another.
-        match times {
-            Times::Shared(id) => {
-                parts.push(1);
-                parts.extend_from_slice(&id.to_le_bytes());
-            }
-            Times::Own(bytes) => {
-                parts.push(2);
-                parts.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-                parts.extend_from_slice(bytes);
-            }
-        }
-        values.push(count);
-        values.extend_from_slice(&u16::try_from(encoded.len()).ok()?.to_le_bytes());
-        values.extend_from_slice(encoded);
+impl TimesCopy {
+    fn decoded(&self, range: TimeRange) -> Option<&Decoded> {
+        let decode = || {
+            let mut times = Vec::new();
+            each_piece(&self.columns, |count, encoded| {
+                timestamps::decode(encoded, count, &mut times)
+            })?;
+            times.extend_from_slice(&self.tail);
+            let start = times.partition_point(|time| *time < range.start_ms);
+            let end = times.partition_point(|time| *time <= range.end_ms);
+            Some(Decoded { times, rows: start..end })
+        };
+        self.decoded.get_or_init(decode).as_ref()
     }
-    let (offsets, tail_values) = match tail_in_range {
-        true => (tail.offsets, tail.values),
-        false => (&[][..], &[][..]),
-    };
-    if !offsets.is_empty() {
-        parts.push(3);
-        parts.extend_from_slice(&tail.start.to_le_bytes());
-        offsets.iter().for_each(|offset| parts.extend_from_slice(&offset.to_le_bytes()));
+}
+
+fn push_piece(out: &mut Vec<u8>, count: u8, bytes: &[u8]) {
+    let length = u16::try_from(bytes.len()).expect("128 values take 9 bytes each at most");
+    out.push(count);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn each_piece(mut bytes: &[u8], mut each: impl FnMut(usize, &[u8]) -> Option<()>) -> Option<()> {
+    while let Some((header, rest)) = bytes.split_first_chunk::<3>() {
+        let length = u16::from_le_bytes([header[1], header[2]]);
+        let (piece, rest) = rest.split_at_checked(usize::from(length))?;
+        each(usize::from(header[0]), piece)?;
+        bytes = rest;
     }
-    let token = xxhash_rust::xxh3::xxh3_64(parts).max(1);
-    let times = match shared.by_token.get(&token) {
-        Some(times) => times.clone(),
-        None => {
-            shared.times.clear();
-            decode_times(series, range, columns, &mut shared.times)?;
-            let tail = offsets.iter().map(|offset| tail.start + i64::from(*offset));
-            shared.times.extend(tail);
-            let times: Arc<[i64]> = Arc::from(&shared.times[..]);
-            shared.by_token.insert(token, times.clone());
-            times
-        }
-    };
-    let (values, tail) = (values.into_boxed_slice(), Box::from(tail_values));
-    Some(FloatsView { times, token, values, tail })
+    bytes.is_empty().then_some(())
+}
+
+/// Which of `rows` are wanted, counted from their first.
+fn overlap(wanted: &Range<usize>, rows: Range<usize>) -> Range<usize> {
+    let start = wanted.start.clamp(rows.start, rows.end);
+    let end = wanted.end.clamp(start, rows.end);
+    start - rows.start..end - rows.start
 }
 
 /// Whether a mini-chunk may have samples of the range. The column, which is far away in memory, is
@@ -176,26 +303,6 @@ fn is_in_range(
         }
         _ => true,
     }
-}
-
-fn decode_times(
-    series: &MemSeries,
-    range: TimeRange,
-    columns: &TimestampColumns,
-    into: &mut Vec<i64>,
-) -> Option<()> {
-    let mut entries = Entries::new(series.packed());
-    while let Some((window, entry)) = entries.next() {
-        let Entry::Floats { count, times, .. } = entry else { return None };
-        if is_in_range(window, times, range, columns) {
-            let bytes = match times {
-                Times::Shared(id) => columns.bytes(id),
-                Times::Own(bytes) => bytes,
-            };
-            timestamps::decode(bytes, usize::from(count), into)?;
-        }
-    }
-    Some(())
 }
 
 #[cfg(test)]
@@ -219,25 +326,26 @@ mod tests {
             TimeRange::new(14_900_000, 15_000_000),
             TimeRange::new(0, 0),
         ] {
-            let mut shared = SharedTimes::default();
+            let mut copy = HeadCopy::new(range);
+            let views: Vec<ReadView> =
+                series.iter().map(|one| copy.add(one, &columns).unwrap()).collect();
             let mut tokens = Vec::new();
-            for one in &series {
+            for (one, view) in series.iter().zip(&views) {
                 let mut whole = Samples::default();
                 one.view(range, &columns).read(&mut whole).unwrap();
                 let mut found = Samples::default();
-                let view = ReadView::of(one, range, &columns, &mut shared).unwrap();
                 assert!(matches!(view, ReadView::Floats(_)));
-                view.read(&mut found).unwrap();
+                copy.read(view, &mut found).unwrap();
                 tokens.push(found.timestamps_token);
                 let rows = |of: &Samples| -> Vec<(i64, f64)> {
-                    let rows = of.timestamps.iter().copied().zip(of.values.iter().copied());
-                    rows.filter(|(timestamp, _)| range.contains(*timestamp)).collect()
+                    of.timestamps.iter().copied().zip(of.values.iter().copied()).collect()
                 };
-                assert_eq!(rows(&found), rows(&whole), "{range:?}");
-                assert!(found.len() <= whole.len());
+                let mut expected = rows(&whole);
+                expected.retain(|(timestamp, _)| range.contains(*timestamp));
+                assert_eq!(rows(&found), expected, "{range:?}");
             }
             assert!(tokens[0] == tokens[1] && tokens[1] != tokens[2]);
-            assert_eq!(shared.by_token.len(), 2, "timestamps are decoded once for each target");
+            assert_eq!(copy.times.len(), 2, "timestamps are copied once for each target");
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A series in memory: a raw tail, mini-chunks behind it, and late samples beside them.
 //!
 //! Samples newer than all before go to the *tail* as they are. A full tail becomes a *mini-chunk*
-//! in the *packed* bytes; so does one that would cross a two-hour window. Everything else is
-//! *late*: it waits, sorted, until the window it belongs to is sealed. Reading merges the three.
+//! in the *packed* bytes; so does one that would cross a two-hour window. Four mini-chunks of a
+//! window are joined into one, which is smaller than they were and quicker to read. Everything else
+//! is *late*: it waits, sorted, until the window it belongs to is sealed. Reading merges the three.
 //!
 //! [`packed`] knows those bytes, [`late`](super::late) the late samples; a [`SeriesView`] is a copy.
 
@@ -22,6 +23,9 @@ use crate::time::{TimeRange, WINDOW_MS, window_start_ms};
 /// would cost more memory (12 bytes a sample) than that saves.
 pub(crate) const TAIL_SAMPLES: usize = 32;
 
+/// Mini-chunks that are joined: their samples fill a mini-block of the codec.
+const JOINED: u8 = 4;
+
 /// No column yet, or the last one was the series' own.
 const NO_COLUMN: u32 = u32::MAX;
 
@@ -34,6 +38,10 @@ pub(crate) struct MemSeries {
     packed: Vec<u8>,
     /// Window of the last packed entry.
     packed_window: i64,
+    /// Where the mini-chunks begin that are to be joined, and how many there are: the last ones of
+    /// `packed`, all of its last window.
+    joinable_from: u32,
+    joinable: u8,
     tail_values: [f64; TAIL_SAMPLES],
     /// Milliseconds after `tail_start`.
     tail_offsets: [u32; TAIL_SAMPLES],
@@ -75,6 +83,8 @@ impl Default for MemSeries {
             tail_start: 0,
             packed: Vec::new(),
             packed_window: NO_WINDOW,
+            joinable_from: 0,
+            joinable: 0,
             tail_values: [0.0; TAIL_SAMPLES],
             tail_offsets: [0; TAIL_SAMPLES],
             tail_length: 0,
@@ -189,13 +199,60 @@ impl MemSeries {
             ColumnOf::Shared(id) => Times::Shared(*id),
             ColumnOf::Own(bytes) => Times::Own(bytes),
         };
-        VALUES.with_borrow_mut(|bytes| {
-            bytes.clear();
-            decimal::encode(&self.tail_values[..length], bytes);
-            let entry = Entry::Floats { count: self.tail_length, times, values: bytes };
-            self.push_entry(window_start_ms(self.tail_start), &entry);
+        let window = window_start_ms(self.tail_start);
+        SCRATCH.with_borrow_mut(|scratch| {
+            // Only now: the others of the target have to find the newest column of the four too.
+            if self.joinable == JOINED {
+                self.join(scratch, columns);
+            }
+            let values = scratch.encode(&self.tail_values[..length]);
+            let entry = Entry::Floats { count: self.tail_length, times, values };
+            let last_window = self.packed_window;
+            let place = self.push_entry(window, &entry);
+            if self.joinable == 0 || window != last_window {
+                self.joinable_from = u32::try_from(place).expect("a series' bytes are few");
+                self.joinable = 0;
+            }
+            self.joinable += 1;
         });
         self.tail_length = 0;
+    }
+
+    /// Makes one mini-chunk of those that are joinable.
+    fn join(&mut self, scratch: &mut Scratch, columns: &mut TimestampColumns) {
+        let start = self.joinable_from as usize;
+        let joinable = || {
+            let mut entries = Entries::within(self.packed_window, &self.packed[start..]);
+            std::iter::from_fn(move || match entries.next()? {
+                (_, Entry::Floats { count, times, values }) => Some((count, times, values)),
+                _ => unreachable!("histograms end what is joinable"),
+            })
+        };
+        let Scratch { encoder, bytes, values } = scratch;
+        values.clear();
+        let mut total = 0;
+        let mut shared = Vec::with_capacity(usize::from(JOINED));
+        for (count, times, encoded) in joinable() {
+            total += count;
+            decimal::decode(encoded, usize::from(count), values).expect("was encoded here");
+            shared.extend(times.shared());
+        }
+        if shared.contains(&self.last_column) {
+            self.last_column = NO_COLUMN;
+        }
+        let own: Vec<u8>;
+        let times = if shared.len() == usize::from(JOINED) {
+            Times::Shared(columns.join(&shared))
+        } else {
+            own = columns.joined(joinable().map(|(count, times, _)| (count, times)));
+            shared.into_iter().for_each(|id| columns.release(id));
+            Times::Own(&own)
+        };
+        bytes.clear();
+        encoder.encode(values, bytes);
+        self.packed.truncate(start);
+        self.joinable = 0;
+        self.push_entry(self.packed_window, &Entry::Floats { count: total, times, values: bytes });
     }
 
     fn pack_histograms(&mut self) {
@@ -210,12 +267,14 @@ impl MemSeries {
         histograms::encode(&column, &mut values);
         let entry = Entry::Histograms { count, times: &times, values: &values };
         self.push_entry(window_start_ms(*first), &entry);
+        self.joinable = 0;
     }
 
-    fn push_entry(&mut self, window: i64, entry: &Entry<'_>) {
+    /// The place of the entry.
+    fn push_entry(&mut self, window: i64, entry: &Entry<'_>) -> usize {
         // Growing by what is needed keeps a million series from holding doubled buffers.
         self.packed.reserve_exact(entry.bytes_max());
-        packed::push(&mut self.packed, &mut self.packed_window, window, entry);
+        packed::push(&mut self.packed, &mut self.packed_window, window, entry)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -348,6 +407,7 @@ impl MemSeries {
         self.packed = kept;
         self.packed.shrink_to_fit();
         self.packed_window = last_window;
+        self.joinable = 0;
         if let Some(rare) = &mut self.rare {
             rare.sealing = Samples::default();
             if **rare == Rare::default() {
@@ -442,8 +502,25 @@ impl MemSeries {
 }
 
 std::thread_local! {
+    static SCRATCH: std::cell::RefCell<Scratch> = std::cell::RefCell::default();
+}
+
+/// Memory that packing uses again.
+#[derive(Debug, Default)]
+struct Scratch {
+    encoder: decimal::Encoder,
     /// Encoded values on their way into `packed`.
-    static VALUES: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    bytes: Vec<u8>,
+    /// Of mini-chunks that are joined.
+    values: Vec<f64>,
+}
+
+impl Scratch {
+    fn encode(&mut self, values: &[f64]) -> &[u8] {
+        self.bytes.clear();
+        self.encoder.encode(values, &mut self.bytes);
+        &self.bytes
+    }
 }
 
 /// The raw samples at the end of a series.
@@ -477,6 +554,38 @@ mod tests {
         let samples = read(&series, &columns, TimeRange::ALL);
         assert_eq!(samples.timestamps, rows);
         assert!(samples.values.iter().enumerate().all(|(i, v)| *v == i as f64));
+    }
+
+    #[test]
+    fn mini_chunks_are_joined_whether_their_timestamps_are_shared_or_not() {
+        let mut columns = TimestampColumns::default();
+        let mut series: Vec<MemSeries> = (0..3).map(|_| MemSeries::default()).collect();
+        for i in 0..2000i64 {
+            for (number, one) in series.iter_mut().enumerate() {
+                // The third is alone with its timestamps, and pauses now and then.
+                if number < 2 || i % 300 > 20 {
+                    let timestamp = i * 15_000 + (number as i64 / 2) * 7;
+                    one.push(timestamp, Value::Float((i % 7) as f64), i64::MIN, &mut columns);
+                }
+            }
+        }
+        for (number, one) in series.iter().enumerate() {
+            let samples = read(one, &columns, TimeRange::ALL);
+            let expected = if number < 2 { 2000 } else { 2000 - 21 * 7 };
+            assert_eq!(samples.len(), expected);
+            let rows = samples.timestamps.iter().zip(&samples.values);
+            assert!(rows.into_iter().all(|(t, v)| (t / 15_000 % 7) as f64 == *v));
+            // Four windows of four and fewer, and the tail.
+            assert!(one.chunk_count() < 36, "{}", one.chunk_count());
+        }
+        for one in &mut series {
+            for window in 0..6 {
+                let start = window * WINDOW_MS;
+                one.forget_window(TimeRange::new(start, start + WINDOW_MS - 1), &mut columns);
+            }
+            assert!(one.is_empty());
+        }
+        assert_eq!(columns.len(), 0, "every column was released as often as held");
     }
 
     #[test]
