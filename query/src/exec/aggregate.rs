@@ -15,7 +15,9 @@ use icecore_storage::labels::METRIC_NAME;
 
 use crate::annotations::Annotations;
 use crate::exec::histogram_groups::HistogramGroups;
-use crate::exec::rows::{HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, set_bit, words};
+use crate::exec::rows::{
+    HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, last_step, set_bit, words,
+};
 use crate::exec::{Budget, label_edit};
 use crate::functions::number::kahan_add;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
@@ -75,7 +77,15 @@ pub(crate) struct Ordinals {
     keys: Vec<Box<[u8]>>,
     /// The ordinal that was asked for last.
     last: usize,
-    pub(crate) drop_name: Vec<bool>,
+    marks: Vec<NameMarks>,
+}
+
+/// Whether the name of a group goes when the query ends. As in Prometheus, its last step decides:
+/// the name goes if that of any series goes that is there.
+#[derive(Clone, Copy, Debug, Default)]
+struct NameMarks {
+    last_kept: Option<usize>,
+    last_dropped: Option<usize>,
 }
 
 impl Ordinals {
@@ -95,8 +105,15 @@ impl Ordinals {
         let ordinal = self.keys.len();
         self.known.insert(Box::from(key), ordinal as u32);
         self.keys.push(Box::from(key));
-        self.drop_name.push(false);
+        self.marks.push(NameMarks::default());
         ordinal
+    }
+
+    /// Notes that a series belongs to a group, with the last step at which it is there.
+    pub(crate) fn add_name(&mut self, ordinal: usize, dropped: bool, last_step: Option<usize>) {
+        let marks = &mut self.marks[ordinal];
+        let last = if dropped { &mut marks.last_dropped } else { &mut marks.last_kept };
+        *last = (*last).max(last_step);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -104,10 +121,9 @@ impl Ordinals {
     }
 
     pub(crate) fn meta(&self, ordinal: usize) -> SeriesMeta {
-        SeriesMeta {
-            labels: label_edit::from_bytes(&self.keys[ordinal]),
-            drop_name: self.drop_name[ordinal],
-        }
+        let NameMarks { last_kept, last_dropped } = self.marks[ordinal];
+        let drop_name = last_dropped.is_some() && last_dropped >= last_kept;
+        SeriesMeta { labels: label_edit::from_bytes(&self.keys[ordinal]), drop_name }
     }
 }
 
@@ -189,7 +205,7 @@ impl Groups {
     ) {
         grouping.write_key(meta, key);
         let group = self.group(key);
-        self.ordinals.drop_name[group] |= meta.drop_name;
+        self.ordinals.add_name(group, meta.drop_name, last_step(valid, histograms));
         if !histograms.is_empty() {
             let metric = if grouping.name_dropped { "" } else { meta.labels.metric_name() };
             self.add_histograms(group, values, histograms, metric, annotations);

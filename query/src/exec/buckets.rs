@@ -214,6 +214,10 @@ fn count_below(value: f64, buckets: &[Bucket]) -> f64 {
             return rank;
         }
         if bucket.upper_bound > value {
+            // A bucket from -∞ on has them all at its end.
+            if start == f64::NEG_INFINITY {
+                return bucket.count;
+            }
             let width = bucket.upper_bound - start;
             return rank + (bucket.count - rank) * (value - start) / width;
         }
@@ -273,5 +277,7 @@ mod tests {
         assert_eq!(bucket_fraction(f64::NEG_INFINITY, INFINITY, &mut list), 1.0);
         assert!((bucket_fraction(0.0, 0.2, &mut list) - 7.0 / 12.0).abs() < 1e-12);
         assert_eq!(bucket_fraction(0.2, 0.1, &mut list), 0.0);
+        let mut negative = buckets(&[(-5.0, 4.0), (5.0, 8.0), (INFINITY, 10.0)]);
+        assert_eq!(bucket_fraction(-10.0, 0.0, &mut negative), 0.2);
     }
 }

@@ -8,7 +8,7 @@ use crate::engine::QueryError;
 use crate::exec::aggregate::{Grouping, Ordinals};
 use crate::exec::budget::{Budget, Growing};
 use crate::exec::quantile::quantile_of;
-use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, set_bit, words};
+use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, last_step, set_bit, words};
 use crate::exec::{Scalar, Session, label_edit};
 use crate::functions::number::{self, to_i64};
 use crate::go_format::{float, float_general};
@@ -21,10 +21,12 @@ pub(super) fn ordinals(rows: &Rows, grouping: &Grouping) -> (Vec<usize>, Ordinal
     let of_rows = rows
         .meta
         .iter()
-        .map(|meta| {
+        .enumerate()
+        .map(|(row, meta)| {
             grouping.write_key(meta, &mut key);
             let ordinal = ordinals.get(&key);
-            ordinals.drop_name[ordinal] |= meta.drop_name;
+            let last_step = last_step(rows.valid(row), &rows.histograms[row]);
+            ordinals.add_name(ordinal, meta.drop_name, last_step);
             ordinal
         })
         .collect();
@@ -140,7 +142,9 @@ pub(crate) fn top(
     let Some(counts) = counts(parameter, rows.steps, rows.len())? else {
         return Ok(Rows::new(rows.steps));
     };
-    if rows.has_histograms() {
+    // Where none is kept, none is looked at.
+    let mut histograms = rows.histograms.iter().flatten();
+    if histograms.any(|(step, _)| counts[*step as usize] > 0) {
         session.annotations.ignored_in_aggregation(aggregate.op.text(), span);
     }
     let (of_rows, groups) = ordinals(rows, &Grouping::new(aggregate, false));

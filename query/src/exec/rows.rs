@@ -79,6 +79,13 @@ pub(crate) fn first_bit(bitmap: impl Iterator<Item = u64>) -> Option<usize> {
         .map(|(index, word)| index * 64 + word.trailing_zeros() as usize)
 }
 
+/// The last step at which there is a float or a histogram.
+pub(crate) fn last_step(valid: &[u64], histograms: &HistogramPoints) -> Option<usize> {
+    let word = valid.iter().rposition(|word| *word != 0);
+    let float = word.map(|word| word * 64 + valid[word].ilog2() as usize);
+    float.max(histograms.last().map(|(step, _)| *step as usize))
+}
+
 /// A bitmap with every step set.
 pub(crate) fn full_bitmap(steps: usize) -> Vec<u64> {
     let mut bitmap = vec![u64::MAX; words(steps)];
@@ -335,7 +342,8 @@ impl Rows {
         differ
     }
 
-    /// Merges rows of equal labels; an error if two of them have a point at one step.
+    /// Merges rows of equal labels; an error if two of them have a point at one step. Whether the
+    /// name goes is for the row to say that is there first.
     pub(crate) fn unify(self, budget: &Budget) -> Result<Rows, QueryError> {
         self.merge_equal(budget).map_err(|_| same_labelset())
     }
@@ -368,6 +376,10 @@ impl Rows {
             }
             self.presence(row, &mut taken);
             rows.presence(into, &mut present);
+            let first_step = |bitmap: &[u64]| first_bit(bitmap.iter().copied());
+            if first_step(&taken) < first_step(&present) {
+                rows.meta[into].drop_name = self.meta[row].drop_name;
+            }
             let meets = first_bit(taken.iter().zip(&present).map(|(a, b)| a & b));
             met = [met, meets].into_iter().flatten().min();
             let (values, valid, histograms) = rows.row_mut(into);

@@ -10,7 +10,6 @@ use icecore_storage::metrics::histogram::{
     CUSTOM_BUCKETS_SCHEMA, Counts, Histogram, ResetHint, Span,
 };
 
-use crate::series::number_prefix;
 use crate::stores::{Sample, Series, Value};
 
 /// One classic histogram at one time.
@@ -29,9 +28,8 @@ pub(crate) fn converted(series: &[Series]) -> Result<Vec<Series>, String> {
         let name = labels.metric_name();
         let suffix =
             ["_bucket", "_count", "_sum"].into_iter().find(|suffix| name.ends_with(suffix));
-        let bound = labels.get("le").and_then(number_prefix);
-        let bound =
-            bound.and_then(|(bound, rest)| (rest.is_empty() && !bound.is_nan()).then_some(bound));
+        let bound = labels.get("le").and_then(|bound| bound.parse::<f64>().ok());
+        let bound = bound.filter(|bound| !bound.is_nan());
         let (Some(suffix), true) = (suffix, !name.ends_with("_bucket") || bound.is_some()) else {
             continue;
         };
@@ -105,10 +103,12 @@ fn series_of_one_histogram_become_one_series() {
             "h_bucket{a=\"b\", le=\"0.5\"} 0 2",
             "h_count{a=\"b\"} 3 5",
             "h_sum{a=\"b\"} 7 9",
+            "h_bucket{a=\"b\", le=\"1s\"} 2 2",
+            "h_bucket{a=\"b\", le=\"NaN\"} 2 2",
         ],
     );
     let series = load.unwrap().series;
-    let (labels, samples) = &series[5];
+    let (labels, samples) = &series[7];
     assert_eq!(labels.to_string(), "h{a=\"b\"}");
     let Value::Histogram(histogram) = &samples[1].value else { panic!("a histogram") };
     let positive = vec![2.0, 0.0, 3.0];

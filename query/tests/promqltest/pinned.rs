@@ -23,7 +23,7 @@ const UNSAFE_FUNCTIONS: &[&str] = &[
     "year",
 ];
 
-/// The query with every selector and outermost subquery at `time_ms` that has no time of its own,
+/// The query with every selector and outermost subquery at `time_ms` that has no timestamp of its own,
 /// printed, and the times at which it has the same value; none if a function forbids it, or for
 /// what does not parse.
 pub(crate) fn pinned(expr: &str, time_ms: i64) -> Option<(String, Vec<i64>)> {
@@ -60,8 +60,11 @@ fn pin(expr: &mut Expr, time_ms: i64) -> bool {
     is_safe
 }
 
+/// `start()` and `end()` are those of the query at hand, so they go as well.
 fn set(modifiers: &mut Modifiers, time_ms: i64) {
-    modifiers.at.get_or_insert(At::TimestampMs(time_ms));
+    if !matches!(modifiers.at, Some(At::TimestampMs(_))) {
+        modifiers.at = Some(At::TimestampMs(time_ms));
+    }
 }
 
 #[test]
@@ -74,6 +77,10 @@ fn every_selector_and_outermost_subquery_gets_a_time() {
     assert_eq!(
         text("sum_over_time(timestamp(a)[5m:1m])").unwrap(),
         "sum_over_time(timestamp(a)[5m:1m] @ 5.000)"
+    );
+    assert_eq!(
+        text("a @ start() + sum_over_time(b[5m:1m] @ end())").unwrap(),
+        "a @ 5.000 + sum_over_time(b[5m:1m] @ 5.000)"
     );
     assert_eq!(text("timestamp(a)"), None);
 }

@@ -67,10 +67,10 @@ impl<S: Store> Run<'_, S> {
         let When::Instant { time_ms } = eval.when else {
             return self.query(&eval.expr, eval.when, Positions::Compared).map(drop);
         };
+        // A range vector is asked for at the end of the one that is expected.
+        let time_ms = eval.expected.range_vector.map_or(time_ms, |[_, end_ms, _]| end_ms);
         self.instant(&eval.expr, time_ms, Positions::Compared)?;
-        // An expected range vector is that of its last time.
-        let value_ms = eval.expected.range_vector.map_or(time_ms, |[_, end_ms, _]| end_ms);
-        let Some((expr, times)) = pinned(&eval.expr, value_ms) else { return Ok(()) };
+        let Some((expr, times)) = pinned(&eval.expr, time_ms) else { return Ok(()) };
         for time_ms in times {
             let failed = |failure| format!("as {expr} at {time_ms} ms: {failure}");
             self.instant(&expr, time_ms, Positions::Ignored).map_err(failed)?;
