@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use icecore_query::engine::{Engine, EngineOptions, QueryError, QueryOptions};
 use icecore_query::parser::{ParserOptions, parse};
-use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint, Span};
 use icecore_storage::metrics::sample::{Samples, stale_nan};
@@ -13,6 +12,7 @@ use icecore_storage::metrics::sample::{Samples, stale_nan};
 use crate::generate::choices::Choices;
 use crate::generate::data::{self, Extent, Value};
 use crate::generate::query::{self, Grammar};
+use crate::memory::Memory;
 
 /// Longer queries take longer, which says nothing.
 const QUERY_BYTES_MAX: usize = 4 << 10;
@@ -74,10 +74,6 @@ fn evaluate(when: u8, text: &str) {
     }
 }
 
-struct Memory {
-    series: Vec<(Labels, Samples)>,
-}
-
 fn memory() -> &'static Memory {
     static MEMORY: OnceLock<Memory> = OnceLock::new();
     MEMORY.get_or_init(|| {
@@ -115,29 +111,5 @@ fn native(sum: f64, counts: &[u64]) -> Histogram {
             negative: vec![],
         },
         custom_values: vec![],
-    }
-}
-
-impl Source for Memory {
-    type Series = usize;
-
-    fn select(
-        &self,
-        selections: &[Selection],
-        _: &mut Charge<'_>,
-    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
-        let of = |selection: &Selection| {
-            let matches = |labels: &Labels| {
-                selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))
-            };
-            let found = self.series.iter().enumerate().filter(|(_, (labels, _))| matches(labels));
-            found.map(|(index, (labels, _))| (labels.clone(), index)).collect()
-        };
-        Ok(selections.iter().map(of).collect())
-    }
-
-    fn read(&self, series: &usize, into: &mut Samples) -> Result<(), SourceError> {
-        *into = self.series[*series].1.clone();
-        Ok(())
     }
 }

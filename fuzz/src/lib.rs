@@ -10,6 +10,8 @@
 mod evaluation;
 #[path = "../../query/tests/generate/mod.rs"]
 mod generate;
+#[path = "../../query/tests/memory/mod.rs"]
+mod memory;
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! The engine as a server uses it: default settings, values, errors, annotations, budgets.
 
+mod memory;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -14,36 +16,7 @@ use icecore_query::value::{MatrixSeries, Point, Value};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
 use icecore_storage::metrics::sample::{Samples, stale_nan};
-
-/// Series in memory; an odd token says which have equal timestamps.
-#[derive(Default)]
-struct Memory {
-    series: Vec<(Labels, Samples)>,
-}
-
-impl Source for Memory {
-    type Series = usize;
-
-    fn select(
-        &self,
-        selections: &[Selection],
-        _: &mut Charge<'_>,
-    ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
-        let of = |selection: &Selection| {
-            let matches = |labels: &Labels| {
-                selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))
-            };
-            let found = self.series.iter().enumerate().filter(|(_, (labels, _))| matches(labels));
-            found.map(|(index, (labels, _))| (labels.clone(), index)).collect()
-        };
-        Ok(selections.iter().map(of).collect())
-    }
-
-    fn read(&self, series: &usize, into: &mut Samples) -> Result<(), SourceError> {
-        into.clone_from(&self.series[*series].1);
-        Ok(())
-    }
-}
+use memory::Memory;
 
 fn labels(text: &str) -> Labels {
     let pairs = text

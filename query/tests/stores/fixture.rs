@@ -7,12 +7,15 @@ use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceErr
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::sample::Samples;
 
-use super::{Series, Store, Value};
+use super::memory::Memory;
+use super::{Sample, Series, Store, Value};
 
 #[derive(Debug, Default)]
 pub(crate) struct Fixture {
     index: HashMap<Labels, usize>,
-    series: Vec<Series>,
+    loaded: Vec<Vec<Sample>>,
+    /// As many series, in the same order.
+    memory: Memory,
 }
 
 impl Store for Fixture {
@@ -21,18 +24,20 @@ impl Store for Fixture {
     /// A later value for the same time replaces an earlier one.
     fn load(&mut self, series: &[Series]) {
         for (labels, samples) in series {
-            let next = self.series.len();
+            let next = self.loaded.len();
             let at = *self.index.entry(labels.clone()).or_insert(next);
             if at == next {
-                self.series.push((labels.clone(), Vec::new()));
+                self.loaded.push(Vec::new());
+                self.memory.series.push((labels.clone(), Samples::default()));
             }
-            let known = &mut self.series[at].1;
+            let known = &mut self.loaded[at];
             for sample in samples {
                 match known.binary_search_by_key(&sample.timestamp, |known| known.timestamp) {
                     Ok(at) => known[at] = sample.clone(),
                     Err(at) => known.insert(at, sample.clone()),
                 }
             }
+            self.memory.series[at].1 = columns(known);
         }
     }
 
@@ -47,35 +52,31 @@ impl Source for &Fixture {
     fn select(
         &self,
         selections: &[Selection],
-        _: &mut Charge<'_>,
+        charge: &mut Charge<'_>,
     ) -> Result<Vec<SelectedSeries<usize>>, SourceError> {
-        let of = |selection: &Selection| {
-            let matches = |labels: &Labels| {
-                selection.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")))
-            };
-            let found = self.series.iter().enumerate().filter(|(_, (labels, _))| matches(labels));
-            found.map(|(index, (labels, _))| (labels.clone(), index)).collect()
-        };
-        Ok(selections.iter().map(of).collect())
+        self.memory.select(selections, charge)
     }
 
     fn read(&self, series: &usize, into: &mut Samples) -> Result<(), SourceError> {
-        into.clear();
-        let samples = &self.series[*series].1;
-        for sample in samples {
-            match &sample.value {
-                Value::Float(value) => into.push(sample.timestamp, *value),
-                Value::Histogram(histogram) => {
-                    into.push_histogram(sample.timestamp, histogram.clone());
-                }
+        self.memory.read(series, into)
+    }
+}
+
+fn columns(samples: &[Sample]) -> Samples {
+    let mut columns = Samples::default();
+    for sample in samples {
+        match &sample.value {
+            Value::Float(value) => columns.push(sample.timestamp, *value),
+            Value::Histogram(histogram) => {
+                columns.push_histogram(sample.timestamp, histogram.clone());
             }
         }
-        if samples.iter().any(|sample| sample.start_timestamp != 0) {
-            into.start_timestamps = samples.iter().map(|sample| sample.start_timestamp).collect();
-        }
-        let mut hasher = DefaultHasher::new();
-        into.timestamps.hash(&mut hasher);
-        into.timestamps_token = hasher.finish() | 1;
-        Ok(())
     }
+    if samples.iter().any(|sample| sample.start_timestamp != 0) {
+        columns.start_timestamps = samples.iter().map(|sample| sample.start_timestamp).collect();
+    }
+    let mut hasher = DefaultHasher::new();
+    columns.timestamps.hash(&mut hasher);
+    columns.timestamps_token = hasher.finish() | 1;
+    columns
 }

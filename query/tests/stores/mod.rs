@@ -3,6 +3,8 @@
 
 pub(crate) mod database;
 pub(crate) mod fixture;
+#[path = "../memory/mod.rs"]
+mod memory;
 
 use icecore_query::engine::{Answer, Engine, QueryError, QueryOptions};
 use icecore_query::parser::{self, ParserOptions};
