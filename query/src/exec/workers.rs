@@ -1,36 +1,36 @@
 //! Work on many series at once.
 //!
-//! A query computes on the thread that it came on, and borrows **helpers** from the process's
-//! threads: those that are idle at that moment, one core fewer than there are. It never waits for
-//! one that is busy with another query. So a query beside a heavy one always has a thread of its
-//! own, and the system shares the cores out among them.
+//! A query computes on the thread that it came on, and borrows **idle threads** of the process's
+//! pool, which has one for each core but the query's own. It never waits for one that is busy with
+//! another query. So a query beside a heavy one always has a thread of its own, and the system
+//! shares the cores out among them.
 //!
-//! Work comes in **waves** of pieces. While helpers begin with a wave, the query's own thread first
-//! folds the results of the wave before, in order; so a fold that must be in order costs no
+//! Work comes in **waves** of pieces. While borrowed threads begin with a wave, the query's own
+//! first folds the results of the wave before, in order; so a fold that must be in order costs no
 //! parallelism, and at most two waves of results exist.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Helpers at work for any query.
+/// Threads that queries have borrowed.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 
 /// Pieces in a wave for each thread.
 const PIECES_PER_THREAD: usize = 4;
 
-/// A helper that is borrowed; given back when dropped.
+/// A thread that is borrowed; given back when dropped.
 #[derive(Debug)]
-struct Helper;
+struct Loan;
 
-impl Helper {
-    fn borrow() -> Option<Helper> {
+impl Loan {
+    fn borrow() -> Option<Loan> {
         let all = rayon::current_num_threads().saturating_sub(1);
         let more = |busy: usize| (busy < all).then_some(busy + 1);
-        BUSY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Helper)
+        BUSY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Loan)
     }
 }
 
-impl Drop for Helper {
+impl Drop for Loan {
     fn drop(&mut self) {
         BUSY.fetch_sub(1, Ordering::Relaxed);
     }
@@ -67,11 +67,11 @@ pub(crate) fn compute<T: Send, S: Default, E>(
         };
         rayon::in_place_scope(|scope| {
             for _ in 1..(end - start) {
-                let Some(helper) = Helper::borrow() else { break };
+                let Some(loan) = Loan::borrow() else { break };
                 let work = &work;
                 scope.spawn(move |_| {
                     work(&mut S::default());
-                    drop(helper);
+                    drop(loan);
                 });
             }
             let folded = before.drain(..).try_for_each(&mut fold);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn helpers_are_given_back_also_by_a_panic() {
+    fn threads_are_given_back_also_by_a_panic() {
         let panicking = || {
             compute(
                 4,
