@@ -10,7 +10,7 @@ use crate::exec::series::Series;
 use crate::exec::window::{self, WindowCall, WindowScratch};
 use crate::exec::{Scalar, Session};
 use crate::functions::FunctionId;
-use crate::plan::{Grid, Times, View};
+use crate::plan::{Grid, View};
 
 /// Samples that the windows of a block look at together.
 const SAMPLES_PER_BLOCK: usize = 1 << 19;
@@ -70,10 +70,9 @@ pub(crate) fn evaluate(
         let count = at_once.min(steps - start);
         let parameters: Vec<Scalar> =
             call.parameters.iter().map(|scalar| part_of(scalar, start, count)).collect();
-        let times = call.view.times;
-        let times = Times { first_ms: times.at(start), steps: count, ..times };
         let block = WindowCall {
-            view: View { times, ..call.view },
+            view: View { times: call.view.times.part(start, count), ..call.view },
+            extension: call.extension.map(|extension| extension.part(start, count)),
             grid: Grid { start_ms: call.grid.time_ms(start), steps: count, ..call.grid },
             parameters: &parameters,
             ..*call
@@ -103,7 +102,9 @@ mod tests {
     use super::*;
     use crate::exec::with_test_session;
     use crate::functions::lookup;
-    use crate::parser::ast::Span;
+    use crate::parser::ast::{RangeExtension, Span};
+    use crate::plan::Times;
+    use crate::plan::extension::Extension;
 
     fn call<'a>(name: &'static str, steps: usize, parameters: &'a [Scalar]) -> WindowCall<'a> {
         let times = Times { first_ms: 600_000, step_ms: 5_000, steps };
@@ -114,6 +115,29 @@ mod tests {
             grid: Grid { start_ms: 700_000, step_ms: 5_000, steps },
             parameters,
             span: Span::default(),
+        }
+    }
+
+    #[test]
+    fn blocks_of_extended_windows_look_where_one_piece_looks() {
+        let lookback_ms = 250_000;
+        let steps = SAMPLES_PER_BLOCK + 3;
+        for kind in [RangeExtension::Anchored, RangeExtension::Smoothed] {
+            let mut call = call("increase", steps, &[]);
+            let times = Times { first_ms: 0, step_ms: 9, steps };
+            call.view = View { times, window_ms: 5_000 };
+            call.extension = Extension::of_range(Some(kind), call.view, lookback_ms);
+            let mut series = Samples::default();
+            (0..5_000i64).for_each(|at| series.push(at * 1000, (at * at % 1009) as f64));
+            let mut series = Series::stored(series);
+            let (mut whole, mut row) = (RowBuffer::default(), RowBuffer::default());
+            with_test_session(|session| {
+                let scratch = &mut WindowScratch::default();
+                window::evaluate(&call, "", &mut series, scratch, &mut whole, session).unwrap();
+                evaluate(&call, "", &mut series, scratch, &mut row, session).unwrap();
+            });
+            assert!(steps_per_block(&call, &series) < steps);
+            assert!(row.valid == whole.valid && row.values == whole.values, "{kind:?}");
         }
     }
 

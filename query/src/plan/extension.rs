@@ -17,7 +17,7 @@ pub(crate) struct Extension {
 
 impl Extension {
     /// Of a range selector.
-    pub(super) fn of_range(
+    pub(crate) fn of_range(
         kind: Option<RangeExtension>,
         view: View,
         lookback_ms: i64,
@@ -41,6 +41,12 @@ impl Extension {
         let smoothed = kind.filter(|kind| *kind == RangeExtension::Smoothed)?;
         let instant = View { window_ms: 0, ..view };
         Extension::of_range(Some(smoothed), instant, view.window_ms)
+    }
+
+    /// The same for some of the steps.
+    pub(crate) fn part(self, start: usize, steps: usize) -> Extension {
+        let times = self.reach.times.part(start, steps);
+        Extension { reach: View { times, ..self.reach }, ..self }
     }
 
     /// Functions that make nothing of samples outside of their window are refused.

@@ -96,6 +96,11 @@ impl Times {
     pub(crate) fn last_ms(&self) -> i64 {
         self.at(self.steps.saturating_sub(1))
     }
+
+    /// Those of `steps` steps from `start` on.
+    pub(crate) fn part(&self, start: usize, steps: usize) -> Times {
+        Times { first_ms: self.at(start), steps, ..*self }
+    }
 }
 
 /// What a selector or a subquery looks at.
