@@ -453,6 +453,9 @@ mod tests {
             ("stddev_over_time(y[2m])", "vector(1)", 1500, 1500 * 6000),
             ("mad_over_time(y[2m])", "vector(1)", 150, 150 * 6000),
             ("quantile_over_time(0.9, y[2m])", "vector(1)", 1500, 1500 * 6000),
+            ("rate(y[2m] anchored)", "vector(1)", 1500, 1500 * 6000),
+            ("resets(y[2m] anchored)", "vector(1)", 1500, 1500 * 6000),
+            ("rate(y[2m] smoothed)", "vector(1)", 1500, 1500 * 6000),
         ] {
             let found = looks(query, steps).saturating_sub(looks(without, steps));
             // A block of a long row is as large as half a million samples that are added up.

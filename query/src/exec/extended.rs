@@ -10,48 +10,21 @@
 
 use std::sync::Arc;
 
-use icecore_storage::metrics::sample::{Samples, is_stale_nan};
+use icecore_storage::metrics::sample::Samples;
 
 use crate::engine::QueryError;
+use crate::exec::Session;
+use crate::exec::budget::Pace;
 use crate::exec::histogram_rate::{self, Edges, Notes, is_gauge};
 use crate::exec::rate::{RateKind, seconds};
 use crate::exec::rows::RowBuffer;
+use crate::exec::samples::{LiveSamples, Sample};
 use crate::exec::series::Series;
-use crate::exec::window::{Bounds, WindowCall, account};
-use crate::exec::{Session, over_time};
-use crate::functions::FunctionId;
+use crate::exec::window::{WindowCall, account};
 use crate::histogram::FloatHistogram;
 use crate::parser::ast::{RangeExtension, Span};
 use crate::plan::View;
 use crate::plan::extension::Extension;
-
-/// Samples of one series without stale markers, and where its windows are among them.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    times: Vec<i64>,
-    /// Rows of the samples.
-    rows: Vec<u32>,
-    bounds: Bounds,
-}
-
-impl Scratch {
-    fn fill(&mut self, samples: &Samples, reach: View) {
-        self.times.clear();
-        self.rows.clear();
-        for (row, &time) in samples.timestamps.iter().enumerate() {
-            if !is_stale_nan(samples.values[row]) {
-                self.times.push(time);
-                self.rows.push(row as u32);
-            }
-        }
-        self.bounds.update(&self.times, reach.times, reach.window_ms);
-    }
-
-    fn window(&self, step: usize) -> Window<'_> {
-        let range = self.bounds.window(step);
-        Window { times: &self.times[range.clone()], rows: &self.rows[range] }
-    }
-}
 
 /// The samples of a window and around it.
 #[derive(Clone, Copy)]
@@ -60,7 +33,12 @@ struct Window<'a> {
     rows: &'a [u32],
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    fn of_step(live: &'a LiveSamples, step: usize) -> Window<'a> {
+        let range = live.window(step);
+        Window { times: &live.times[range.clone()], rows: &live.rows[range] }
+    }
+
     fn float(&self, samples: &Samples, index: usize) -> (i64, f64) {
         (self.times[index], samples.values[self.rows[index] as usize])
     }
@@ -88,22 +66,23 @@ pub(crate) fn evaluate(
     extension: Extension,
     metric: &str,
     series: &mut Series,
-    scratch: &mut Scratch,
+    live: &mut LiveSamples,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
-    scratch.fill(&series.samples, extension.reach);
-    account(session, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
+    live.fill(&series.samples, extension.reach);
+    account(session, &live.bounds, |at| series.cost(live.rows[at]))?;
+    let mut pace = session.budget.pace();
     let Some(kind) = RateKind::of(call.id) else {
-        differences(call, series, scratch, row);
-        return Ok(());
+        return differences(call, series, live, row, pace);
     };
     let smoothed = extension.kind == RangeExtension::Smoothed;
     let per_second = kind == RateKind::Rate;
     let divisor = if per_second { seconds(call.view.window_ms) } else { 1.0 };
     let notes = &mut Notes { metric, span: call.span, session };
     for step in 0..call.view.times.steps {
-        let window = scratch.window(step);
+        let window = Window::of_step(live, step);
+        pace.step(window.rows.len())?;
         let end_ms = call.view.times.at(step);
         let edges = (end_ms.saturating_sub(call.view.window_ms), end_ms);
         match window.kinds(&series.samples) {
@@ -197,9 +176,16 @@ fn interpolate(before: (i64, f64), after: (i64, f64), time_ms: i64, is_counter: 
 }
 
 /// `changes` or `resets` from the newest sample up to the left edge on.
-fn differences(call: &WindowCall<'_>, series: &mut Series, scratch: &Scratch, row: &mut RowBuffer) {
+fn differences(
+    call: &WindowCall<'_>,
+    series: &mut Series,
+    live: &LiveSamples,
+    row: &mut RowBuffer,
+    mut pace: Pace<'_>,
+) -> Result<(), QueryError> {
     for step in 0..call.view.times.steps {
-        let window = scratch.window(step);
+        let window = Window::of_step(live, step);
+        pace.step(window.rows.len())?;
         let start_ms = call.view.times.at(step).saturating_sub(call.view.window_ms);
         if window.times.last().is_none_or(|newest| *newest <= start_ms) {
             continue;
@@ -207,23 +193,16 @@ fn differences(call: &WindowCall<'_>, series: &mut Series, scratch: &Scratch, ro
         let anchor = window.times.partition_point(|time| *time <= start_ms).saturating_sub(1);
         let mut count = 0.0;
         for pair in window.rows[anchor..].windows(2) {
-            let [old, new] = [pair[0], pair[1]].map(|row| series.histogram_of_row(row));
-            let differs = match (old, new) {
-                (None, None) => {
-                    let [old, new] =
-                        [pair[0], pair[1]].map(|row| series.samples.values[row as usize]);
-                    over_time::differs(call.id, old, new)
-                }
-                (Some(old), Some(new)) => match call.id {
-                    FunctionId::Resets => new.detect_reset(&old),
-                    _ => !new.same_data(&old),
-                },
-                _ => true,
+            let histograms = [pair[0], pair[1]].map(|row| series.histogram_of_row(row));
+            let sample = |at: usize| match &histograms[at] {
+                Some(histogram) => Sample::Histogram(histogram),
+                None => Sample::Float(series.samples.values[pair[at] as usize]),
             };
-            count += f64::from(differs);
+            count += f64::from(sample(0).differs(call.id, sample(1)));
         }
         row.set(step, count);
     }
+    Ok(())
 }
 
 /// Computes the row of one series for a smoothed instant selector: on the line between the samples
@@ -235,16 +214,18 @@ pub(crate) fn smooth(
     span: Span,
     metric: &str,
     series: &mut Series,
-    scratch: &mut Scratch,
+    live: &mut LiveSamples,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     row.reset(view.times.steps);
-    scratch.fill(&series.samples, reach);
-    account(session, &scratch.bounds, |at| series.cost(scratch.rows[at]))?;
+    live.fill(&series.samples, reach);
+    account(session, &live.bounds, |at| series.cost(live.rows[at]))?;
+    let mut pace = session.budget.pace();
     let notes = &mut Notes { metric, span, session };
     for step in 0..view.times.steps {
-        let window = scratch.window(step);
+        let window = Window::of_step(live, step);
+        pace.step(window.rows.len())?;
         let time_ms = view.times.at(step);
         match window.kinds(&series.samples) {
             (false, false) => {}
@@ -302,9 +283,9 @@ pub(crate) fn range_vector(
     edges: (i64, i64),
     samples: &Samples,
 ) -> Result<Vec<(i64, f64)>, QueryError> {
-    let mut scratch = Scratch::default();
-    scratch.fill(samples, extension.reach);
-    let window = scratch.window(0);
+    let mut live = LiveSamples::default();
+    live.fill(samples, extension.reach);
+    let window = Window::of_step(&live, 0);
     if window.kinds(samples).1 {
         let word = match extension.kind {
             RangeExtension::Anchored => "anchored",

@@ -17,6 +17,7 @@ use crate::exec::budget::{Budget, CELLS_PER_HISTOGRAM};
 use crate::exec::histogram_rate::{self, Notes};
 use crate::exec::rate::{RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit};
+use crate::exec::samples::Sample;
 use crate::exec::series::Series;
 use crate::exec::window::{Bounds, WindowCall, WindowScratch, account, compute};
 use crate::exec::{Session, over_time};
@@ -31,13 +32,6 @@ struct Columns<'a> {
     histograms: Vec<Arc<FloatHistogram>>,
     windows: Bounds,
     histogram_windows: Bounds,
-}
-
-/// A sample of either kind.
-#[derive(Clone, Copy)]
-enum Sample<'a> {
-    Float(f64),
-    Histogram(&'a Arc<FloatHistogram>),
 }
 
 impl Columns<'_> {
@@ -70,6 +64,22 @@ impl Columns<'_> {
             let at = histograms.next()?;
             Some((self.histogram_times[at], Sample::Histogram(&self.histograms[at])))
         })
+    }
+
+    /// The histograms of a window that has no floats beside them; if it has, nothing, and a note.
+    fn histograms_alone(
+        &self,
+        step: usize,
+        row: &mut RowBuffer,
+        notes: &mut Notes<'_, '_>,
+    ) -> &[Arc<FloatHistogram>] {
+        let (floats, histograms) = self.window(step);
+        if floats.is_empty() || histograms.is_empty() {
+            return &self.histograms[histograms];
+        }
+        clear_bit(&mut row.valid, step);
+        notes.mixed_with_floats();
+        &[]
     }
 
     /// The last two samples of a window.
@@ -195,16 +205,7 @@ fn differences(
         let mut previous: Option<Sample<'_>> = None;
         let mut count = 0.0;
         for (_, sample) in columns.samples(step) {
-            let differs = match (previous, sample) {
-                (None, _) => false,
-                (Some(Sample::Float(old)), Sample::Float(new)) => over_time::differs(id, old, new),
-                (Some(Sample::Histogram(old)), Sample::Histogram(new)) => match id {
-                    FunctionId::Resets => new.detect_reset(old),
-                    _ => !new.same_data(old),
-                },
-                _ => true,
-            };
-            count += f64::from(differs);
+            count += f64::from(previous.is_some_and(|old| old.differs(id, sample)));
             previous = Some(sample);
         }
         if previous.is_some() {
@@ -253,12 +254,8 @@ fn extrapolated(
     let mut pace = notes.session.budget.pace();
     for step in 0..row.values.len() {
         pace.step(columns.cells(step))?;
-        let (floats, histograms) = columns.window(step);
-        if !floats.is_empty() && !histograms.is_empty() {
-            clear_bit(&mut row.valid, step);
-            notes.mixed_with_floats();
-        } else if histograms.len() > 1 {
-            let points = &columns.histograms[histograms];
+        let points = columns.histograms_alone(step, row, notes);
+        if points.len() > 1 {
             let increase = match kind {
                 RateKind::Delta => histogram_rate::difference(points, notes),
                 _ => histogram_rate::counter_increase(points, &[], notes),
@@ -282,12 +279,8 @@ fn combined(
     let mut pace = notes.session.budget.pace();
     for step in 0..row.values.len() {
         pace.step(columns.cells(step))?;
-        let (floats, histograms) = columns.window(step);
-        if !floats.is_empty() && !histograms.is_empty() {
-            clear_bit(&mut row.valid, step);
-            notes.mixed_with_floats();
-        } else if !histograms.is_empty() {
-            let points = &columns.histograms[histograms];
+        let points = columns.histograms_alone(step, row, notes);
+        if !points.is_empty() {
             let Ok((result, bounds_reconciled)) = sum_or_mean(id, points) else {
                 notes.mixed_schemas();
                 continue;

@@ -358,8 +358,8 @@ impl<'a, I: Input> Run<'a, I> {
                 session.sample_count.add(session.counted, looked_at, |step| row.cost_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
-                let (metric, scratch) = (labels.metric_name(), &mut window.extended);
-                extended::smooth(*view, *reach, *span, metric, series, scratch, row, session)?;
+                let (metric, live) = (labels.metric_name(), &mut window.live);
+                extended::smooth(*view, *reach, *span, metric, series, live, row, session)?;
             }
             Leaf::Window(call) => {
                 let metric = labels.metric_name();

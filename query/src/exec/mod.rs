@@ -34,6 +34,7 @@ mod rate;
 mod relabel;
 mod rows;
 mod sample_count;
+mod samples;
 mod select;
 mod series;
 mod sort;

@@ -9,15 +9,16 @@
 
 use std::sync::Arc;
 
-use icecore_storage::metrics::sample::{Samples, is_stale_nan};
+use icecore_storage::metrics::sample::Samples;
 
 use crate::engine::QueryError;
 use crate::exec::Session;
 use crate::exec::histogram_rate::{self, Notes};
 use crate::exec::rate::{RateKind, seconds};
 use crate::exec::rows::RowBuffer;
+use crate::exec::samples::{LiveSamples, Sample};
 use crate::exec::series::Series;
-use crate::exec::window::{Bounds, WindowCall, account};
+use crate::exec::window::{WindowCall, account};
 use crate::functions::FunctionId;
 use crate::histogram::FloatHistogram;
 use crate::value::Point;
@@ -56,35 +57,21 @@ impl Started {
     }
 }
 
-/// Samples of one series without stale markers, and where its windows are among them.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    times: Vec<i64>,
-    /// Rows of the samples.
-    rows: Vec<u32>,
-    bounds: Bounds,
-}
-
 /// Computes the row of one series that has start timestamps.
 pub(crate) fn evaluate(
     call: &WindowCall<'_>,
     metric: &str,
     series: &mut Series,
-    scratch: &mut Scratch,
+    live: &mut LiveSamples,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
-    let samples = &series.samples;
-    let Scratch { times, rows, bounds } = scratch;
-    let alive = samples.values.iter().enumerate().filter(|(_, value)| !is_stale_nan(**value));
-    rows.clear();
-    rows.extend(alive.map(|(index, _)| index as u32));
-    times.clear();
-    times.extend(rows.iter().map(|index| samples.timestamps[*index as usize]));
-    bounds.update(times, call.view.times, call.view.window_ms);
-    account(session, bounds, |at| series.cost(rows[at]))?;
+    live.fill(&series.samples, call.view);
+    account(session, &live.bounds, |at| series.cost(live.rows[at]))?;
+    let mut pace = session.budget.pace();
     for step in 0..call.view.times.steps {
-        let rows = &rows[bounds.window(step)];
+        let rows = &live.rows[live.window(step)];
+        pace.step(rows.len())?;
         if rows.is_empty() {
             continue;
         }
@@ -242,14 +229,8 @@ fn with_histograms(
     match id {
         FunctionId::Resets => {
             let is_reset = |pair: &&[(Started, Point)]| {
-                pair[1].0.is_reset_since(pair[0].0)
-                    || match (&pair[0].1, &pair[1].1) {
-                        (Point::Float(before), Point::Float(after)) => after < before,
-                        (Point::Histogram(before), Point::Histogram(after)) => {
-                            after.detect_reset(before)
-                        }
-                        _ => true,
-                    }
+                let [(old, before), (new, after)] = [&pair[0], &pair[1]];
+                new.is_reset_since(*old) || Sample::from(before).differs(id, after.into())
             };
             Some(Point::Float(samples.windows(2).filter(is_reset).count() as f64))
         }

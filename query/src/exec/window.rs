@@ -12,6 +12,7 @@ use icecore_storage::metrics::sample::{STALE_NAN_BITS, is_stale_nan};
 use crate::engine::QueryError;
 use crate::exec::rate::{self, RateKind, RateSteps};
 use crate::exec::rows::RowBuffer;
+use crate::exec::samples::LiveSamples;
 use crate::exec::series::Series;
 use crate::exec::{Scalar, Session, extended, histogram_window, over_time, start_time};
 use crate::functions::FunctionId;
@@ -106,8 +107,7 @@ pub(crate) struct WindowScratch {
     rate_steps: RateSteps,
     rate_token: u64,
     pub(crate) over_time: over_time::Scratch,
-    pub(crate) extended: extended::Scratch,
-    start_time: start_time::Scratch,
+    pub(crate) live: LiveSamples,
     pub(crate) resets: Vec<u32>,
 }
 
@@ -131,14 +131,13 @@ pub(crate) fn evaluate(
 ) -> Result<(), QueryError> {
     row.reset(call.view.times.steps);
     if let Some(extension) = call.extension {
-        let scratch = &mut scratch.extended;
-        return extended::evaluate(call, extension, metric, series, scratch, row, session);
+        let live = &mut scratch.live;
+        return extended::evaluate(call, extension, metric, series, live, row, session);
     }
     let samples = &series.samples;
     let has_starts = session.use_start_timestamps && !samples.start_timestamps.is_empty();
     if has_starts && start_time::concerns(call.id) {
-        let scratch = &mut scratch.start_time;
-        return start_time::evaluate(call, metric, series, scratch, row, session);
+        return start_time::evaluate(call, metric, series, &mut scratch.live, row, session);
     }
     if !series.has_histograms() && !has_stale(&samples.values) {
         let token = samples.timestamps_token;
@@ -211,8 +210,15 @@ pub(crate) fn account(
     bounds: &Bounds,
     mut cost: impl FnMut(usize) -> u64,
 ) -> Result<(), QueryError> {
+    // A sample is in many windows, and what it costs may take a while to say.
+    let samples = bounds.high.last().map_or(0, |high| *high as usize);
+    let mut before = vec![0];
+    before.extend((0..samples).scan(0, |sum, at| {
+        *sum += cost(at);
+        Some(*sum)
+    }));
     let windows = bounds.low.iter().zip(&bounds.high);
-    let costs = windows.map(|(low, high)| (*low..*high).map(|at| cost(at as usize)).sum());
+    let costs = windows.map(|(low, high)| before[*high as usize] - before[*low as usize]);
     let costs: Vec<u64> = costs.collect();
     session.count_samples(costs.iter().sum(), costs.len(), |step| costs[step]);
     session.budget.touch(costs.into_iter().max().unwrap_or(0))
