@@ -37,6 +37,7 @@ pub mod retention;
 mod selection;
 pub mod snapshot;
 pub mod time;
+mod upkeep;
 pub mod wal;
 
 pub use db::Db;

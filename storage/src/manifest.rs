@@ -131,7 +131,7 @@ impl Manifest {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Manifest> {
+    fn decode(bytes: &[u8]) -> Option<Decoded> {
         let mut offset = MAGIC.len();
         if bytes.get(..offset)? != MAGIC {
             return None;
@@ -157,7 +157,21 @@ impl Manifest {
             Some(TimeRange::new(start, varint::read_signed(&mut rest)?))
         });
         let gaps = gaps.collect::<Option<_>>()?;
-        Some(Manifest { generation, next_number, checkpoint, blocks, retired, gaps })
+        let manifest = Manifest { generation, next_number, checkpoint, blocks, retired, gaps };
+        while !rest.is_empty() {
+            let tag = varint::read(&mut rest)?;
+            let field = read_bytes(&mut rest)?;
+            if !manifest.take_field(tag, field)? {
+                return Some(Decoded::Newer(tag));
+            }
+        }
+        Some(Decoded::Known(manifest))
+    }
+
+    /// What came to the format later is in fields with tags; there is none yet. Whether the tag is
+    /// known; `None` if the field does not decode.
+    fn take_field(&self, _tag: u64, _field: &[u8]) -> Option<bool> {
+        Some(false)
     }
 
     /// Stops naming a block.
@@ -165,6 +179,14 @@ impl Manifest {
         self.blocks.retain(|block| block.id != id);
         self.retired.push(id.0);
     }
+}
+
+/// The content of an intact manifest.
+#[derive(Debug)]
+enum Decoded {
+    Known(Manifest),
+    /// It has a field that this version does not know.
+    Newer(u64),
 }
 
 /// What the data directory has in the way of manifests.
@@ -185,9 +207,15 @@ pub(crate) fn load(disk: &dyn Disk) -> Result<Found> {
     let path = path(generation);
     let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
     let bytes = file.range(0..file.length()).map_err(|e| io_error("read", &path, e))?;
-    match Manifest::decode(&bytes).filter(|manifest| manifest.generation == generation) {
-        Some(manifest) => Ok(Found::Intact(manifest)),
-        None => Ok(Found::Damaged(path, generation)),
+    match Manifest::decode(&bytes) {
+        Some(Decoded::Known(manifest)) if manifest.generation == generation => {
+            Ok(Found::Intact(manifest))
+        }
+        Some(Decoded::Newer(tag)) => {
+            let what = format!("the manifest has field {tag}, which a newer version wrote");
+            Err(Error::Unsupported { path, what })
+        }
+        _ => Ok(Found::Damaged(path, generation)),
     }
 }
 
@@ -227,6 +255,18 @@ mod tests {
             Found::Intact(found) => assert_eq!(found, manifest),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_field_of_a_newer_version_is_refused_and_nothing_is_touched() {
+        let disk = SimDisk::new(1);
+        let mut payload = Manifest { generation: 1, ..manifest() }.encode();
+        varint::write(&mut payload, 1 << 40);
+        write_bytes(&mut payload, b"?");
+        let mut bytes = MAGIC.to_vec();
+        frame::write(&payload, &mut bytes);
+        disk.create(&path(1)).unwrap().append(&bytes).unwrap();
+        assert!(matches!(load(&disk), Err(Error::Unsupported { .. })));
     }
 
     #[test]

@@ -1,0 +1,329 @@
+//! Upkeep: one bounded step at a time, decided by [`plan`] and carried out here.
+//!
+//! Every step ends in one new manifest, and only then is anything forgotten. One thread at a time:
+//! whoever holds [`Upkeep`] is the only one who changes the manifest.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::compaction::plan::{Situation, Step, plan};
+use crate::compaction::{merge, seal};
+use crate::db::{Inner, Progress, SyncMode};
+use crate::error::{Error, Result};
+use crate::manifest::{CheckpointId, Manifest, NotStored};
+use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
+use crate::metrics::block::{self, Block};
+use crate::metrics::checkpoint::{self, CheckpointWriter};
+use crate::recovery::{self, RecoveryReport};
+use crate::snapshot::Version;
+use crate::time::TimeRange;
+
+/// Series that are copied for a checkpoint under one lock.
+const CHECKPOINT_SERIES: usize = 1024;
+
+/// Series that forget a sealed window under one lock.
+const FORGET_SERIES: usize = 1024;
+/// What only one thread at a time may change.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    pub(crate) manifest: Manifest,
+    pub(crate) last_checkpoint_ms: i64,
+    pub(crate) last_late_seal_ms: i64,
+    /// Of the log, under [`SyncMode::Interval`].
+    pub(crate) last_sync_ms: i64,
+    /// Bytes the log had taken in at the last checkpoint.
+    pub(crate) checkpoint_wal_bytes: u64,
+    /// Files that go to quarantine once their content is in a checkpoint.
+    pub(crate) damaged_files: Vec<PathBuf>,
+}
+impl Inner {
+    pub(crate) fn maintain(&self, now_ms: i64) -> Result<Progress> {
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(Progress::Idle);
+        }
+        let mut upkeep = self.upkeep.lock();
+        if let SyncMode::Interval(interval) = self.options.sync
+            && now_ms.saturating_sub(upkeep.last_sync_ms) >= interval.as_millis() as i64
+        {
+            self.wal.sync()?;
+            upkeep.last_sync_ms = now_ms;
+        }
+        let step = plan(&self.situation(&upkeep, now_ms));
+        match step {
+            Step::Idle => return Ok(Progress::Idle),
+            Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids)?,
+            Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
+            Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
+            Step::Merge { inputs, window } => self.merge(&mut upkeep, &inputs, window)?,
+        }
+        Ok(Progress::Worked)
+    }
+
+    fn situation(&self, upkeep: &Upkeep, now_ms: i64) -> Situation {
+        let head = self.head.read();
+        let newest = self.newest_ms.load(Ordering::Relaxed);
+        let written = self.wal.stats().written_bytes;
+        Situation {
+            now_ms,
+            newest_ms: (newest > i64::MIN).then_some(newest),
+            head_windows: head.windows().collect(),
+            sealed_before_ms: head.sealed_before(),
+            late_samples: head.late_samples,
+            last_late_seal_ms: upkeep.last_late_seal_ms,
+            last_checkpoint_ms: upkeep.last_checkpoint_ms,
+            wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
+            blocks: upkeep.manifest.blocks.clone(),
+            retention_ms: self.options.retention_ms,
+            clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
+        }
+    }
+
+    fn new_meta(&self, upkeep: &mut Upkeep, window: TimeRange, sequence: u64) -> BlockMeta {
+        BlockMeta {
+            id: BlockId(upkeep.manifest.next_number()),
+            data_type: DataType::Metrics,
+            window,
+            sequence,
+            external_labels: self.options.external_labels.clone(),
+            ..BlockMeta::default()
+        }
+    }
+
+    fn seal(&self, upkeep: &mut Upkeep, window: TimeRange, now_ms: i64) -> Result<()> {
+        // Everything applied by now is in the head, so it will be in the block.
+        let sequence = self.sequences.lock().contiguous;
+        let was_sealed = window.end_ms < self.head.read().sealed_before();
+        let meta = self.new_meta(upkeep, window, sequence);
+        let sealed = seal::seal(&self.disk, &self.head, window, meta)?;
+        if let Some(meta) = &sealed.meta {
+            self.sync_log_before_blocks();
+            let published = self.publish_sealed(upkeep, meta);
+            if let Err(e) = published {
+                seal::abort(&self.head, &sealed.ids);
+                return Err(e);
+            }
+        }
+        for batch in sealed.ids.chunks(FORGET_SERIES) {
+            let mut head = self.head.write();
+            for id in batch {
+                let (series, columns) = head.series_and_columns(*id);
+                series.end_seal(window, columns);
+            }
+        }
+        let mut head = self.head.write();
+        head.end_seal(window, sealed.late_samples, &sealed.exemplars);
+        head.note_late_windows();
+        if was_sealed {
+            upkeep.last_late_seal_ms = now_ms;
+        }
+        let contiguous = self.sequences.lock().contiguous;
+        if head.drop_idle(contiguous) > 0 {
+            // Their numbers will be used again. Within a segment a number means one series, so
+            // that a record whose definitions are lost never counts for another series.
+            self.wal.rotate();
+        }
+        Ok(())
+    }
+
+    fn publish_sealed(&self, upkeep: &mut Upkeep, meta: &BlockMeta) -> Result<()> {
+        let block = self.open_new(meta)?;
+        tracing::info!(block = %meta.id, series = meta.series, samples = meta.samples,
+            bytes = meta.bytes, "sealed");
+        let mut manifest = upkeep.manifest.clone();
+        manifest.blocks.push(meta.clone());
+        self.store_with_file(upkeep, manifest, &block::path(meta.id))?;
+        self.publish(vec![block], &[]);
+        Ok(())
+    }
+
+    /// Under [`SyncMode::Interval`]: sealed files must not hold one half of a request whose other
+    /// half a power cut takes from the log.
+    fn sync_log_before_blocks(&self) {
+        if let Err(e) = self.wal.sync() {
+            tracing::error!(error = %e, "the log could not be synced before sealing");
+        }
+    }
+
+    fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
+        let opened = Block::open(self.disk.clone(), meta.id);
+        if opened.is_err() {
+            let _ = self.disk.remove(&block::path(meta.id));
+        }
+        opened.map(Arc::new)
+    }
+
+    fn merge(&self, upkeep: &mut Upkeep, inputs: &[BlockId], window: TimeRange) -> Result<()> {
+        let version = self.version();
+        let blocks: Vec<Arc<Block>> = version
+            .blocks
+            .iter()
+            .filter(|block| inputs.contains(&block.meta().id))
+            .cloned()
+            .collect();
+        let meta = self.new_meta(upkeep, window, 0);
+        let meta = match merge::merge(&self.disk, &blocks, meta) {
+            Err(e @ Error::Corrupt { .. }) => return self.quarantine_blocks(upkeep, &blocks, e),
+            other => other?,
+        };
+        let path = block::path(meta.id);
+        let block = self.open_new(&meta)?;
+        tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
+            bytes = meta.bytes, "merged");
+        let mut manifest = upkeep.manifest.clone();
+        inputs.iter().for_each(|id| manifest.retire(*id));
+        manifest.blocks.push(meta);
+        self.store_with_file(upkeep, manifest, &path)?;
+        self.publish(vec![block], inputs);
+        Ok(())
+    }
+
+    /// Takes out of service the blocks that do not verify, so that the rest can be merged and read;
+    /// their files stay in quarantine. Gives the error back if all of them do.
+    fn quarantine_blocks(
+        &self,
+        upkeep: &mut Upkeep,
+        blocks: &[Arc<Block>],
+        error: Error,
+    ) -> Result<()> {
+        let damaged: Vec<BlockId> = blocks
+            .iter()
+            .filter(|block| matches!(block.verify(), Err(Error::Corrupt { .. })))
+            .map(|block| block.meta().id)
+            .collect();
+        if damaged.is_empty() {
+            return Err(error);
+        }
+        let mut report = RecoveryReport::default();
+        let mut manifest = upkeep.manifest.clone();
+        for id in &damaged {
+            tracing::error!(block = %id, %error, "block quarantined");
+            recovery::quarantine(self.disk.as_ref(), &block::path(*id), &mut report)?;
+            manifest.blocks.retain(|block| block.id != *id);
+        }
+        self.counters.quarantined.fetch_add(report.quarantined.len() as u64, Ordering::Relaxed);
+        self.store(upkeep, manifest)?;
+        self.withdraw(&damaged);
+        Ok(())
+    }
+
+    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId]) -> Result<()> {
+        tracing::info!(blocks = ids.len(), "blocks outlived their retention");
+        let mut manifest = upkeep.manifest.clone();
+        ids.iter().for_each(|id| manifest.retire(*id));
+        self.store(upkeep, manifest)?;
+        self.withdraw(ids);
+        Ok(())
+    }
+
+    /// Takes blocks from readers, and their samples with them.
+    fn withdraw(&self, ids: &[BlockId]) {
+        let version = self.version();
+        let gone = version.blocks.iter().filter(|block| ids.contains(&block.meta().id));
+        // Under the head's lock, as a write: no reader misses the samples and not the generation.
+        let mut head = self.head.write();
+        head.generations.advance();
+        gone.for_each(|block| head.generations.note_range(block.meta().range));
+        self.publish(Vec::new(), ids);
+        // Files go with the last reference, which is not to be dropped under the lock.
+        drop(head);
+        drop(version);
+    }
+
+    /// Makes a changed manifest the truth; on failure the present one stays.
+    fn store(
+        &self,
+        upkeep: &mut Upkeep,
+        mut manifest: Manifest,
+    ) -> std::result::Result<(), NotStored> {
+        let stored = manifest.store(self.disk.as_ref());
+        match stored {
+            Ok(()) => upkeep.manifest = manifest,
+            // A generation that may be on disk is never used for other content.
+            Err(_) => upkeep.manifest.generation = manifest.generation,
+        }
+        stored
+    }
+
+    /// [`Inner::store`] of a manifest that is the first to name a new file: without the manifest,
+    /// the file goes, so that failures do not fill the disk.
+    fn store_with_file(&self, upkeep: &mut Upkeep, manifest: Manifest, file: &Path) -> Result<()> {
+        let stored = self.store(upkeep, manifest);
+        if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
+            let _ = self.disk.remove(file);
+        }
+        Ok(stored?)
+    }
+
+    /// Shows readers a new list of blocks; dropped blocks go with their last reader.
+    fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+        let mut version = self.version.write();
+        let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
+        let (retired, mut blocks): (Vec<_>, Vec<_>) =
+            version.blocks.iter().cloned().partition(is_removed);
+        blocks.extend(added);
+        recovery::sort_blocks(&mut blocks);
+        retired.iter().for_each(|block| block.retire());
+        *version = Arc::new(Version { blocks });
+    }
+
+    pub(crate) fn checkpoint(&self, upkeep: &mut Upkeep, now_ms: i64) -> Result<()> {
+        self.wal.rotate();
+        let wal_bytes = self.wal.stats().written_bytes;
+        let (covered, ids, sealed_before) = {
+            let head = self.head.read();
+            let covered = self.sequences.lock().contiguous;
+            (covered, head.ids().collect::<Vec<u32>>(), head.sealed_before())
+        };
+        let number = upkeep.manifest.next_number();
+        let disk = self.disk.as_ref();
+        let writer = CheckpointWriter::create(disk, number, covered, sealed_before)?;
+        self.write_checkpoint(writer, &ids)?;
+        self.sync_log_before_blocks();
+        let mut manifest = upkeep.manifest.clone();
+        let old = manifest.checkpoint.replace(CheckpointId { number, covered });
+        manifest.retired.extend(old.map(|old| old.number));
+        self.store_with_file(upkeep, manifest, &checkpoint::path(number))?;
+        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        upkeep.last_checkpoint_ms = now_ms;
+        upkeep.checkpoint_wal_bytes = wal_bytes;
+        if let Some(old) = old {
+            let path = checkpoint::path(old.number);
+            // A damaged one goes to quarantine instead.
+            if !upkeep.damaged_files.contains(&path)
+                && let Err(e) = self.disk.remove(&path)
+            {
+                tracing::warn!(path = %path.display(), error = %e, "old checkpoint not removed");
+            }
+        }
+        self.quarantine_damaged(upkeep)?;
+        self.wal.cut(covered)
+    }
+
+    fn write_checkpoint(&self, mut writer: CheckpointWriter<'_>, ids: &[u32]) -> Result<()> {
+        for batch in ids.chunks(CHECKPOINT_SERIES) {
+            let copied = checkpoint::copy_series(&self.head.read(), batch);
+            writer.series(&copied)?;
+        }
+        let (exemplars, metadata) = {
+            let head = self.head.read();
+            let exemplars: Vec<_> = head
+                .exemplars()
+                .filter(|(id, _)| head.is_in_use(*id))
+                .map(|(id, exemplar)| (head.index.labels(id), exemplar.clone()))
+                .collect();
+            (exemplars, head.metadata().values().flatten().cloned().collect::<Vec<_>>())
+        };
+        writer.finish(&exemplars, &metadata)
+    }
+
+    fn quarantine_damaged(&self, upkeep: &mut Upkeep) -> Result<()> {
+        let mut report = RecoveryReport::default();
+        for path in std::mem::take(&mut upkeep.damaged_files) {
+            recovery::quarantine(self.disk.as_ref(), &path, &mut report)?;
+        }
+        let moved = report.quarantined.len() as u64;
+        self.counters.quarantined.fetch_add(moved, Ordering::Relaxed);
+        Ok(())
+    }
+}
