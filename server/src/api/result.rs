@@ -17,15 +17,15 @@ const POINTS_PER_PIECE: usize = 1024;
 
 /// What `stats=true` asks for besides the engine's own counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct QueryTimes {
+pub struct QueryTimes {
     pub queued: Duration,
     /// Waiting and evaluation.
     pub total: Duration,
 }
 
-/// Where in the value the next piece starts.
+/// The value of an answer, and where in it the next piece starts.
 #[derive(Debug)]
-pub(crate) struct ResultRows {
+pub struct ResultRows {
     value: Value,
     stats: Option<(QueryTimes, QueryStats)>,
     started: bool,
@@ -36,12 +36,13 @@ pub(crate) struct ResultRows {
 }
 
 impl ResultRows {
-    pub(crate) fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
+    /// `stats` are written behind the result if they are given.
+    pub fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
         ResultRows { value, stats, started: false, element: 0, point: 0 }
     }
 
     /// Appends the next piece; false after the last.
-    pub(crate) fn push(&mut self, out: &mut Vec<u8>) -> bool {
+    pub fn push(&mut self, out: &mut Vec<u8>) -> bool {
         if !self.started {
             self.started = true;
             return self.push_start(out);
