@@ -19,8 +19,9 @@ use icecore_query::value::{MatrixSeries, Point, Value, VectorSample};
 use icecore_server::ResultRows;
 use icecore_storage::labels::Labels;
 
-/// As much as the server writes before it hands it on.
+/// As much as the server writes before it hands it on, and room for a little more.
 const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_CAPACITY: usize = 80 << 10;
 const START_MS: i64 = 1_790_000_000_781;
 const SERIES: usize = 500;
 const STEPS: usize = 61;
@@ -120,7 +121,7 @@ fn write_to_count(value: Value) -> usize {
     let mut bytes = 0;
     let mut more = true;
     while more {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
+        let mut chunk = Vec::with_capacity(CHUNK_CAPACITY);
         while more && chunk.len() < CHUNK_BYTES {
             more = rows.push(&mut chunk);
         }
@@ -143,11 +144,8 @@ fn counted(only: &str) -> Result<Vec<f64>> {
     let directory = std::env::temp_dir().join(own);
     std::fs::create_dir_all(&directory)?;
     let out = directory.join("json.callgrind");
-    let counts = callgrind::count_calls(
-        "json::write_to_count",
-        &out,
-        &[(COUNT_ONLY, OsStr::new(only))],
-    );
+    let counts =
+        callgrind::count_calls("json::write_to_count", &out, &[(COUNT_ONLY, OsStr::new(only))]);
     std::fs::remove_dir_all(&directory)?;
     let counts = counts?;
     ensure!(counts.len() == results(only).count(), "callgrind counted {} calls", counts.len());
