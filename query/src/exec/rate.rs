@@ -410,12 +410,18 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) % bound
         };
-        for _ in 0..200 {
-            let (mut time, mut value) = (0, random(50) as f64 * 0.1);
+        for turn in 0..200 {
+            let (mut time, mut value) = (random(5_000) as i64, random(50) as f64 * 0.1);
             let mut samples = Samples::default();
-            for _ in 0..random(60) {
-                time += 1 + random(40_000) as i64;
-                value = if random(8) == 0 {
+            // Irregular, or as many samples as make windows move on evenly.
+            let (count, gap_ms) = match turn % 5 {
+                0 => (random(60), None),
+                at => (random(800), Some(7_000 / at)),
+            };
+            let resets_every = [8, 200, 10_000][turn as usize % 3];
+            for _ in 0..count {
+                time += gap_ms.unwrap_or_else(|| 1 + random(40_000) as i64);
+                value = if random(resets_every) == 0 {
                     random(3) as f64
                 } else {
                     value + random(900) as f64 / 7.0
