@@ -31,5 +31,6 @@ pub mod server;
 mod size;
 pub mod telemetry;
 
+pub use api::result::{QueryTimes, ResultRows};
 pub use config::Config;
 pub use server::Server;

@@ -377,7 +377,10 @@ impl Block {
                 into.push_histogram(*time, histogram);
             }
         }
-        let plain = head.flags & CHUNK_MISSING_SLOTS == 0;
+        // Floats of the same column come without what is outside of the range.
+        let is_cut = head.flags & CHUNK_HISTOGRAMS == 0;
+        let is_whole = range.start_ms <= *first && *last <= range.end_ms;
+        let plain = head.flags & CHUNK_MISSING_SLOTS == 0 && (is_cut || is_whole);
         into.timestamps_token = match (was_empty, plain, into.timestamps_token) {
             (true, true, _) => self.column_token(head.column),
             (false, true, token) if token != 0 => {
