@@ -13,6 +13,7 @@ use roaring::RoaringBitmap;
 
 use crate::db::Inner;
 use crate::error::{Error, Result};
+use crate::index::head::LastLabels;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
@@ -111,6 +112,7 @@ impl Snapshot {
         let version = self.db.version();
         let mut from_head = Vec::with_capacity(selectors.len());
         let companions = head.index.with_label(companion::LABEL);
+        let mut last_labels = LastLabels::default();
         for selector in selectors {
             let mut series = FromHead::new(selector.range);
             let mut of_companions = FromHead::new(selector.range);
@@ -122,7 +124,8 @@ impl Snapshot {
                 let into = if is_companion { &mut of_companions } else { &mut series };
                 let held = into.copy.bytes_held();
                 let Some(view) = into.copy.add(head.series(id), &head.columns) else { continue };
-                let mut labels = head.index.labels(id);
+                let bytes = head.index.label_bytes_after(id, &mut last_labels);
+                let mut labels = Labels::from_pairs_of_an_index(bytes);
                 let mut identity = head.identity(id);
                 if is_companion {
                     labels = companion::labels_of_series(&labels);
