@@ -84,6 +84,26 @@ impl RateSteps {
 }
 
 impl RateSteps {
+    /// Sets the steps right in whose windows samples are left out: gaps are smaller there.
+    pub(crate) fn count_left_out(
+        &mut self,
+        timestamps: &[i64],
+        bounds: &Bounds,
+        view: View,
+        kind: RateKind,
+    ) {
+        for (index, left_out) in bounds.left_out.iter().enumerate().filter(|(_, n)| **n > 0) {
+            let window = bounds.window(index);
+            if let Some([first, .., last]) = timestamps.get(window.clone()) {
+                let end_ms = view.times.at(index);
+                let times = [end_ms.wrapping_sub(view.window_ms), *first, *last, end_ms];
+                let (low, high) = (window.start as u32, window.end as u32);
+                let counted = RateStep::of(low..high + left_out, times, kind, self.divisor);
+                self.steps[index] = RateStep { last: high - 1, ..counted };
+            }
+        }
+    }
+
     /// By what the increase from a first value is multiplied.
     pub(crate) fn factor_of(&self, step: usize, kind: RateKind, first: f64, increase: f64) -> f64 {
         let step = &self.steps[step];

@@ -12,6 +12,7 @@ use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceErr
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::Histogram;
 use icecore_storage::metrics::sample::Samples;
+use icecore_storage::outline::Outliner;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
@@ -80,5 +81,14 @@ impl<S: Source> Source for Sorted<S> {
 
     fn read(&self, series: &S::Series, into: &mut Samples) -> Result<(), SourceError> {
         self.0.read(series, into)
+    }
+
+    fn outline(
+        &self,
+        series: &S::Series,
+        outliner: Outliner<'_>,
+        into: &mut Samples,
+    ) -> Result<(), SourceError> {
+        self.0.outline(series, outliner, into)
     }
 }

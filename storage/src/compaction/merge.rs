@@ -75,7 +75,7 @@ fn append_all(
         samples.clear();
         for (input, id) in &origins[id as usize] {
             other.clear();
-            inputs[*input as usize].read(*id, TimeRange::ALL, &mut other)?;
+            inputs[*input as usize].read(*id, TimeRange::ALL, None, &mut other)?;
             chunk::merge(&mut samples, &other);
         }
         writer.append(&samples)?;

@@ -5,6 +5,7 @@
 
 pub(crate) mod layout;
 pub mod meta;
+mod statistics;
 pub(crate) mod writer;
 
 use std::path::{Path, PathBuf};
@@ -26,9 +27,11 @@ use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::metrics::block::statistics::StatisticsCache;
 use crate::metrics::block::writer::{CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
 use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkStatistics};
 use crate::metrics::sample::Samples;
+use crate::outline::Outliner;
 use crate::time::TimeRange;
 use crate::wal::record::{read_exemplar, read_metadata};
 
@@ -69,6 +72,7 @@ pub(crate) struct Block {
     column_ends: Vec<(u64, u32)>,
     columns_cached: RwLock<ColumnCache>,
     statistics: Section,
+    statistics_cached: StatisticsCache,
     exemplars: Section,
     metadata: Section,
     /// Set once no manifest names the block: the file goes with the last reader.
@@ -113,6 +117,14 @@ struct ChunkHead<'a> {
     column: u32,
     missing: &'a [u8],
     value_bytes: usize,
+}
+
+/// Where a chunk is: its series is the `slot`-th of a page.
+#[derive(Clone, Copy, Debug)]
+struct ChunkPlace {
+    page: usize,
+    slot: u32,
+    chunk: usize,
 }
 
 impl Block {
@@ -174,6 +186,7 @@ impl Block {
             return Err(corrupt(index_section.offset, "the index has other series"));
         }
         let checked = (0..directory.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let statistics_cached = StatisticsCache::new(directory.len());
         Ok(Block {
             pages: section(SectionKind::Pages)?,
             columns: section(SectionKind::Columns)?,
@@ -190,6 +203,7 @@ impl Block {
             position_of,
             column_ends,
             columns_cached: RwLock::default(),
+            statistics_cached,
             retired: AtomicBool::new(false),
         })
     }
@@ -238,8 +252,15 @@ impl Block {
         damage.in_file(&self.path, self.index_offset)
     }
 
-    /// Appends the samples of a series that fall into `range`, and perhaps others of its chunks.
-    pub(crate) fn read(&self, id: u32, range: TimeRange, into: &mut Samples) -> Result<()> {
+    /// Appends the samples of a series that fall into `range`, and perhaps others of its chunks; with
+    /// an outliner, stand-ins for some chunks.
+    pub(crate) fn read(
+        &self,
+        id: u32,
+        range: TimeRange,
+        mut outliner: Option<&mut Outliner<'_>>,
+        into: &mut Samples,
+    ) -> Result<()> {
         let position = self.position_of[id as usize];
         let page = self.directory.partition_point(|page| page.first_position <= position) - 1;
         let payload = self.page(page)?;
@@ -252,11 +273,12 @@ impl Block {
         for _ in 0..chunks {
             chunk_head(&mut values).ok_or_else(corrupt)?;
         }
-        for _ in 0..chunks {
+        for chunk in 0..chunks {
             let head = chunk_head(&mut body).ok_or_else(corrupt)?;
             let (of_chunk, rest) = values.split_at_checked(head.value_bytes).ok_or_else(corrupt)?;
             values = rest;
-            self.read_chunk(&head, of_chunk, range, into)?;
+            let at = ChunkPlace { page, slot, chunk };
+            self.read_chunk(&head, at, of_chunk, range, outliner.as_deref_mut(), into)?;
         }
         Ok(())
     }
@@ -264,13 +286,14 @@ impl Block {
     fn read_chunk(
         &self,
         head: &ChunkHead<'_>,
+        at: ChunkPlace,
         values: &[u8],
         range: TimeRange,
+        outliner: Option<&mut Outliner<'_>>,
         into: &mut Samples,
     ) -> Result<()> {
         let corrupt = || self.corrupt(self.pages.offset, "chunk");
         let column = self.column(head.column)?;
-        let was_empty = into.is_empty();
         let own: Vec<i64>;
         let times = match head.flags & CHUNK_MISSING_SLOTS {
             0 => &column[..],
@@ -287,31 +310,55 @@ impl Block {
         if times.len() != head.count {
             return Err(corrupt());
         }
-        if !TimeRange::new(*first, *last).overlaps(range) {
+        let of_chunk = TimeRange::new(*first, *last);
+        if !of_chunk.overlaps(range) {
             return Ok(());
         }
-        if head.flags & CHUNK_HISTOGRAMS == 0 {
-            let start = times.partition_point(|time| *time < range.start_ms);
-            let end = times.partition_point(|time| *time <= range.end_ms);
-            decimal::decode_rows(values, head.count, start..end, &mut into.values)
-                .ok_or_else(corrupt)?;
-            into.timestamps.extend_from_slice(&times[start..end]);
-        } else {
+        let token = match head.flags & CHUNK_MISSING_SLOTS {
+            0 => Some(self.column_token(head.column)),
+            _ => None,
+        };
+        let token = joined_token(into, token);
+        let is_histogram = head.flags & CHUNK_HISTOGRAMS != 0;
+        if let Some(outliner) = outliner
+            && !is_histogram
+            && range.contains(*first)
+            && range.contains(*last)
+            && outliner.wants(of_chunk, head.count)
+            && let Some(statistics) = self.statistics_of(at)?
+            && statistics.count as usize == head.count
+            && let Some(rows) = outliner.put(&statistics, of_chunk, into)
+        {
+            // The rows' times are a function of the column and of how many they are.
+            let is_known = token != 0;
+            into.timestamps_token = u64::from(is_known) * (token ^ u64::from(rows)).max(1);
+            return Ok(());
+        }
+        if is_histogram {
             // Whole: whether a histogram goes on from the one before it is told by that one.
             let decoded = histograms::decode(values, head.count).ok_or_else(corrupt)?;
             for (time, histogram) in times.iter().zip(decoded) {
                 into.push_histogram(*time, histogram);
             }
+        } else {
+            let start = times.partition_point(|time| *time < range.start_ms);
+            let end = times.partition_point(|time| *time <= range.end_ms);
+            decimal::decode_rows(values, head.count, start..end, &mut into.values)
+                .ok_or_else(corrupt)?;
+            into.timestamps.extend_from_slice(&times[start..end]);
         }
-        let plain = head.flags & CHUNK_MISSING_SLOTS == 0;
-        into.timestamps_token = match (was_empty, plain, into.timestamps_token) {
-            (true, true, _) => self.column_token(head.column),
-            (false, true, token) if token != 0 => {
-                token.rotate_left(17) ^ self.column_token(head.column)
-            }
-            _ => 0,
-        };
+        into.timestamps_token = token;
         Ok(())
+    }
+
+    /// Statistics of a chunk, unless decoding it is cheaper by now.
+    fn statistics_of(&self, at: ChunkPlace) -> Result<Option<ChunkStatistics>> {
+        let read = || {
+            let chunks = self.statistics(at.page)?;
+            let payload = self.page(at.page)?;
+            Ok((chunks, chunk_counts(payload)))
+        };
+        self.statistics_cached.get(at.page, at.slot, at.chunk, read)
     }
 
     fn column_token(&self, column: u32) -> u64 {
@@ -359,7 +406,7 @@ impl Block {
         let corrupt = || self.corrupt(self.statistics.offset + offset, "chunk statistics");
         let mut start = usize::try_from(offset).expect("mapped");
         let payload = frame::read(&self.statistics.bytes, &mut start).map_err(|_| corrupt())?;
-        parse_statistics(payload).ok_or_else(corrupt)
+        statistics::parse(payload).ok_or_else(corrupt)
     }
 
     /// Exemplars with the ids of their series.
@@ -401,7 +448,7 @@ impl Block {
         let mut samples = Samples::default();
         for id in 0..self.position_of.len() as u32 {
             samples.clear();
-            self.read(id, TimeRange::ALL, &mut samples)?;
+            self.read(id, TimeRange::ALL, None, &mut samples)?;
         }
         (0..self.directory.len()).try_for_each(|page| self.statistics(page).map(drop))?;
         self.exemplars()?;
@@ -522,6 +569,23 @@ fn series_body(payload: &[u8], slot: u32) -> Option<&[u8]> {
     rest.get((count as usize).checked_mul(4)?..)?.get(offset as usize..)
 }
 
+/// How many chunks each series of a page has; what makes no sense has none.
+fn chunk_counts(payload: &[u8]) -> Vec<u32> {
+    let bodies = (0..).map_while(|slot| series_body(payload, slot));
+    bodies.map(|mut body| read_count(&mut body, 4).unwrap_or(0) as u32).collect()
+}
+
+/// The token of samples and of a whole column behind them, or of timestamps that have none.
+fn joined_token(samples: &Samples, column: Option<u64>) -> u64 {
+    match column {
+        Some(column) if samples.is_empty() => column,
+        Some(column) if samples.timestamps_token != 0 => {
+            samples.timestamps_token.rotate_left(17) ^ column
+        }
+        _ => 0,
+    }
+}
+
 fn chunk_head<'a>(body: &mut &'a [u8]) -> Option<ChunkHead<'a>> {
     let (&flags, rest) = body.split_first()?;
     *body = rest;
@@ -534,49 +598,4 @@ fn chunk_head<'a>(body: &mut &'a [u8]) -> Option<ChunkHead<'a>> {
     let missing = if has_missing { read_bytes(body)? } else { &[] };
     let value_bytes = usize::try_from(varint::read(body)?).ok()?;
     Some(ChunkHead { flags, count, column, missing, value_bytes })
-}
-
-fn parse_statistics(payload: &[u8]) -> Option<Vec<ChunkStatistics>> {
-    let mut rest = payload;
-    let raw_length = usize::try_from(varint::read(&mut rest)?).ok()?;
-    if raw_length > 64 << 20 {
-        return None;
-    }
-    let raw = zstd::bulk::decompress(rest, raw_length).ok()?;
-    let mut rest = &raw[..];
-    let count = read_count(&mut rest, 3)?;
-    let mut chunks = vec![ChunkStatistics::default(); count];
-    let (flags, tail) = rest.split_at_checked(count)?;
-    rest = tail;
-    chunks.iter_mut().zip(flags).for_each(|(chunk, flags)| chunk.flags = *flags);
-    for chunk in &mut chunks {
-        chunk.count = u32::try_from(varint::read(&mut rest)?).ok()?;
-    }
-    for chunk in &mut chunks {
-        chunk.resets = u32::try_from(varint::read(&mut rest)?).ok()?;
-    }
-    let varying = chunks.iter().filter(|c| c.flags & ChunkStatistics::CONSTANT == 0).count();
-    let mut column = |count: usize| {
-        let mut values = Vec::new();
-        decimal::decode(read_bytes(&mut rest)?, count, &mut values)?;
-        Some(values.into_iter())
-    };
-    let mut first = column(count)?;
-    let mut others =
-        [column(varying)?, column(varying)?, column(varying)?, column(varying)?, column(varying)?];
-    for chunk in &mut chunks {
-        chunk.first = first.next()?;
-        if chunk.flags & ChunkStatistics::CONSTANT != 0 {
-            (chunk.last, chunk.min, chunk.max) = (chunk.first, chunk.first, chunk.first);
-            chunk.sum = chunk.first * f64::from(chunk.count);
-        } else {
-            let [last, min, max, sum, reset_sum] = &mut others;
-            chunk.last = last.next()?;
-            chunk.min = min.next()?;
-            chunk.max = max.next()?;
-            chunk.sum = sum.next()?;
-            chunk.reset_sum = reset_sum.next()?;
-        }
-    }
-    Some(chunks)
 }

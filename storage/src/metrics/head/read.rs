@@ -241,6 +241,19 @@ impl HeadCopy {
         }
     }
 
+    /// Whether a series' samples here are known to be none of a range; without a look at those of
+    /// a series that is not plain floats.
+    pub(crate) fn is_apart(&self, view: &ReadView, range: TimeRange) -> bool {
+        let ReadView::Floats(view) = view else { return false };
+        let copy = self.times.get(view.times as usize);
+        let decoded = copy.and_then(|copy| copy.decoded(&self.columns, self.range));
+        decoded.is_some_and(|Decoded { times, rows }| match &times[rows.clone()] {
+            [] => true,
+            [first, .., last] => !TimeRange::new(*first, *last).overlaps(range),
+            [only] => !range.contains(*only),
+        })
+    }
+
     fn read_floats(&self, view: &FloatsView, into: &mut Samples) -> Option<()> {
         let copy = self.times.get(view.times as usize)?;
         let Decoded { times, rows } = copy.decoded(&self.columns, self.range)?;
