@@ -75,7 +75,7 @@ const fn instant(text: &'static str) -> Query {
 }
 
 /// The first seven are the design's.
-const QUERIES: [Query; 25] = [
+const QUERIES: [Query; 29] = [
     instant(r#"device_temperature_celsius{instance="gateway-3:9100"}"#),
     range("sum by (job) (rate(http_requests_total[5m]))", HOUR, 15),
     range("sum by (job) (rate(http_requests_total[5m]))", 13_680_000, 60),
@@ -113,6 +113,11 @@ const QUERIES: [Query; 25] = [
     range("sum by (job) (increase(http_requests_total[1h]))", 24 * HOUR, 900),
     instant("sum by (job) (increase(http_requests_total[1d]))"),
     instant("max by (job) (max_over_time(queue_depth[1d]))"),
+    range("sum by (job) (avg_over_time(process_resident_memory_bytes[1d]))", HOUR, 60),
+    // Chunks that are in a window as a whole.
+    instant("max by (job) (max_over_time(queue_depth[4h]))"),
+    instant("sum by (job) (avg_over_time(process_resident_memory_bytes[4h]))"),
+    instant("sum by (job) (increase(http_requests_total[4h]))"),
 ];
 
 fn main() -> Result<()> {

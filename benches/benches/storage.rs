@@ -121,7 +121,7 @@ fn feed(db: &Db, plan: Plan, with_upkeep: bool) -> Result<Cost> {
         since_upkeep += samples;
         if with_upkeep && since_upkeep >= plan.series {
             since_upkeep = 0;
-            while db.maintain(now_ms)? == Progress::Worked {}
+            while db.maintain(now_ms)? != Progress::Idle {}
         }
         cpu += thread_cpu()? - started;
     }

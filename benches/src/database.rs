@@ -35,7 +35,7 @@ pub fn feed(db: &Db, plan: Plan) -> Result<()> {
 /// Does all upkeep that is due in the hours after `end_ms`: then no sample before is in the head.
 pub fn settle(db: &Db, end_ms: i64) -> Result<()> {
     for hours in 1..=4 {
-        while db.maintain(end_ms + hours * 3_600_000)? == Progress::Worked {}
+        while db.maintain(end_ms + hours * 3_600_000)? != Progress::Idle {}
     }
     Ok(())
 }

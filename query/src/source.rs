@@ -8,6 +8,7 @@ use icecore_storage::Snapshot;
 use icecore_storage::labels::Labels;
 use icecore_storage::matcher::Matcher;
 use icecore_storage::metrics::sample::Samples;
+use icecore_storage::outline::Outliner;
 use icecore_storage::snapshot::{self, Selector};
 use icecore_storage::time::TimeRange;
 
@@ -60,6 +61,17 @@ pub trait Source: Send + Sync {
     /// Clears `into` and fills it with the series' samples in ascending time.
     fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError>;
 
+    /// As [`Self::read`], but chunks that no window cuts may have stand-ins.
+    fn outline(
+        &self,
+        series: &Self::Series,
+        outliner: Outliner<'_>,
+        into: &mut Samples,
+    ) -> Result<(), SourceError> {
+        outliner.left_out.clear();
+        self.read(series, into)
+    }
+
     /// A number that grows with every change of the samples. What is selected after it was asked
     /// for holds every change up to it. `None`: the source cannot tell, and nothing is cached.
     fn generation(&self) -> Option<u64> {
@@ -97,6 +109,15 @@ impl Source for Snapshot {
 
     fn read(&self, series: &Self::Series, into: &mut Samples) -> Result<(), SourceError> {
         Ok(Snapshot::read(self, series, into)?)
+    }
+
+    fn outline(
+        &self,
+        series: &Self::Series,
+        outliner: Outliner<'_>,
+        into: &mut Samples,
+    ) -> Result<(), SourceError> {
+        Ok(Snapshot::outline(self, series, outliner, into)?)
     }
 
     fn generation(&self) -> Option<u64> {

@@ -280,7 +280,7 @@ impl Machine {
                 self.append(&rows);
             }
             Step::Wait(ms) => self.now += ms,
-            Step::Maintain => while self.db.maintain(self.now).unwrap() == Progress::Worked {},
+            Step::Maintain => while self.db.maintain(self.now).unwrap() != Progress::Idle {},
             Step::Ask { query, step_ms, steps, ago_steps } => {
                 let end_ms = (self.now / step_ms - ago_steps) * step_ms;
                 self.ask(*query, (end_ms - steps * step_ms, end_ms, *step_ms));
@@ -367,7 +367,7 @@ fn sums_over_many_series_do_not_depend_on_where_samples_are() {
     };
     (0..40).step_by(7).for_each(ask_all);
     let now = START_MS + 700 * 15_000;
-    while db.maintain(now + WINDOW_MS).unwrap() == Progress::Worked {}
+    while db.maintain(now + WINDOW_MS).unwrap() != Progress::Idle {}
     assert!(db.stats().blocks > 0);
     let before = cache.stats();
     (0..45).step_by(5).for_each(ask_all);

@@ -31,6 +31,7 @@ pub mod limits;
 pub(crate) mod manifest;
 pub mod matcher;
 pub mod metrics;
+pub mod outline;
 pub mod recovery;
 pub mod regex;
 pub mod retention;

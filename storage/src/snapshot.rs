@@ -13,6 +13,7 @@ use roaring::RoaringBitmap;
 
 use crate::db::Inner;
 use crate::error::{Error, Result};
+use crate::index::head::LastLabels;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
@@ -21,6 +22,7 @@ use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::head::Head;
 use crate::metrics::sample::Samples;
 use crate::metrics::{chunk, companion};
+use crate::outline::Outliner;
 pub use crate::selection::SelectedSeries;
 use crate::selection::{FromHead, HeadSeries, Joined};
 use crate::time::TimeRange;
@@ -111,6 +113,7 @@ impl Snapshot {
         let version = self.db.version();
         let mut from_head = Vec::with_capacity(selectors.len());
         let companions = head.index.with_label(companion::LABEL);
+        let mut last_labels = LastLabels::default();
         for selector in selectors {
             let mut series = FromHead::new(selector.range);
             let mut of_companions = FromHead::new(selector.range);
@@ -122,7 +125,8 @@ impl Snapshot {
                 let into = if is_companion { &mut of_companions } else { &mut series };
                 let held = into.copy.bytes_held();
                 let Some(view) = into.copy.add(head.series(id), &head.columns) else { continue };
-                let mut labels = head.index.labels(id);
+                let bytes = head.index.label_bytes_after(id, &mut last_labels);
+                let mut labels = Labels::from_pairs_of_an_index(bytes);
                 let mut identity = head.identity(id);
                 if is_companion {
                     labels = companion::labels_of_series(&labels);
@@ -192,28 +196,57 @@ impl Snapshot {
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
     /// neighbours outside the range may come with them.
     pub fn read(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
-        self.read_one(series, into)?;
+        self.read_one(series, None, into)?;
         if let Some(companion) = &series.start_timestamps {
             let mut starts = Samples::default();
-            self.read_one(companion, &mut starts)?;
+            self.read_one(companion, None, &mut starts)?;
             companion::join(into, &starts);
         }
         Ok(())
     }
 
+    /// As [`Self::read`], but chunks that no window cuts may have stand-ins, unless anything else of
+    /// the series reaches into their time. A series with start timestamps has none.
+    pub fn outline(
+        &self,
+        series: &SelectedSeries,
+        mut outliner: Outliner<'_>,
+        into: &mut Samples,
+    ) -> Result<()> {
+        outliner.left_out.clear();
+        match &series.start_timestamps {
+            None => self.read_one(series, Some(&mut outliner), into),
+            Some(_) => self.read(series, into),
+        }
+    }
+
     /// [`Self::read`] without start timestamps.
-    fn read_one(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
+    fn read_one(
+        &self,
+        series: &SelectedSeries,
+        mut outliner: Option<&mut Outliner<'_>>,
+        into: &mut Samples,
+    ) -> Result<()> {
         into.clear();
         let mut newest = i64::MIN;
         let mut scratch = Samples::default();
         let selection = &series.selection;
-        for (index, id) in series.places() {
+        let mut places = series.places().iter().peekable();
+        while let Some((index, id)) = places.next() {
+            let meta = |index: u32| selection.version.blocks[index as usize].meta();
+            let range = meta(*index).range;
+            let follows = into.is_empty() || range.start_ms > newest;
+            // Blocks come by the start of their windows, so the next is the first of the others.
+            let is_alone = follows
+                && places.peek().is_none_or(|(next, _)| meta(*next).window.start_ms > range.end_ms)
+                && series.head.as_ref().is_none_or(|view| selection.head.is_apart(view, range));
+            let outliner = outliner.as_deref_mut().filter(|_| is_alone);
             let block = &selection.version.blocks[*index as usize];
-            if into.is_empty() || block.meta().range.start_ms > newest {
-                block.read(*id, selection.range, into)?;
+            if follows {
+                block.read(*id, selection.range, outliner, into)?;
             } else {
                 scratch.clear();
-                block.read(*id, selection.range, &mut scratch)?;
+                block.read(*id, selection.range, None, &mut scratch)?;
                 chunk::merge(into, &scratch);
             }
             newest = into.timestamps.last().copied().unwrap_or(i64::MIN);

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::engine::QueryError;
 use crate::exec::aggregate::{self, Grouping, Groups};
 use crate::exec::budget::{Budget, Growing};
+use crate::exec::outline::Outline;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
 use crate::exec::series::Series;
@@ -50,7 +51,13 @@ pub(crate) trait Input: Sync {
     /// The labels, and whether the name is marked to go.
     fn meta(&self, index: usize) -> (&Labels, bool);
 
-    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError>;
+    /// With an outline, chunks of storage may have stand-ins.
+    fn read(
+        &self,
+        index: usize,
+        outline: Option<&Outline>,
+        into: &mut Series,
+    ) -> Result<(), QueryError>;
 }
 
 /// The series of a selection.
@@ -70,8 +77,18 @@ impl<S: Source> Input for Stored<'_, S> {
         (&self.series[index].0, false)
     }
 
-    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
-        let read = self.source.read(&self.series[index].1, &mut into.samples);
+    fn read(
+        &self,
+        index: usize,
+        outline: Option<&Outline>,
+        into: &mut Series,
+    ) -> Result<(), QueryError> {
+        let series = &self.series[index].1;
+        into.left_out.clear();
+        let read = match outline {
+            Some(outline) => outline.read(self.source, series, into),
+            None => self.source.read(series, &mut into.samples),
+        };
         read.map_err(|error| QueryError::Internal(error.message))?;
         into.set_stored(self.statistics_only);
         Ok(())
@@ -94,7 +111,12 @@ impl Input for Inner {
         (&meta.labels, meta.drop_name)
     }
 
-    fn read(&self, index: usize, into: &mut Series) -> Result<(), QueryError> {
+    fn read(
+        &self,
+        index: usize,
+        _outline: Option<&Outline>,
+        into: &mut Series,
+    ) -> Result<(), QueryError> {
         into.clear();
         let values = self.rows.values(index);
         let mut histograms = self.rows.histograms[index].iter().peekable();
@@ -158,6 +180,13 @@ impl Leaf<'_> {
         (MORSEL_CELLS / cells).clamp(1, MORSEL_SERIES_MAX)
     }
 
+    fn outline(&self) -> Option<Outline> {
+        match self {
+            Leaf::Window(call) => Outline::of(call),
+            Leaf::Select { .. } | Leaf::Smoothed { .. } => None,
+        }
+    }
+
     fn drops_name(&self) -> bool {
         match self {
             Leaf::Select { emit, .. } => {
@@ -216,6 +245,7 @@ struct Scratch {
 struct Run<'a, I> {
     input: &'a I,
     leaf: Leaf<'a>,
+    outline: Option<Outline>,
     sink: Sink<'a>,
     /// The input's series in the order in which they are computed.
     order: Vec<u32>,
@@ -246,7 +276,8 @@ pub(crate) fn run<I: Input>(
     if matches!(sink, Sink::Rows) {
         session.budget.expect_bytes((input.len() as u64).saturating_mul(steps * 8) / 2)?;
     }
-    let run = Run { input, leaf, sink, order, check_labels: drops && !same_names(input) };
+    let outline = leaf.outline();
+    let run = Run { input, leaf, outline, sink, order, check_labels: drops && !same_names(input) };
     let mut total = run.total(session.fork());
     if input.len() < PARALLEL_SERIES_MIN {
         run.morsel(0..input.len(), &mut Scratch::default(), &mut total)?;
@@ -350,7 +381,7 @@ impl<'a, I: Input> Run<'a, I> {
     ) -> Result<(), QueryError> {
         let (labels, marked) = self.input.meta(index);
         let Scratch { series, picks, window, row, key, no_counter } = scratch;
-        self.input.read(index, series)?;
+        self.input.read(index, self.outline.as_ref(), series)?;
         let session = &mut output.session;
         session.is_of_its_range |= series.has_histograms();
         let metric = match &self.leaf {

@@ -27,6 +27,7 @@ mod label_edit;
 mod leaf;
 mod limit;
 mod operator;
+mod outline;
 mod over_time;
 mod quantile;
 mod ranked;

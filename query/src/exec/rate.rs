@@ -70,7 +70,14 @@ impl RateSteps {
         }
         self.find_strides(bounds);
         self.measure(timestamps, bounds, view);
-        self.extrapolate(bounds);
+        if bounds.left_out.is_empty() {
+            let windows = bounds.low.iter().zip(&bounds.high);
+            let gaps = windows.map(|(low, high)| high.wrapping_sub(*low).wrapping_sub(1));
+            self.extrapolate(gaps.map(f64::from));
+        } else {
+            let gaps = |step| bounds.samples(step).wrapping_sub(1) as f64;
+            self.extrapolate((0..steps).map(gaps));
+        }
     }
 
     fn find_strides(&mut self, bounds: &Bounds) {
@@ -113,15 +120,14 @@ impl RateSteps {
     }
 
     /// From distances to what is extrapolated. Without branches, since divisions take long and are
-    /// made by vectors.
-    fn extrapolate(&mut self, bounds: &Bounds) {
+    /// made by vectors. `gaps`: between the samples of each window.
+    fn extrapolate(&mut self, gaps: impl Iterator<Item = f64>) {
         let divisor = self.divisor;
-        let windows = bounds.low.iter().zip(&bounds.high);
         let edges = self.to_start.iter_mut().zip(&mut self.to_end);
         let columns = self.sampled_interval.iter_mut().zip(edges).zip(&mut self.factor);
-        for ((low, high), ((interval, (to_start, to_end)), out)) in windows.zip(columns) {
+        for (gaps, ((interval, (to_start, to_end)), out)) in gaps.zip(columns) {
             *interval /= 1000.0;
-            let average_gap = *interval / f64::from(high.wrapping_sub(*low).wrapping_sub(1));
+            let average_gap = *interval / gaps;
             // A sample is missing between the window's edge and the sample next to it if they are
             // further apart than this; then the series is taken to end half a gap away.
             let threshold = average_gap * 1.1;

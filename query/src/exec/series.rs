@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use icecore_storage::metrics::histogram::ResetHint;
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
+use icecore_storage::outline::LeftOut;
 
 use crate::histogram::FloatHistogram;
 
@@ -18,6 +19,8 @@ use crate::histogram::FloatHistogram;
 pub(crate) struct Series {
     /// Rows with a histogram hold the stale NaN or 0, as when they were read.
     pub(crate) samples: Samples,
+    /// Samples for which others stand, in order of time; only where there are no histograms.
+    pub(crate) left_out: Vec<LeftOut>,
     /// Only count and sum of the histograms are looked at. Resets are found while reading then.
     pub(crate) statistics_only: bool,
     /// The rows with a histogram, ascending.
@@ -43,6 +46,7 @@ impl Series {
 
     pub(crate) fn clear(&mut self) {
         self.samples.clear();
+        self.left_out.clear();
         self.statistics_only = false;
         self.histogram_rows.clear();
         self.converted.clear();

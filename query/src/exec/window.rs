@@ -8,13 +8,14 @@
 //! and `over_time.rs`. A series with native histograms takes the way through `histogram_window.rs`.
 
 use icecore_storage::metrics::sample::is_stale_nan;
+use icecore_storage::outline::LeftOut;
 
 use crate::engine::QueryError;
 use crate::exec::rate::{self, RateKind, RateSteps};
 use crate::exec::rows::RowBuffer;
 use crate::exec::samples::LiveSamples;
 use crate::exec::series::Series;
-use crate::exec::{Scalar, Session, extended, histogram_window, over_time, start_time};
+use crate::exec::{Scalar, Session, extended, histogram_window, outline, over_time, start_time};
 use crate::functions::FunctionId;
 use crate::parser::ast::Span;
 use crate::plan::extension::Extension;
@@ -62,6 +63,8 @@ pub(crate) struct Bounds {
     pub(crate) high: Vec<u32>,
     /// Steps whose window is not empty.
     pub(crate) mask: Vec<u64>,
+    /// Samples of each window for which others stand; empty where there are none.
+    pub(crate) left_out: Vec<u32>,
     /// Samples in all windows together, and in the largest.
     pub(crate) total: u64,
     pub(crate) largest: u64,
@@ -69,6 +72,7 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     pub(crate) fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
+        self.left_out.clear();
         self.low.resize(times.steps, 0);
         self.high.resize(times.steps, 0);
         positions(timestamps, times, &mut self.high);
@@ -119,6 +123,21 @@ impl Bounds {
 
     pub(crate) fn window(&self, step: usize) -> std::ops::Range<usize> {
         self.low[step] as usize..self.high[step] as usize
+    }
+
+    /// How many samples a window has, whatever stands for them.
+    pub(crate) fn samples(&self, step: usize) -> u64 {
+        let left_out = self.left_out.get(step).copied().unwrap_or(0);
+        self.window(step).len() as u64 + u64::from(left_out)
+    }
+
+    /// Counts samples for which others stand.
+    fn add_left_out(&mut self, left_out: &[LeftOut], times: Times, window_ms: i64) {
+        outline::count_left_out(left_out, times, window_ms, &mut self.left_out);
+        if !left_out.is_empty() {
+            let samples = || (0..times.steps).map(|step| self.samples(step));
+            (self.total, self.largest) = (samples().sum(), samples().max().unwrap_or(0));
+        }
     }
 }
 
@@ -184,7 +203,7 @@ pub(crate) fn evaluate(
         let live = &mut scratch.live;
         return extended::evaluate(call, extension, metric, series, live, row, session);
     }
-    let samples = &series.samples;
+    let Series { samples, left_out, .. } = &*series;
     let has_starts = session.use_start_timestamps && !samples.start_timestamps.is_empty();
     if has_starts && start_time::concerns(call.id) {
         return start_time::evaluate(call, metric, series, &mut scratch.live, row, session);
@@ -199,7 +218,7 @@ pub(crate) fn evaluate(
             timestamps_token: samples.timestamps_token,
             never_fall,
         };
-        return floats(call, columns, scratch, row, session);
+        return floats(call, columns, left_out, scratch, row, session);
     }
     let mut timestamps = std::mem::take(&mut scratch.timestamps);
     let mut values = std::mem::take(&mut scratch.values);
@@ -207,7 +226,7 @@ pub(crate) fn evaluate(
     let columns =
         Floats { timestamps: &timestamps, values: &values, timestamps_token: 0, never_fall: false };
     let result = match series.has_histograms() {
-        false => floats(call, columns, scratch, row, session),
+        false => floats(call, columns, &series.left_out, scratch, row, session),
         true => histogram_window::evaluate(call, metric, series, columns, scratch, row, session),
     };
     scratch.timestamps = timestamps;
@@ -241,21 +260,29 @@ fn live_floats(series: &Series, timestamps: &mut Vec<i64>, values: &mut Vec<f64>
 fn floats(
     call: &WindowCall<'_>,
     columns: Floats<'_>,
+    left_out: &[LeftOut],
     scratch: &mut WindowScratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     let (timestamps, token) = (columns.timestamps, columns.timestamps_token);
     if token == 0 || scratch.bounds_token != token {
-        scratch.bounds.update(timestamps, call.view.times, call.view.window_ms);
+        let View { times, window_ms } = call.view;
+        scratch.bounds.update(timestamps, times, window_ms);
+        scratch.bounds.add_left_out(left_out, times, window_ms);
         scratch.bounds_token = token;
     }
     let bounds = &scratch.bounds;
-    let at_step = |step| bounds.window(step).len() as u64;
-    session.count_samples(bounds.total, bounds.low.len(), at_step);
+    session.count_samples(bounds.total, bounds.low.len(), |step| bounds.samples(step));
     session.budget.touch(scratch.bounds.largest)?;
     over_time::check_parameters(call, &scratch.bounds.mask)?;
-    compute(call, columns, scratch, row, session);
+    if left_out.is_empty() {
+        compute(call, columns, scratch, row, session);
+        return Ok(());
+    }
+    let of_stand_ins = WindowCall { id: outline::computed(call.id), ..*call };
+    compute(&of_stand_ins, columns, scratch, row, session);
+    outline::finish(call.id, &scratch.bounds, row);
     Ok(())
 }
 

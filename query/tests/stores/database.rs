@@ -19,11 +19,11 @@ use super::{Sample, Series, Store, Value};
 /// Tests have samples from 1970 on; nothing of them is too old or too new at this time.
 const NOW_MS: i64 = 1 << 42;
 
-const HOUR_MS: i64 = 60 * 60 * 1000;
+pub(crate) const HOUR_MS: i64 = 60 * 60 * 1000;
 
 /// A database whose clock is moved on by hand.
 #[derive(Debug)]
-struct Database {
+pub(crate) struct Database {
     disk: SimDisk,
     db: Option<Db>,
     now_ms: i64,
@@ -42,12 +42,12 @@ fn open(disk: &SimDisk, now_ms: i64) -> Db {
 }
 
 impl Database {
-    fn db(&self) -> &Db {
+    pub(crate) fn db(&self) -> &Db {
         self.db.as_ref().expect("it is open between the steps")
     }
 
     /// Appends those samples that are `wanted`.
-    fn append(&self, series: &[Series], wanted: impl Fn(&Labels, &Sample) -> bool) {
+    pub(crate) fn append(&self, series: &[Series], wanted: impl Fn(&Labels, &Sample) -> bool) {
         // Labels without a metric name are legal in scripts.
         let mut batch =
             Batch::new(|key, _| Labels::from_canonical_bytes(key), |_| "a series".into());
@@ -78,7 +78,7 @@ impl Database {
     }
 
     /// Lets an hour pass, with up to `steps` of upkeep.
-    fn maintain(&mut self, steps: usize) {
+    pub(crate) fn maintain(&mut self, steps: usize) {
         self.now_ms += HOUR_MS;
         for _ in 0..steps {
             let progress = self.db().maintain(self.now_ms).expect("a disk without faults");
@@ -97,7 +97,7 @@ impl Database {
 }
 
 /// A number for a sample, equal in every run.
-fn number(labels: &Labels, sample: &Sample) -> u64 {
+pub(crate) fn number(labels: &Labels, sample: &Sample) -> u64 {
     let mut hasher = DefaultHasher::new();
     (labels.as_bytes(), sample.timestamp).hash(&mut hasher);
     hasher.finish()

@@ -87,7 +87,7 @@ impl Merge {
         samples.clear();
         for (input, id) in &self.origins[id as usize] {
             other.clear();
-            self.inputs[*input as usize].read(*id, TimeRange::ALL, other)?;
+            self.inputs[*input as usize].read(*id, TimeRange::ALL, None, other)?;
             chunk::merge(samples, other);
         }
         self.writer.append(samples)?;

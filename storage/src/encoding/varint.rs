@@ -60,8 +60,14 @@ pub fn unzigzag(value: u64) -> i64 {
 }
 
 /// Bytes behind their length.
+#[inline]
 pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    write(out, bytes.len() as u64);
+    out.reserve(bytes.len() + 1);
+    match u8::try_from(bytes.len()) {
+        // Most are short.
+        Ok(length @ ..0x80) => out.push(length),
+        _ => write(out, bytes.len() as u64),
+    }
     out.extend_from_slice(bytes);
 }
 

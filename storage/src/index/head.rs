@@ -36,6 +36,15 @@ pub struct HeadIndex {
     last_row: Vec<PairId>,
 }
 
+/// The labels of a series, from which those of the next are made; the index must not change
+/// between them.
+#[derive(Debug, Default)]
+pub(crate) struct LastLabels {
+    /// The pairs, and where each of them ends in `bytes`.
+    pairs: Vec<(PairId, usize)>,
+    bytes: Vec<u8>,
+}
+
 #[derive(Debug, Default)]
 struct NameEntry {
     values: BTreeMap<Arc<str>, PairId>,
@@ -162,6 +171,28 @@ impl HeadIndex {
         for (name, value) in self.pairs(id) {
             labels::push_pair(into, name, value);
         }
+    }
+
+    /// The canonical label bytes of a series, made from those of the series before where they begin
+    /// with the same pairs.
+    pub(crate) fn label_bytes_after<'a>(&self, id: u32, before: &'a mut LastLabels) -> &'a [u8] {
+        let LastLabels { pairs, bytes } = before;
+        let mut same = 0;
+        for number in self.rows.get(id) {
+            if pairs.get(same).is_some_and(|(known, _)| *known == number) {
+                same += 1;
+                continue;
+            }
+            pairs.truncate(same);
+            bytes.truncate(pairs.last().map_or(0, |(_, end)| *end));
+            let pair = self.pairs.get(number);
+            labels::push_pair(bytes, self.pairs.name(pair.name), &*pair.value);
+            pairs.push((number, bytes.len()));
+            same = pairs.len();
+        }
+        pairs.truncate(same);
+        bytes.truncate(pairs.last().map_or(0, |(_, end)| *end));
+        bytes
     }
 
     /// Whether a series has exactly the labels of which these are the canonical bytes. Cheaper
@@ -407,8 +438,10 @@ mod tests {
         queries: &[Vec<Matcher>],
     ) -> Result<(), TestCaseError> {
         prop_assert!(index.all().iter().eq(model.ids()));
+        let mut last = LastLabels::default();
         for (id, labels) in model.iter() {
             prop_assert_eq!(&index.labels(id), labels);
+            prop_assert_eq!(index.label_bytes_after(id, &mut last), labels.as_bytes());
             prop_assert!(index.has_label_bytes(id, labels.as_bytes()));
             prop_assert!(!index.has_label_bytes(id, &[labels.as_bytes(), b"\x01a\x01b"].concat()));
         }

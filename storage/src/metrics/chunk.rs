@@ -111,7 +111,8 @@ pub struct ChunkStatistics {
     pub count: u32,
     pub first: f64,
     pub last: f64,
-    /// Least and greatest of the values that are not NaN; NaN if there is none.
+    /// Least and greatest of the values that are not NaN, of equal ones (0 and -0) the first; NaN
+    /// if there is none.
     pub min: f64,
     pub max: f64,
     /// In order of time; exact only with [`ChunkStatistics::ALL_INTEGERS`].
@@ -154,9 +155,12 @@ impl ChunkStatistics {
             }
             of.sum += value;
             absolute_sum += value.abs();
-            // `min` and `max` prefer the operand that is a number.
-            of.min = of.min.min(value);
-            of.max = of.max.max(value);
+            if value < of.min || of.min.is_nan() {
+                of.min = value;
+            }
+            if value > of.max || of.max.is_nan() {
+                of.max = value;
+            }
             if value.is_nan() {
                 of.flags |= ChunkStatistics::HAS_NAN;
             }
@@ -280,5 +284,14 @@ mod tests {
         assert_eq!((of.first, of.last, of.min, of.max, of.sum), (5.0, 2.0, 2.0, 7.0, 14.0));
         assert_eq!((of.resets, of.reset_sum, of.count), (1, 7.0, 4));
         assert_eq!(of.flags, ChunkStatistics::HAS_STALE | ChunkStatistics::ALL_INTEGERS);
+    }
+
+    #[test]
+    fn of_equal_extremes_the_first_is_known_and_nan_is_none() {
+        let bits = |of: ChunkStatistics| (of.min.to_bits(), of.max.to_bits());
+        let (zero, negative) = (0.0f64.to_bits(), (-0.0f64).to_bits());
+        assert_eq!(bits(ChunkStatistics::of(&[f64::NAN, -0.0, 0.0])), (negative, negative));
+        assert_eq!(bits(ChunkStatistics::of(&[0.0, f64::NAN, -0.0])), (zero, zero));
+        assert!(ChunkStatistics::of(&[f64::NAN]).min.is_nan());
     }
 }

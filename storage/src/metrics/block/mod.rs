@@ -6,6 +6,7 @@
 pub(crate) mod layout;
 pub mod meta;
 pub(crate) mod page_cache;
+mod statistics;
 pub(crate) mod writer;
 
 use std::path::{Path, PathBuf};
@@ -28,10 +29,12 @@ use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::page_cache::PageCache;
+use crate::metrics::block::statistics::StatisticsCache;
 use crate::metrics::block::writer::{CHUNK_COMPONENT_SHIFT, CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
 use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkGrid, ChunkStatistics};
 use crate::metrics::rollup::{Component, Components, Rollup};
 use crate::metrics::sample::Samples;
+use crate::outline::Outliner;
 use crate::time::TimeRange;
 use crate::wal::record::{read_exemplar, read_metadata};
 
@@ -77,6 +80,7 @@ pub(crate) struct Block {
     column_ends: Vec<(u64, u32)>,
     columns_cached: RwLock<ColumnCache>,
     statistics: Section,
+    statistics_cached: StatisticsCache,
     exemplars: Section,
     metadata: Section,
     /// Set once no manifest names the block: the file goes with the last reader.
@@ -146,6 +150,14 @@ impl std::ops::Deref for Page<'_> {
     }
 }
 
+/// Where a chunk is: its series is the `slot`-th of a page.
+#[derive(Clone, Copy, Debug)]
+struct ChunkPlace {
+    page: usize,
+    slot: u32,
+    chunk: usize,
+}
+
 impl Block {
     /// Opens the block of a file name that a manifest or a folder listing gave.
     /// Decompressed pages, if the block has compressed ones, are kept in `cache`.
@@ -207,6 +219,7 @@ impl Block {
             return Err(corrupt(index_section.offset, "the index has other series"));
         }
         let checked = (0..directory.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let statistics_cached = StatisticsCache::new(directory.len());
         Ok(Block {
             pages: section(SectionKind::Pages)?,
             columns: section(SectionKind::Columns)?,
@@ -224,6 +237,7 @@ impl Block {
             position_of,
             column_ends,
             columns_cached: RwLock::default(),
+            statistics_cached,
             retired: AtomicBool::new(false),
         })
     }
@@ -272,10 +286,19 @@ impl Block {
         damage.in_file(&self.path, self.index_offset)
     }
 
-    /// Appends the samples of a series that fall into `range`, and perhaps others of its chunks.
-    pub(crate) fn read(&self, id: u32, range: TimeRange, into: &mut Samples) -> Result<()> {
-        self.visit_chunks(id, |head, values| match head.component() {
-            Some(Component::Raw) => self.read_chunk(head, values, range, into),
+    /// Appends the samples of a series that fall into `range`, and perhaps others of its chunks; with
+    /// an outliner, stand-ins for some chunks.
+    pub(crate) fn read(
+        &self,
+        id: u32,
+        range: TimeRange,
+        mut outliner: Option<&mut Outliner<'_>>,
+        into: &mut Samples,
+    ) -> Result<()> {
+        self.visit_chunks(id, |head, at, values| match head.component() {
+            Some(Component::Raw) => {
+                self.read_chunk(head, at, values, range, outliner.as_deref_mut(), into)
+            }
             _ => Err(self.corrupt(self.pages.offset, "chunk of a rollup")),
         })
     }
@@ -294,9 +317,12 @@ impl Block {
         let stored = wanted.with_implying();
         // Whole chunks on the grid of chunks, so that all columns have the same buckets.
         let range = ChunkGrid::of_tier(resolution_ms).whole(range);
-        self.visit_chunks(id, |head, values| match head.component() {
+        self.visit_chunks(id, |head, at, values| match head.component() {
             Some(component) if component != Component::Raw => match stored.contains(component) {
-                true => self.read_chunk(head, values, range, into.column_mut(component)),
+                true => {
+                    let column = into.column_mut(component);
+                    self.read_chunk(head, at, values, range, None, column)
+                }
                 false => Ok(()),
             },
             _ => Err(self.corrupt(self.pages.offset, "chunk of a rollup")),
@@ -312,7 +338,7 @@ impl Block {
     fn visit_chunks(
         &self,
         id: u32,
-        mut visit: impl FnMut(&ChunkHead<'_>, &[u8]) -> Result<()>,
+        mut visit: impl FnMut(&ChunkHead<'_>, ChunkPlace, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let position = self.position_of[id as usize];
         let page = self.directory.partition_point(|page| page.first_position <= position) - 1;
@@ -326,11 +352,11 @@ impl Block {
         for _ in 0..chunks {
             chunk_head(&mut values).ok_or_else(corrupt)?;
         }
-        for _ in 0..chunks {
+        for chunk in 0..chunks {
             let head = chunk_head(&mut body).ok_or_else(corrupt)?;
             let (of_chunk, rest) = values.split_at_checked(head.value_bytes).ok_or_else(corrupt)?;
             values = rest;
-            visit(&head, of_chunk)?;
+            visit(&head, ChunkPlace { page, slot, chunk }, of_chunk)?;
         }
         Ok(())
     }
@@ -338,13 +364,14 @@ impl Block {
     fn read_chunk(
         &self,
         head: &ChunkHead<'_>,
+        at: ChunkPlace,
         values: &[u8],
         range: TimeRange,
+        outliner: Option<&mut Outliner<'_>>,
         into: &mut Samples,
     ) -> Result<()> {
         let corrupt = || self.corrupt(self.pages.offset, "chunk");
         let column = self.column(head.column)?;
-        let was_empty = into.is_empty();
         let own: Vec<i64>;
         let times = match head.flags & CHUNK_MISSING_SLOTS {
             0 => &column[..],
@@ -361,34 +388,53 @@ impl Block {
         if times.len() != head.count {
             return Err(corrupt());
         }
-        if !TimeRange::new(*first, *last).overlaps(range) {
+        let of_chunk = TimeRange::new(*first, *last);
+        if !of_chunk.overlaps(range) {
             return Ok(());
         }
-        if head.flags & CHUNK_HISTOGRAMS == 0 {
-            let start = times.partition_point(|time| *time < range.start_ms);
-            let end = times.partition_point(|time| *time <= range.end_ms);
-            decimal::decode_rows(values, head.count, start..end, &mut into.values)
-                .ok_or_else(corrupt)?;
-            into.timestamps.extend_from_slice(&times[start..end]);
-        } else {
+        let is_histogram = head.flags & CHUNK_HISTOGRAMS != 0;
+        // Floats of the same column come without what is outside of the range, histograms with it.
+        let is_whole = range.contains(*first) && range.contains(*last);
+        let is_plain = head.flags & CHUNK_MISSING_SLOTS == 0 && (!is_histogram || is_whole);
+        let token = joined_token(into, is_plain.then(|| self.column_token(head.column)));
+        if let Some(outliner) = outliner
+            && !is_histogram
+            && is_whole
+            && outliner.wants(of_chunk, head.count)
+            && let Some(statistics) = self.statistics_of(at)?
+            && statistics.count as usize == head.count
+            && let Some(rows) = outliner.put(&statistics, of_chunk, into)
+        {
+            // The rows' times are a function of the column and of how many they are.
+            let is_known = token != 0;
+            into.timestamps_token = u64::from(is_known) * (token ^ u64::from(rows)).max(1);
+            return Ok(());
+        }
+        if is_histogram {
             // Whole: whether a histogram goes on from the one before it is told by that one.
             let decoded = histograms::decode(values, head.count).ok_or_else(corrupt)?;
             for (time, histogram) in times.iter().zip(decoded) {
                 into.push_histogram(*time, histogram);
             }
+        } else {
+            let start = times.partition_point(|time| *time < range.start_ms);
+            let end = times.partition_point(|time| *time <= range.end_ms);
+            decimal::decode_rows(values, head.count, start..end, &mut into.values)
+                .ok_or_else(corrupt)?;
+            into.timestamps.extend_from_slice(&times[start..end]);
         }
-        // Floats of the same column come without what is outside of the range.
-        let is_cut = head.flags & CHUNK_HISTOGRAMS == 0;
-        let is_whole = range.start_ms <= *first && *last <= range.end_ms;
-        let plain = head.flags & CHUNK_MISSING_SLOTS == 0 && (is_cut || is_whole);
-        into.timestamps_token = match (was_empty, plain, into.timestamps_token) {
-            (true, true, _) => self.column_token(head.column),
-            (false, true, token) if token != 0 => {
-                token.rotate_left(17) ^ self.column_token(head.column)
-            }
-            _ => 0,
-        };
+        into.timestamps_token = token;
         Ok(())
+    }
+
+    /// Statistics of a chunk, unless decoding it is cheaper by now.
+    fn statistics_of(&self, at: ChunkPlace) -> Result<Option<ChunkStatistics>> {
+        let read = || {
+            let chunks = self.statistics(at.page)?;
+            let payload = self.page(at.page)?;
+            Ok((chunks, chunk_counts(&payload)))
+        };
+        self.statistics_cached.get(at.page, at.slot, at.chunk, read)
     }
 
     fn column_token(&self, column: u32) -> u64 {
@@ -451,7 +497,7 @@ impl Block {
         let corrupt = || self.corrupt(self.statistics.offset + offset, "chunk statistics");
         let mut start = usize::try_from(offset).expect("mapped");
         let payload = frame::read(&self.statistics.bytes, &mut start).map_err(|_| corrupt())?;
-        parse_statistics(payload).ok_or_else(corrupt)
+        statistics::parse(payload).ok_or_else(corrupt)
     }
 
     /// Exemplars with the ids of their series.
@@ -495,7 +541,7 @@ impl Block {
             match self.meta.tier_ms {
                 0 => {
                     samples.clear();
-                    self.read(id, TimeRange::ALL, &mut samples)?;
+                    self.read(id, TimeRange::ALL, None, &mut samples)?;
                 }
                 _ => {
                     let mut rollup = Rollup::default();
@@ -622,6 +668,23 @@ fn series_body(payload: &[u8], slot: u32) -> Option<&[u8]> {
     rest.get((count as usize).checked_mul(4)?..)?.get(offset as usize..)
 }
 
+/// How many chunks each series of a page has; what makes no sense has none.
+fn chunk_counts(payload: &[u8]) -> Vec<u32> {
+    let bodies = (0..).map_while(|slot| series_body(payload, slot));
+    bodies.map(|mut body| read_count(&mut body, 4).unwrap_or(0) as u32).collect()
+}
+
+/// The token of samples and of a whole column behind them, or of timestamps that have none.
+fn joined_token(samples: &Samples, column: Option<u64>) -> u64 {
+    match column {
+        Some(column) if samples.is_empty() => column,
+        Some(column) if samples.timestamps_token != 0 => {
+            samples.timestamps_token.rotate_left(17) ^ column
+        }
+        _ => 0,
+    }
+}
+
 fn chunk_head<'a>(body: &mut &'a [u8]) -> Option<ChunkHead<'a>> {
     let (&flags, rest) = body.split_first()?;
     *body = rest;
@@ -635,49 +698,4 @@ fn chunk_head<'a>(body: &mut &'a [u8]) -> Option<ChunkHead<'a>> {
     let missing = if has_missing { read_bytes(body)? } else { &[] };
     let value_bytes = usize::try_from(varint::read(body)?).ok()?;
     Some(ChunkHead { flags, count, column, missing, value_bytes })
-}
-
-fn parse_statistics(payload: &[u8]) -> Option<Vec<ChunkStatistics>> {
-    let mut rest = payload;
-    let raw_length = usize::try_from(varint::read(&mut rest)?).ok()?;
-    if raw_length > 64 << 20 {
-        return None;
-    }
-    let raw = zstd::bulk::decompress(rest, raw_length).ok()?;
-    let mut rest = &raw[..];
-    let count = read_count(&mut rest, 3)?;
-    let mut chunks = vec![ChunkStatistics::default(); count];
-    let (flags, tail) = rest.split_at_checked(count)?;
-    rest = tail;
-    chunks.iter_mut().zip(flags).for_each(|(chunk, flags)| chunk.flags = *flags);
-    for chunk in &mut chunks {
-        chunk.count = u32::try_from(varint::read(&mut rest)?).ok()?;
-    }
-    for chunk in &mut chunks {
-        chunk.resets = u32::try_from(varint::read(&mut rest)?).ok()?;
-    }
-    let varying = chunks.iter().filter(|c| c.flags & ChunkStatistics::CONSTANT == 0).count();
-    let mut column = |count: usize| {
-        let mut values = Vec::new();
-        decimal::decode(read_bytes(&mut rest)?, count, &mut values)?;
-        Some(values.into_iter())
-    };
-    let mut first = column(count)?;
-    let mut others =
-        [column(varying)?, column(varying)?, column(varying)?, column(varying)?, column(varying)?];
-    for chunk in &mut chunks {
-        chunk.first = first.next()?;
-        if chunk.flags & ChunkStatistics::CONSTANT != 0 {
-            (chunk.last, chunk.min, chunk.max) = (chunk.first, chunk.first, chunk.first);
-            chunk.sum = chunk.first * f64::from(chunk.count);
-        } else {
-            let [last, min, max, sum, reset_sum] = &mut others;
-            chunk.last = last.next()?;
-            chunk.min = min.next()?;
-            chunk.max = max.next()?;
-            chunk.sum = sum.next()?;
-            chunk.reset_sum = reset_sum.next()?;
-        }
-    }
-    Some(chunks)
 }

@@ -49,6 +49,7 @@ impl Entry<'_> {
 }
 
 /// Walks packed bytes. Stops early, with `rest` not empty, at bytes that are no entry.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Entries<'a> {
     rest: &'a [u8],
     window: i64,
@@ -72,12 +73,16 @@ impl<'a> Entries<'a> {
     /// The entry and the start of its window.
     #[inline]
     pub(super) fn next(&mut self) -> Option<(i64, Entry<'a>)> {
-        // Most entries are of this kind, and short.
-        if let Some((&[TAG_FLOATS_SHARED, count, a, b, c, d, length], rest)) =
-            self.rest.split_first_chunk::<7>()
-            && length < 0x80
-            && let Some((values, rest)) = rest.split_at_checked(usize::from(length))
+        // Most entries are of this kind, their lengths of a byte or two.
+        if let Some((&[TAG_FLOATS_SHARED, count, a, b, c, d, low, high], _)) =
+            self.rest.split_first_chunk::<8>()
+            && (low < 0x80 || high < 0x80)
         {
+            let (start, length) = match low < 0x80 {
+                true => (7, usize::from(low)),
+                false => (8, usize::from(low & 0x7f) | usize::from(high) << 7),
+            };
+            let (values, rest) = self.rest[start..].split_at_checked(length)?;
             self.rest = rest;
             let times = Times::Shared(u32::from_le_bytes([a, b, c, d]));
             return Some((self.window, Entry::Floats { count, times, values }));

@@ -7,9 +7,10 @@
 //! only rows of the range are handed out. Series with histograms or late samples, which are few,
 //! are copied whole.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
+
+use hashbrown::HashTable;
 
 use crate::encoding::{decimal, timestamps};
 use crate::metrics::head::columns::TimestampColumns;
@@ -27,9 +28,12 @@ pub(crate) struct HeadCopy {
     /// the tail's values.
     values: Vec<u8>,
     times: Vec<TimesCopy>,
-    /// What they take, decoded too.
-    times_bytes: usize,
-    by_token: HashMap<u64, u32>,
+    /// The same of the timestamps, list after list.
+    columns: Vec<u8>,
+    /// What `times` take, decoded.
+    decoded_bytes: usize,
+    /// Places in `times` by token.
+    by_token: HashTable<u32>,
     /// What the timestamps of the series at hand are put together from; its hash is the token.
     parts: Vec<u8>,
     /// The parts of the series before, which is likely to be of the same target, and their place in
@@ -41,9 +45,13 @@ pub(crate) struct HeadCopy {
 #[derive(Debug)]
 struct TimesCopy {
     token: u64,
-    /// Column after column: count u8, length u16, encoded timestamps.
-    columns: Vec<u8>,
-    tail: Vec<i64>,
+    /// In [`HeadCopy::columns`].
+    start: usize,
+    length: u32,
+    /// Timestamps of the tail, at the end.
+    tail: u8,
+    /// All of them.
+    rows: u32,
     decoded: OnceLock<Option<Decoded>>,
 }
 
@@ -80,8 +88,9 @@ impl HeadCopy {
             range,
             values: Vec::new(),
             times: Vec::new(),
-            times_bytes: 0,
-            by_token: HashMap::new(),
+            columns: Vec::new(),
+            decoded_bytes: 0,
+            by_token: HashTable::new(),
             parts: Vec::new(),
             last: (Vec::new(), 0),
         }
@@ -116,7 +125,11 @@ impl HeadCopy {
         let start = values.len();
         parts.clear();
         let mut entries = Entries::new(series.packed());
-        while let Some((window, entry)) = entries.next() {
+        // The entries of the range, which follow each other.
+        let mut of_range = None;
+        loop {
+            let before = entries;
+            let Some((window, entry)) = entries.next() else { break };
             let Entry::Floats { count, times, values: encoded } = entry else {
                 values.truncate(start);
                 return None;
@@ -124,11 +137,12 @@ impl HeadCopy {
             if !is_in_range(window, times, *range, columns) {
                 continue;
             }
+            of_range.get_or_insert(before);
             // Tags and lengths keep one list of columns from reading like another.
             match times {
                 Times::Shared(id) => {
-                    parts.push(1);
-                    parts.extend_from_slice(&id.to_le_bytes());
+                    let [a, b, c, d] = id.to_le_bytes();
+                    parts.extend_from_slice(&[1, a, b, c, d]);
                 }
                 Times::Own(bytes) => {
                     parts.push(2);
@@ -143,19 +157,21 @@ impl HeadCopy {
         if rows > 0 {
             parts.push(3);
             parts.extend_from_slice(&tail.start.to_le_bytes());
-            tail.offsets.iter().for_each(|offset| parts.extend_from_slice(&offset.to_le_bytes()));
-            tail.values.iter().for_each(|v| values.extend_from_slice(&v.to_bits().to_le_bytes()));
+            push_all(parts, tail.offsets, |offset| offset.to_le_bytes());
+            push_all(values, tail.values, |value| value.to_bits().to_le_bytes());
         }
         let length = u32::try_from(values.len() - start).expect("a series' bytes are few");
-        let times = if length > 0 { self.times_of(series, tail, rows, columns) } else { 0 };
+        let entries = of_range.unwrap_or(entries);
+        let times = if length > 0 { self.times_of(entries, tail, rows, columns) } else { 0 };
         let tail = u8::try_from(rows).expect("a tail is short");
         Some(FloatsView { times, start, length, tail })
     }
 
-    /// The place of the timestamps that `parts` tells of.
+    /// The place of the timestamps that `parts` tells of: those of the entries that are in the
+    /// range, and so many of the tail.
     fn times_of(
         &mut self,
-        series: &MemSeries,
+        mut entries: Entries<'_>,
         tail: &PlainTail<'_>,
         tail_rows: usize,
         columns: &TimestampColumns,
@@ -164,38 +180,52 @@ impl HeadCopy {
             return self.last.1;
         }
         let token = xxhash_rust::xxh3::xxh3_64(&self.parts).max(1);
-        let next = u32::try_from(self.times.len()).expect("fewer than there are series");
-        let place = *self.by_token.entry(token).or_insert(next);
-        if place == next {
-            let mut copy = TimesCopy {
-                token,
-                columns: Vec::new(),
-                tail: Vec::new(),
-                decoded: OnceLock::new(),
-            };
-            let mut rows = tail_rows;
-            let mut entries = Entries::new(series.packed());
-            while let Some((window, entry)) = entries.next() {
-                if let Entry::Floats { count, times, .. } = entry
-                    && is_in_range(window, times, self.range, columns)
-                {
-                    rows += usize::from(count);
-                    push_piece(&mut copy.columns, count, columns.bytes_of(times));
+        let same = |place: &u32| self.times[*place as usize].token == token;
+        let place = match self.by_token.find(token, same) {
+            Some(place) => *place,
+            None => {
+                let start = self.columns.len();
+                let mut rows = tail_rows;
+                while let Some((window, entry)) = entries.next() {
+                    if let Entry::Floats { count, times, .. } = entry
+                        && is_in_range(window, times, self.range, columns)
+                    {
+                        rows += usize::from(count);
+                        push_piece(&mut self.columns, count, columns.bytes_of(times));
+                    }
                 }
+                push_all(&mut self.columns, &tail.offsets[..tail_rows], |offset| {
+                    (tail.start + i64::from(offset)).to_le_bytes()
+                });
+                let length = self.columns.len() - start;
+                self.insert(TimesCopy {
+                    token,
+                    start,
+                    length: u32::try_from(length).expect("a series' bytes are few"),
+                    tail: u8::try_from(tail_rows).expect("a tail is short"),
+                    rows: u32::try_from(rows).expect("a series in memory is below 2^32"),
+                    decoded: OnceLock::new(),
+                })
             }
-            let tail_times = tail.offsets[..tail_rows].iter();
-            copy.tail.extend(tail_times.map(|offset| tail.start + i64::from(*offset)));
-            self.times_bytes += size_of::<TimesCopy>() + copy.columns.len() + rows * 8;
-            self.times.push(copy);
-        }
+        };
         std::mem::swap(&mut self.parts, &mut self.last.0);
         self.last.1 = place;
         place
     }
 
+    fn insert(&mut self, copy: TimesCopy) -> u32 {
+        let place = u32::try_from(self.times.len()).expect("fewer than there are series");
+        self.decoded_bytes += size_of::<TimesCopy>() + copy.rows as usize * 8;
+        let token = copy.token;
+        self.times.push(copy);
+        let times = &self.times;
+        self.by_token.insert_unique(token, place, |place| times[*place as usize].token);
+        place
+    }
+
     /// Bytes that all its series share.
     pub(crate) fn bytes_held(&self) -> usize {
-        self.values.len() + self.times_bytes
+        self.values.len() + self.columns.len() + self.decoded_bytes
     }
 
     /// Appends the samples of a series to `into`, ascending; `None` if bytes are not what they
@@ -211,13 +241,26 @@ impl HeadCopy {
         }
     }
 
+    /// Whether a series' samples here are known to be none of a range; without a look at those of
+    /// a series that is not plain floats.
+    pub(crate) fn is_apart(&self, view: &ReadView, range: TimeRange) -> bool {
+        let ReadView::Floats(view) = view else { return false };
+        let copy = self.times.get(view.times as usize);
+        let decoded = copy.and_then(|copy| copy.decoded(&self.columns, self.range));
+        decoded.is_some_and(|Decoded { times, rows }| match &times[rows.clone()] {
+            [] => true,
+            [first, .., last] => !TimeRange::new(*first, *last).overlaps(range),
+            [only] => !range.contains(*only),
+        })
+    }
+
     fn read_floats(&self, view: &FloatsView, into: &mut Samples) -> Option<()> {
         let copy = self.times.get(view.times as usize)?;
-        let Decoded { times, rows } = copy.decoded(self.range)?;
+        let Decoded { times, rows } = copy.decoded(&self.columns, self.range)?;
         into.timestamps_token = if into.is_empty() { copy.token } else { 0 };
         into.timestamps.extend_from_slice(&times[rows.clone()]);
-        let bytes = self.values.get(view.start..)?.get(..view.length as usize)?;
-        let (pieces, tail) = bytes.split_at_checked(bytes.len() - usize::from(view.tail) * 8)?;
+        let (pieces, tail) = pieces_and_tail(&self.values, view.start, view.length, view.tail)?;
+        into.values.reserve(rows.len());
         let mut row = 0;
         each_piece(pieces, |count, encoded| {
             let wanted = overlap(rows, row..row + count);
@@ -227,7 +270,6 @@ impl HeadCopy {
                 false => decimal::decode_rows(encoded, count, wanted, &mut into.values),
             }
         })?;
-        let (tail, _) = tail.as_chunks::<8>();
         let wanted = overlap(rows, row..row + tail.len());
         into.values
             .extend(tail[wanted].iter().map(|bits| f64::from_bits(u64::from_le_bytes(*bits))));
@@ -246,13 +288,12 @@ impl ReadView {
 }
 
 impl TimesCopy {
-    fn decoded(&self, range: TimeRange) -> Option<&Decoded> {
+    fn decoded(&self, columns: &[u8], range: TimeRange) -> Option<&Decoded> {
         let decode = || {
-            let mut times = Vec::new();
-            each_piece(&self.columns, |count, encoded| {
-                timestamps::decode(encoded, count, &mut times)
-            })?;
-            times.extend_from_slice(&self.tail);
+            let (pieces, tail) = pieces_and_tail(columns, self.start, self.length, self.tail)?;
+            let mut times = Vec::with_capacity(self.rows as usize);
+            each_piece(pieces, |count, encoded| timestamps::decode(encoded, count, &mut times))?;
+            times.extend(tail.iter().map(|bytes| i64::from_le_bytes(*bytes)));
             let start = times.partition_point(|time| *time < range.start_ms);
             let end = times.partition_point(|time| *time <= range.end_ms);
             Some(Decoded { times, rows: start..end })
@@ -263,9 +304,31 @@ impl TimesCopy {
 
 fn push_piece(out: &mut Vec<u8>, count: u8, bytes: &[u8]) {
     let length = u16::try_from(bytes.len()).expect("128 values take 9 bytes each at most");
-    out.push(count);
-    out.extend_from_slice(&length.to_le_bytes());
+    let [low, high] = length.to_le_bytes();
+    out.reserve(bytes.len() + 3);
+    out.extend_from_slice(&[count, low, high]);
     out.extend_from_slice(bytes);
+}
+
+/// Appends numbers of `N` bytes each.
+fn push_all<T: Copy, const N: usize>(out: &mut Vec<u8>, all: &[T], bytes: impl Fn(T) -> [u8; N]) {
+    let start = out.len();
+    out.resize(start + all.len() * N, 0);
+    let (places, _) = out[start..].as_chunks_mut::<N>();
+    places.iter_mut().zip(all).for_each(|(place, one)| *place = bytes(*one));
+}
+
+/// The pieces at `start`, and the `tail` numbers at the end of them.
+fn pieces_and_tail(
+    bytes: &[u8],
+    start: usize,
+    length: u32,
+    tail: u8,
+) -> Option<(&[u8], &[[u8; 8]])> {
+    let bytes = bytes.get(start..)?.get(..length as usize)?;
+    let tail_start = bytes.len().checked_sub(usize::from(tail) * 8)?;
+    let (pieces, tail) = bytes.split_at_checked(tail_start)?;
+    Some((pieces, tail.as_chunks().0))
 }
 
 fn each_piece(mut bytes: &[u8], mut each: impl FnMut(usize, &[u8]) -> Option<()>) -> Option<()> {

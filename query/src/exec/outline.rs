@@ -1,0 +1,216 @@
+//! What a function needs of the samples of a window.
+//!
+//! Some functions need little of a chunk that is in a window as a whole: its greatest value, its
+//! first and its last. Storage knows that from the chunk's statistics, so a long window is read as
+//! samples at its edges and a **stand-in** for each chunk between them: few values on which the
+//! loops of [`window`](crate::exec::window) make the same result, to the last bit. The one thing
+//! they cannot make of a stand-in is the number of samples; each step knows how many are left out.
+//!
+//! A chunk with stale markers or NaN has no stand-in, a series with histograms none at all. A sum
+//! has some only where every value of the series is a whole number and all of them together stay
+//! below 2^53: then every order of summation gives the same.
+
+use icecore_storage::metrics::chunk::ChunkStatistics;
+use icecore_storage::metrics::sample::is_stale_nan;
+use icecore_storage::outline::{LeftOut, Outliner, StandIn, Windows};
+use icecore_storage::time::WINDOW_MS;
+
+use crate::exec::rows::{RowBuffer, for_each_bit};
+use crate::exec::series::Series;
+use crate::exec::window::{Bounds, WindowCall};
+use crate::functions::FunctionId;
+use crate::plan::{Times, View};
+use crate::source::{Source, SourceError};
+
+/// Below this every whole number is a double.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// What a function needs of a chunk, besides the number of its samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Last,
+    /// First and last.
+    Ends,
+    Least,
+    Greatest,
+    Sum,
+    /// First, last, and the value before each reset.
+    Resets,
+}
+
+impl Need {
+    fn of(function: FunctionId) -> Option<Need> {
+        use FunctionId::*;
+        Some(match function {
+            LastOverTime | DefaultRollup | TsOfLastOverTime | CountOverTime | PresentOverTime
+            | AbsentOverTime => Need::Last,
+            FirstOverTime | TsOfFirstOverTime | Delta => Need::Ends,
+            MinOverTime => Need::Least,
+            MaxOverTime => Need::Greatest,
+            SumOverTime | AvgOverTime => Need::Sum,
+            Rate | Increase | Resets => Need::Resets,
+            _ => return None,
+        })
+    }
+
+    fn stand_in(self, of: &ChunkStatistics) -> Option<StandIn> {
+        if of.flags & (ChunkStatistics::HAS_STALE | ChunkStatistics::HAS_NAN) != 0 {
+            return None;
+        }
+        match self {
+            Need::Last => Some(StandIn::new(&[of.last])),
+            Need::Ends => Some(StandIn::new(&[of.first, of.last])),
+            Need::Least => Some(StandIn::new(&[of.min])),
+            Need::Greatest => Some(StandIn::new(&[of.max])),
+            Need::Sum => {
+                let is_exact = of.flags & ChunkStatistics::ALL_INTEGERS != 0;
+                is_exact.then(|| StandIn::new(&[of.sum]))
+            }
+            Need::Resets => match of.resets {
+                0 => Some(StandIn::new(&[of.first, of.last])),
+                // The only value before a reset is the sum of them. The one after it is less, and
+                // nobody asks how much; but a zero's sign is lost in a sum.
+                1 if of.reset_sum != 0.0 => {
+                    Some(StandIn::new(&[of.first, of.reset_sum, f64::NEG_INFINITY, of.last]))
+                }
+                _ => None,
+            },
+        }
+    }
+}
+
+/// How the series of a call are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outline {
+    need: Need,
+    windows: Windows,
+}
+
+impl Outline {
+    /// `None` for what needs all samples, and for windows that no chunk fits into.
+    pub(crate) fn of(call: &WindowCall<'_>) -> Option<Outline> {
+        let View { times, window_ms } = call.view;
+        if call.extension.is_some() || window_ms < WINDOW_MS {
+            return None;
+        }
+        let windows = Windows {
+            first_end_ms: times.first_ms,
+            step_ms: times.step_ms,
+            steps: times.steps,
+            length_ms: window_ms,
+        };
+        Some(Outline { need: Need::of(call.id)?, windows })
+    }
+
+    /// [`Source::read`] with stand-ins.
+    pub(crate) fn read<S: Source>(
+        &self,
+        source: &S,
+        series: &S::Series,
+        into: &mut Series,
+    ) -> Result<(), SourceError> {
+        let Series { samples, left_out, .. } = into;
+        let mut magnitude = 0.0;
+        let mut stand_in = |of: &ChunkStatistics| {
+            let stand_in = self.need.stand_in(of)?;
+            magnitude += greatest_sum(of);
+            Some(stand_in)
+        };
+        let outliner = Outliner { windows: self.windows, stand_in: &mut stand_in, left_out };
+        source.outline(series, outliner, samples)?;
+        let is_exact = || {
+            let live = samples.values.iter().filter(|value| !is_stale_nan(**value));
+            let values =
+                live.map(|value| if value.trunc() == *value { value.abs() } else { EXACT });
+            magnitude + values.sum::<f64>() < EXACT
+        };
+        let holds = samples.histograms.is_empty() && (self.need != Need::Sum || is_exact());
+        if left_out.is_empty() || holds {
+            return Ok(());
+        }
+        left_out.clear();
+        source.read(series, samples)
+    }
+}
+
+/// Not less than the sum of the magnitudes of a chunk's values.
+fn greatest_sum(of: &ChunkStatistics) -> f64 {
+    match (of.min >= 0.0, of.max <= 0.0) {
+        (true, _) | (_, true) => of.sum.abs(),
+        _ => f64::from(of.count) * of.max.max(-of.min),
+    }
+}
+
+/// For each step how many samples of its window are left out; nothing where there are none.
+pub(crate) fn count_left_out(
+    left_out: &[LeftOut],
+    times: Times,
+    window_ms: i64,
+    counts: &mut Vec<u32>,
+) {
+    counts.clear();
+    if left_out.is_empty() {
+        return;
+    }
+    // No window has a part of a chunk.
+    let (mut low, mut high, mut count) = (0, 0, 0);
+    let mut end_ms = times.first_ms;
+    for _ in 0..times.steps {
+        let start_ms = end_ms.wrapping_sub(window_ms);
+        while let Some(one) = left_out.get(high).filter(|one| one.at_ms <= end_ms) {
+            count += one.samples;
+            high += 1;
+        }
+        while let Some(one) = left_out[..high].get(low).filter(|one| one.at_ms <= start_ms) {
+            count -= one.samples;
+            low += 1;
+        }
+        counts.push(count);
+        end_ms = end_ms.wrapping_add(times.step_ms);
+    }
+}
+
+/// A mean of stand-ins is made of their sum.
+pub(crate) fn computed(id: FunctionId) -> FunctionId {
+    if id == FunctionId::AvgOverTime { FunctionId::SumOverTime } else { id }
+}
+
+/// Makes the results of [`computed`] those of the function, which counts samples.
+pub(crate) fn finish(id: FunctionId, bounds: &Bounds, row: &mut RowBuffer) {
+    let RowBuffer { values, valid, .. } = row;
+    let of_count = |value: f64, count: f64| match id {
+        FunctionId::CountOverTime => count,
+        FunctionId::AvgOverTime => value / count,
+        _ => value,
+    };
+    for_each_bit(valid, |step| values[step] = of_count(values[step], bounds.samples(step) as f64));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_magnitudes_are_not_taken_for_small_where_signs_differ() {
+        let of = |min, max, sum| {
+            greatest_sum(&ChunkStatistics { count: 10, min, max, sum, ..Default::default() })
+        };
+        assert_eq!(of(1.0, 5.0, 20.0), 20.0);
+        assert_eq!(of(-5.0, 0.0, -20.0), 20.0);
+        assert_eq!(of(-7.0, 5.0, 0.0), 70.0);
+    }
+
+    #[test]
+    fn samples_left_out_are_those_of_the_chunks_of_a_window() {
+        let left_out = [(10, 3), (20, 4), (30, 5)];
+        let left_out = left_out.map(|(at_ms, samples)| LeftOut { at_ms, samples });
+        let mut counts = Vec::new();
+        let times = Times { first_ms: 9, step_ms: 11, steps: 5 };
+        count_left_out(&left_out, times, 15, &mut counts);
+        assert_eq!(counts, [0, 7, 9, 5, 0]);
+        count_left_out(&left_out, Times { first_ms: 30, step_ms: 0, steps: 2 }, 20, &mut counts);
+        assert_eq!(counts, [9, 9]);
+        count_left_out(&[], times, 15, &mut counts);
+        assert!(counts.is_empty());
+    }
+}
