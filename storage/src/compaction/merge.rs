@@ -19,7 +19,7 @@ use crate::metrics::sample::Samples;
 use crate::time::{TimeRange, WINDOW_MS, windows_of};
 
 /// Where a merged series comes from: (input, id there).
-type Origins = Vec<(u32, u32)>;
+pub(super) type Origins = Vec<(u32, u32)>;
 
 /// Exemplars by the ids of the merged block, and metadata.
 type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
@@ -94,13 +94,21 @@ impl Merge {
         Ok(samples.len())
     }
 
+    /// Of two blocks of a tier that cover a time the newer one was made again from the raw samples.
     fn append_rollup(&mut self, id: u32) -> Result<usize> {
         let mut merged = Rollup::default();
         for (input, id) in &self.origins[id as usize] {
             let mut one = Rollup::default();
             let input = &self.inputs[*input as usize];
             input.read_rollup(*id, TimeRange::ALL, Components::ALL, &mut one)?;
+            let newer = self.inputs.iter().map(|block| block.meta());
+            for meta in newer.filter(|meta| meta.id > input.meta().id) {
+                one.remove(meta.window);
+            }
             merged.merge(one);
+        }
+        if merged.is_empty() {
+            return Ok(0);
         }
         self.writer.append_rollup(&merged)?;
         Ok(merged.ends().len())
@@ -126,7 +134,7 @@ fn sequence(inputs: &[Arc<Block>], window: TimeRange) -> u64 {
 }
 
 /// All series in the order of ids, each with its origins.
-fn union(inputs: &[Arc<Block>]) -> Result<(Vec<Labels>, Vec<Origins>)> {
+pub(super) fn union(inputs: &[Arc<Block>]) -> Result<(Vec<Labels>, Vec<Origins>)> {
     let mut series: Vec<(Labels, (u32, u32))> = Vec::new();
     for (input, block) in inputs.iter().enumerate() {
         block.visit_labels(&block.index.all(), |id, labels| {

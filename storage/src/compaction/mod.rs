@@ -4,5 +4,6 @@
 
 pub(crate) mod merge;
 pub(crate) mod plan;
+pub(crate) mod rollup;
 pub(crate) mod seal;
 pub(crate) mod windows;
