@@ -122,7 +122,7 @@ pub enum Progress {
 /// An open database. All methods take `&self` and may be called from many threads.
 #[derive(Debug)]
 pub struct Db {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
