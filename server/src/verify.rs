@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use icecore_storage::backup::list::LIST_FILE;
-use icecore_storage::backup::{Place, Restore};
+use icecore_storage::backup::{LOCK_FILE, Place, Restore};
 use icecore_storage::data_file::live_files;
 use icecore_storage::disk::Disk;
 use icecore_storage::disk::os::OsDisk;
@@ -37,7 +37,7 @@ pub struct VerifyArgs {
 pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let path = args.source.as_ref().or(args.storage_path.as_ref());
     let path = path.expect("clap wants one of them");
-    let verified = match path.join(LIST_FILE).exists() {
+    let verified = match path.join(LOCK_FILE).exists() || path.join(LIST_FILE).exists() {
         true => verify_backup(path)?,
         false => verify_data_directory(path)?,
     };

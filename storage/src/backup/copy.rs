@@ -21,7 +21,7 @@ use crate::verify::{Depth, verify};
 use crate::wal::WAL_DIR;
 
 /// Held by whoever writes a backup; and the sign of a folder that is one, or was to become one.
-const LOCK_FILE: &str = "backup.lock";
+pub const LOCK_FILE: &str = "backup.lock";
 
 const FOLDERS: [&str; 3] = [WAL_DIR, CHECKPOINTS_DIR, BLOCKS_DIR];
 
@@ -100,16 +100,13 @@ impl Backup {
 
     /// Makes the backup. Until the new list is there the backup that was there before stays whole,
     /// but for one case: a file of the log or a checkpoint of the same name with another content.
-    /// `progress` is told of every byte of [`Backup::bytes`].
+    /// `progress` is told of every byte of [`Backup::bytes`], of those of a damaged copy twice.
     pub fn run(mut self, snapshot: &str, progress: &mut dyn FnMut(u64)) -> Result<Copied> {
         let mut copied = Copied { files: self.files.len() as u64, ..Copied::default() };
         let mut list = BackupList { snapshot: snapshot.to_owned(), entries: Vec::new() };
         for file in self.files.clone() {
-            let entry = match self.kept(file)? {
-                Some(entry) => {
-                    progress(entry.bytes);
-                    entry
-                }
+            let entry = match self.kept(file, progress)? {
+                Some(entry) => entry,
                 None => {
                     copied.copied_files += 1;
                     copied.copied_bytes += file.bytes;
@@ -127,7 +124,7 @@ impl Backup {
 
     /// The copy of a block that is there already, if it is intact and of this very block. All
     /// other files are small or new each time.
-    fn kept(&self, file: LiveFile) -> Result<Option<Entry>> {
+    fn kept(&self, file: LiveFile, progress: &mut dyn FnMut(u64)) -> Result<Option<Entry>> {
         let old = self.old.as_ref().and_then(|old| old.entry(file.file));
         let Some(entry) = old.filter(|entry| entry.bytes == file.bytes) else { return Ok(None) };
         if !matches!(file.file, DataFile::Block(_)) {
@@ -144,52 +141,56 @@ impl Backup {
         };
         let is_intact = same_end
             && theirs.length() == file.bytes
-            && digest(theirs.as_ref(), &path, &mut |_| ()).is_ok_and(|d| d == entry.digest);
+            && digest(theirs.as_ref(), &path, progress).is_ok_and(|d| d == entry.digest);
         Ok(is_intact.then_some(entry))
     }
 
     /// Copies a file, reads the copy back and checks it.
     fn copy(&mut self, file: LiveFile, progress: &mut dyn FnMut(u64)) -> Result<Entry> {
         let (path, temporary) = (file.file.path(), Path::new(COPY));
-        let source = data_file::open(self.from.disk.as_ref(), &path);
-        let source = source.map_err(|e| self.from.named(e))?;
         let to = self.to.disk.clone();
-        remove_if_there(to.as_ref(), temporary).map_err(|e| self.to.named(e))?;
-        let mut hasher = Xxh3::new();
-        let mut read_error = None;
-        let written = write_new(to.as_ref(), temporary, |append| {
-            let mut write_error = None;
-            let read = pieces(source.as_ref(), &path, |bytes| {
-                hasher.update(bytes);
-                progress(bytes.len() as u64);
-                append(bytes).inspect_err(|_| write_error = Some(()))
-            });
-            match (read, write_error) {
-                (Err(e), None) => {
-                    read_error = Some(e);
-                    Ok(())
-                }
-                (outcome, _) => outcome,
-            }
-        });
-        if let Some(e) = read_error {
-            return Err(self.from.named(e));
-        }
-        written.map_err(|e| self.to.named(e))?;
-        let entry = Entry { file: file.file, bytes: source.length(), digest: hasher.digest128() };
-        let published = self.check_copy(temporary, entry).and_then(|()| {
+        let published = self.write_copy(file.file, progress).and_then(|entry| {
+            self.check_copy(entry)?;
             self.make_room(entry).map_err(|e| self.to.named(e))?;
             let renamed = to.rename(temporary, &path);
-            renamed.map_err(|e| self.to.named(io_error("rename", temporary, e)))
+            renamed.map_err(|e| self.to.named(io_error("rename", temporary, e)))?;
+            Ok(entry)
         });
         if published.is_err() {
+            // A disk that is full must not stay so for nothing.
             let _ = to.remove(temporary);
         }
-        published.map(|()| entry)
+        published
+    }
+
+    fn write_copy(&self, file: DataFile, progress: &mut dyn FnMut(u64)) -> Result<Entry> {
+        let (path, temporary) = (file.path(), Path::new(COPY));
+        let source = data_file::open(self.from.disk.as_ref(), &path);
+        let source = source.map_err(|e| self.from.named(e))?;
+        let to = self.to.disk.as_ref();
+        remove_if_there(to, temporary).map_err(|e| self.to.named(e))?;
+        let mut hasher = Xxh3::new();
+        let mut read = Ok(());
+        let written = write_new(to, temporary, |append| {
+            let mut appended = Ok(());
+            read = pieces(source.as_ref(), &path, |bytes| {
+                hasher.update(bytes);
+                progress(bytes.len() as u64);
+                if appended.is_ok() {
+                    appended = append(bytes);
+                }
+                Ok(())
+            });
+            appended
+        });
+        written.map_err(|e| self.to.named(e))?;
+        read.map_err(|e| self.from.named(e))?;
+        Ok(Entry { file, bytes: source.length(), digest: hasher.digest128() })
     }
 
     /// Reads the copy back: what was read is what was written, and a block's checksums hold.
-    fn check_copy(&self, temporary: &Path, entry: Entry) -> Result<()> {
+    fn check_copy(&self, entry: Entry) -> Result<()> {
+        let temporary = Path::new(COPY);
         let copy = data_file::open(self.to.disk.as_ref(), temporary);
         let copy = copy.map_err(|e| self.to.named(e))?;
         let found = digest(copy.as_ref(), temporary, &mut |_| ()).map_err(|e| self.to.named(e))?;

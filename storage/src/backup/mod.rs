@@ -20,9 +20,9 @@ mod snapshots;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use copy::{Backup, Copied};
+pub use copy::{Backup, Copied, LOCK_FILE};
 pub use restore::Restore;
-pub(crate) use restore::refuse_unfinished;
+pub(crate) use restore::refuse_other_than_data;
 pub use snapshots::SNAPSHOTS_DIR;
 pub(crate) use snapshots::remove_unfinished;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::backup::list::{BackupList, Entry, LIST_FILE};
-use crate::backup::{Place, digest, pieces, remove_tree, sync_dir, write_new};
+use crate::backup::{LOCK_FILE, Place, digest, pieces, remove_tree, sync_dir, write_new};
 use crate::data_file;
 use crate::disk::Disk;
 use crate::disk::view::View;
@@ -22,15 +22,21 @@ use crate::wal::WAL_DIR;
 
 const UNFINISHED: &str = "tmp-restore";
 
-/// A data directory in which a restore was cut off is not opened.
-pub(crate) fn refuse_unfinished(disk: &dyn Disk) -> Result<()> {
-    match disk.list(Path::new(UNFINISHED)) {
-        Err(_) => Ok(()),
-        Ok(_) => Err(Error::Refused {
-            path: UNFINISHED.into(),
-            what: "a restore into this directory was cut off: empty it and restore again".into(),
-        }),
+/// What is no data directory although it looks like one: a backup, which would no longer be one once
+/// it was opened, and a directory in which a restore was cut off.
+pub(crate) fn refuse_other_than_data(disk: &dyn Disk) -> Result<()> {
+    let root = Path::new("");
+    let names = disk.list(root).map_err(|e| io_error("list", root, e))?;
+    for (name, what) in [
+        (LIST_FILE, "this is a backup: restore it into a folder of its own"),
+        (LOCK_FILE, "this is a backup that was not finished"),
+        (UNFINISHED, "a restore into this directory was cut off: empty it and restore again"),
+    ] {
+        if names.iter().any(|found| found == name) {
+            return Err(Error::Refused { path: name.into(), what: what.into() });
+        }
     }
+    Ok(())
 }
 
 /// A restore about to be done.

@@ -277,6 +277,7 @@ fn a_backup_restores_to_what_it_was_taken_of_and_the_next_one_copies_what_is_new
     restore(&to, &into).unwrap();
     assert_eq!(content(Arc::new(into.clone()), source.now, "restored"), source.oracles[0]);
     assert!(matches!(restore(&to, &into), Err(Error::Refused { .. })), "it is in use");
+    assert!(matches!(open(&to, source.now), Err(Error::Refused { .. })), "a backup stays one");
 
     let blocks = names(&to, "blocks/").len() as u64;
     let second = backup(&source.disks[1], &to).unwrap();
