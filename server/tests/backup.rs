@@ -275,7 +275,7 @@ fn what_is_damaged_or_hostile_is_refused_and_nothing_is_changed() {
     let precious = folders.restored.join("precious");
     fs::write(&precious, "x").unwrap();
     assert!(fail(&restore).contains("not empty"));
-    assert_eq!(files(&folders.restored), [precious.clone()]);
+    assert_eq!(files(&folders.restored), std::slice::from_ref(&precious));
     fs::remove_file(precious).unwrap();
     succeed(&restore);
 

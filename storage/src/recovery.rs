@@ -55,7 +55,6 @@ pub(crate) struct Recovered {
 }
 
 pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
-    backup::refuse_other_than_data(disk.as_ref())?;
     for dir in [WAL_DIR, BLOCKS_DIR, CHECKPOINTS_DIR] {
         let dir = Path::new(dir);
         disk.create_dir_all(dir).map_err(|e| io_error("create folder", dir, e))?;

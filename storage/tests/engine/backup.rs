@@ -362,6 +362,51 @@ fn a_crash_at_any_operation_of_a_backup_leaves_the_old_one_or_the_new_one() {
     }
 }
 
+/// Without blocks nothing tells two databases of equal age apart: the same names, other content.
+#[test]
+fn a_crash_while_files_are_replaced_leaves_no_mixture() {
+    let source = |value: f64| -> (Arc<dyn Disk>, Oracle) {
+        let disk = SimDisk::new(5);
+        let db = open(&disk, time_of(0)).unwrap();
+        let mut oracle = Oracle::default();
+        for number in 0..4 {
+            let rows = [Row::float(labels(1), time_of(number), value + number as f64)];
+            db.append(&batch(&rows), time_of(number)).unwrap();
+            oracle.push_all(&rows);
+        }
+        db.link_snapshot(NAME, time_of(4)).unwrap();
+        (folder(&disk), oracle)
+    };
+    let ((old, old_content), (new, new_content)) = (source(1.0), source(1000.0));
+    let base = SimDisk::new(6);
+    backup(&old, &base).unwrap();
+    let whole = base.kill();
+    let copied = backup(&new, &whole).unwrap();
+    assert_eq!(copied.removed_files, 0, "all names are the same");
+    let mut found = [0; 3];
+    for at in 0..whole.operations() {
+        let disk = base.kill();
+        disk.crash_at(at);
+        let _ = backup(&new, &disk);
+        let cut = disk.power_cut(at);
+        let what = format!("crash at {at} ({:?})", disk.log().get(at as usize));
+        let into = SimDisk::new(7);
+        match restore(&cut, &into) {
+            Ok(()) => {
+                let content = content(Arc::new(into), time_of(4), &what);
+                assert!(content == old_content || content == new_content, "{what}");
+                found[usize::from(content == new_content)] += 1;
+            }
+            Err(e) => {
+                assert!(e.to_string().contains("was not finished"), "{what}: {e}");
+                found[2] += 1;
+            }
+        }
+        backup(&new, &cut).unwrap_or_else(|e| panic!("{what}: {e}"));
+    }
+    assert!(found.iter().all(|count| *count > 0), "{found:?}");
+}
+
 #[test]
 fn a_crash_at_any_operation_of_a_restore_leaves_a_database_or_none() {
     let source = source();
