@@ -86,7 +86,8 @@ impl Inner {
         }
         // A checkpoint may hold a part of the requests that came while it was written. The log
         // has them whole, and what a checkpoint has of a request was in the log before.
-        for number in data_file::segments(disk)? {
+        let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
+        for number in self.wal.beyond(covered) {
             copy_into(disk, temporary, DataFile::Segment(number))?;
         }
         for dir in [WAL_DIR, BLOCKS_DIR, CHECKPOINTS_DIR] {
