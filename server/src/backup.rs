@@ -67,12 +67,8 @@ fn of_running(client: &Client, dest: &Path) -> anyhow::Result<Copied> {
     match (copied, removed) {
         (Ok(copied), Ok(_)) => Ok(copied),
         (Ok(_), Err(error)) => Err(error.context("the backup is whole")),
-        (Err(error), removed) => {
-            if let Err(left) = removed {
-                tracing::warn!("{left:#}");
-            }
-            Err(error)
-        }
+        (Err(error), Ok(_)) => Err(error),
+        (Err(error), Err(left)) => Err(anyhow::anyhow!("{error:#}; besides, {left:#}")),
     }
 }
 

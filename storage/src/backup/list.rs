@@ -45,7 +45,8 @@ pub struct BackupList {
 }
 
 impl BackupList {
-    pub(crate) fn encode(&self) -> String {
+    /// The text of the list.
+    pub fn encode(&self) -> String {
         let mut text = format!("{TITLE}{VERSION}\nsnapshot {}\n", self.snapshot);
         for Entry { file, bytes, digest } in &self.entries {
             let path = file.path();
@@ -171,6 +172,17 @@ mod tests {
     /// A list of these lines with the right last line.
     fn sealed(lines: &str, entries: usize) -> Vec<u8> {
         format!("{lines}end {entries} {:08x}\n", crc32fast::hash(lines.as_bytes())).into_bytes()
+    }
+
+    /// The text is documented, and other programs read it.
+    #[test]
+    fn the_format_stays() {
+        let text = "icecore-backup 1\n\
+                    snapshot 20261122T101010Z-5b1f0c1e7d3a9c42\n\
+                    24924924924924924924924924924924 1432 manifest-0000000000000007\n\
+                    00000000000000000000000000000001 18446744073709551615 blocks/block-0000000000000001\n\
+                    end 2 27d358eb\n";
+        assert_eq!(list().encode(), text);
     }
 
     #[test]

@@ -294,6 +294,22 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_folder_leads_nowhere_else() {
+        let (dir, disk) = disk();
+        disk.create(Path::new("file")).unwrap().append(b"x").unwrap();
+        fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        fs::write(dir.path().join("elsewhere/secret"), b"x").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), disk.root.join("folder")).unwrap();
+        std::os::unix::fs::symlink(disk.root.join("file"), disk.root.join("link")).unwrap();
+        let foreign = OsDisk::foreign(disk.root.clone());
+        assert!(foreign.open(Path::new("file")).is_ok());
+        for path in ["link", "folder/secret"].map(Path::new) {
+            assert!(disk.open(path).is_ok());
+            assert_eq!(foreign.open(path).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
     fn the_lock_file_holds_the_process_number() {
         let (_dir, disk) = disk();
         let _lock = disk.lock(Path::new("lock")).unwrap();
