@@ -12,13 +12,13 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
-use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use icecore_benches::bodies::Plan;
+use icecore_benches::callgrind;
 use icecore_benches::command_line::Arguments;
 use icecore_benches::database::{feed, open, settle};
 use icecore_query::engine::{Answer, Engine, QueryOptions};
@@ -156,7 +156,7 @@ fn measure(root: &Path, only: &str, rounds: usize, count: bool) -> Result<()> {
         drop(snapshot);
         db.close(END_MS)?;
         drop(db);
-        let instructions = if count { counted(&directory, &place, only)? } else { Vec::new() };
+        let instructions = if count { counted(&directory, only)? } else { Vec::new() };
         for (index, line) in lines.iter().enumerate() {
             line.print(place.name, instructions.get(index).copied());
         }
@@ -263,32 +263,13 @@ fn run_to_count(directory: &Path) -> Result<()> {
 }
 
 /// Instructions of each query, in their order.
-fn counted(directory: &Path, place: &Place, only: &str) -> Result<Vec<f64>> {
+fn counted(directory: &Path, only: &str) -> Result<Vec<f64>> {
     let out = directory.with_extension("callgrind");
-    let status = Command::new("valgrind")
-        .args(["--tool=callgrind", "--collect-atstart=no", "--quiet"])
-        .args(["--toggle-collect=*query_to_count*", "--dump-after=promql::query_to_count"])
-        .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(std::env::current_exe()?)
-        .env(COUNT_IN, directory)
-        .env(COUNT_ONLY, only)
+    let variables = [
+        (COUNT_IN, directory.as_os_str()),
+        (COUNT_ONLY, OsStr::new(only)),
         // What other threads do would not be counted.
-        .env("RAYON_NUM_THREADS", "1")
-        .status()
-        .context("running valgrind")?;
-    ensure!(status.success(), "valgrind: {status}");
-    let mut dumps: BTreeMap<usize, PathBuf> = BTreeMap::new();
-    for entry in std::fs::read_dir(directory.parent().context("a root")?)? {
-        let path = entry?.path();
-        let number = path.extension().and_then(|number| number.to_str()?.parse().ok());
-        if let Some(number) = number.filter(|_| path.with_extension("") == out) {
-            dumps.insert(number, path);
-        }
-    }
-    let instructions = |path: &PathBuf| {
-        let text = std::fs::read_to_string(path)?;
-        let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
-        Ok(total.with_context(|| format!("{} has no total", place.name))?.trim().parse()?)
-    };
-    dumps.values().map(instructions).collect()
+        ("RAYON_NUM_THREADS", OsStr::new("1")),
+    ];
+    callgrind::count_calls("promql::query_to_count", &out, &variables)
 }

@@ -7,6 +7,7 @@
 //! disturbs less than wall time. [`exporters`] reads real metrics for the codec's benchmark.
 
 pub mod bodies;
+pub mod callgrind;
 pub mod command_line;
 pub mod database;
 pub mod exporters;

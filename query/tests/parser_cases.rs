@@ -4,7 +4,6 @@
 //! for them, byte for byte, and the scripts of its engine tests, whose queries all have to parse.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use icecore_query::parser::ast::{Expr, NodeId, NodeKind};
 use icecore_query::parser::{ParserOptions, parse, parse_bytes, prettify};
@@ -197,44 +196,6 @@ fn depth_is_bounded_and_costs_no_call_stack() {
         let text = format!("foo[{}1s{}]", "-(".repeat(30), ")".repeat(30));
         let expr = parse(&text, ParserOptions::default()).unwrap();
         assert_eq!(expr.to_string(), text);
-    });
-}
-
-#[test]
-fn time_is_linear_in_the_text() {
-    on_a_small_stack(|| {
-        let times = |text: &str, count: usize| text.repeat(count);
-        let (xs, bs) = (times("x,", 9_000), times("b=\"c\",", 10_000));
-        for (text, parses) in [
-            (format!("a{}", times("+a", 10_000)), true),
-            (format!("a{}", times(" offset 1s", 6_000)), false),
-            (format!("a{}", times("[1m:]", 10_000)), false),
-            (format!("({}1)", times("-{}-1", 10_000)), false),
-            (times("(", 60_000), false),
-            (times("{", 60_000), false),
-            (times("sum(", 16_000), false),
-            (times("sum(a b) ", 7_000), false),
-            (format!("({}a)", times("sum(a b) + ", 5_000)), false),
-            (times("fill ", 12_000), false),
-            (format!("a{{{bs}}}"), true),
-            (format!("a{{{}}}", times("b c,", 10_000)), false),
-            (format!("a + on({xs}) group_left({xs}) b"), false),
-            (format!("f({})", times(",", 60_000)), false),
-            (format!("\"{}\"", times("\\n", 30_000)), true),
-            (times("#\n", 30_000) + "a", true),
-            (format!("a{}\n", times(" ", 60_000)), true),
-            (times("sum(a)      ", 5_000), false),
-        ] {
-            let start = Instant::now();
-            let result = parse(&text, ParserOptions::ALL);
-            assert_eq!(result.is_ok(), parses, "{text:.40}");
-            if let Ok(expr) = result {
-                assert!(expr.to_string().len() < 3 * text.len() + 100);
-                prettify(&expr);
-            }
-            let elapsed = start.elapsed();
-            assert!(elapsed < Duration::from_secs(2), "{text:.40}: {elapsed:?}");
-        }
     });
 }
 

@@ -41,5 +41,6 @@ mod table;
 pub mod telemetry;
 pub mod verify;
 
+pub use api::result::{QueryTimes, ResultRows};
 pub use config::Config;
 pub use server::Server;

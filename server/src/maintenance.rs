@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use icecore_storage::Db;
 use icecore_storage::db::{Progress, SyncMode};
@@ -76,9 +76,12 @@ fn run(app: &App, db: &Db, stopped: &mpsc::Receiver<()>) {
             self_metrics_due_ms = now_ms + SELF_METRICS_INTERVAL_MS;
         }
         // A bug in one step must not end upkeep for good and so fill the disk with log.
+        let started = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| db.maintain(now_ms)));
         let wait = match outcome {
             Ok(Ok(Progress::Worked)) => Duration::ZERO,
+            // Half of a core at most, and the disk's queue has room for others.
+            Ok(Ok(Progress::Background)) => started.elapsed(),
             Ok(Ok(Progress::Idle)) => idle_wait,
             Ok(Err(error)) => {
                 app.counters.maintenance_errors.add(1);

@@ -193,6 +193,9 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         blocks,
         block_bytes,
         block_samples,
+        page_cache_hits,
+        page_cache_misses,
+        page_cache_bytes,
         wal_bytes,
         wal_segments,
         wal_records,
@@ -217,6 +220,16 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             *wal_restated_bytes,
         ),
         ("icecore_checkpoints_total", "Checkpoints of the head.", *checkpoints),
+        (
+            "icecore_page_cache_hits_total",
+            "Pages of merged blocks that were found decompressed.",
+            *page_cache_hits,
+        ),
+        (
+            "icecore_page_cache_misses_total",
+            "Pages of merged blocks that had to be decompressed.",
+            *page_cache_misses,
+        ),
     ] {
         out.counter(name, help, value);
     }
@@ -228,6 +241,11 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         ("icecore_blocks", "Sealed blocks.", *blocks),
         ("icecore_block_bytes", "Bytes of sealed blocks on disk.", *block_bytes),
         ("icecore_block_samples", "Samples in sealed blocks.", *block_samples),
+        (
+            "icecore_page_cache_bytes",
+            "Memory of decompressed pages that are kept.",
+            *page_cache_bytes,
+        ),
         ("icecore_wal_bytes", "Bytes of the log on disk.", *wal_bytes),
         ("icecore_wal_segments", "Segments of the log.", *wal_segments),
         (

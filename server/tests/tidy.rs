@@ -41,8 +41,11 @@ const UNSAFE: [&str; 2] = [
 /// The clock is read here and nowhere else.
 const CLOCK: &str = "server/src/clock.rs";
 
-/// Rust files of the workspace, by their path from its root.
-fn sources() -> Vec<(String, String)> {
+/// Folders that the documentation names and a database has.
+const DATA: [&str; 2] = ["quarantine/", "trash/"];
+
+/// Files of the workspace's crates, by their path from its root.
+fn files() -> Vec<String> {
     let root = workspace();
     let mut files = Vec::new();
     let mut folders: Vec<PathBuf> = CRATES.iter().map(|name| root.join(name)).collect();
@@ -51,14 +54,23 @@ fn sources() -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else {
                 let name = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
-                files.push((name, fs::read_to_string(&path).unwrap()));
+                files.push(name);
             }
         }
     }
     assert!(files.len() > 40, "the workspace was found");
     files
+}
+
+/// Rust files with their text.
+fn sources() -> Vec<(String, String)> {
+    let read = |name: String| {
+        let text = fs::read_to_string(workspace().join(&name)).unwrap();
+        (name, text)
+    };
+    files().into_iter().filter(|name| name.ends_with(".rs")).map(read).collect()
 }
 
 /// Names in the dependency sections of a manifest, those of its tests left out.
@@ -101,6 +113,35 @@ fn every_file_says_what_it_is() {
         let says = text.starts_with("//! ") || text.trim().is_empty();
         assert!(says, "{path} does not begin with `//!`");
     }
+}
+
+/// Whether there is a file or, with `/` at its end, a folder of that name, in whatever folder.
+fn exists(files: &[String], name: &str) -> bool {
+    let inner = format!("/{name}");
+    files.iter().any(|file| match name.ends_with('/') {
+        true => file.starts_with(name) || file.contains(&inner),
+        false => file == name || file.ends_with(&inner),
+    })
+}
+
+#[test]
+fn the_architecture_names_files_that_exist() {
+    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
+    let files = files();
+    // What stands between backquotes, which no line leaves open.
+    let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    let is_path = |name: &&str| name.ends_with(".rs") || name.ends_with('/');
+    let names: Vec<&str> = quoted.filter(is_path).collect();
+    assert!(names.len() > 100, "names were found: {}", names.len());
+    for name in names {
+        // One name for several files.
+        if name.contains('*') || DATA.contains(&name) {
+            continue;
+        }
+        assert!(exists(&files, name), "ARCHITECTURE.md names {name}, which is nowhere");
+    }
+    assert!(exists(&files, "storage/src/wal/") && exists(&files, "server/tests/tidy.rs"));
+    assert!(!exists(&files, "go_format.rs") && !exists(&files, "al/") && !exists(&files, "idy.rs"));
 }
 
 #[test]

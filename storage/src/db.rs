@@ -22,6 +22,7 @@ use crate::limits::Limits;
 use crate::metrics::batch::{Batch, Refusals};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::head::{AcceptedAge, Head};
 use crate::recovery::{self, RecoveryReport};
 use crate::snapshot::{Snapshot, Version};
@@ -52,6 +53,8 @@ pub struct Options {
     pub limits: Limits,
     /// Written into every block, never into a series.
     pub external_labels: Labels,
+    /// Decompressed pages of merged blocks that are kept, in bytes.
+    pub page_cache_bytes: usize,
     /// Something random: it tells this log's segments from those of others.
     pub seed: u64,
 }
@@ -63,6 +66,7 @@ impl Default for Options {
             retention_ms: 30 * 24 * 60 * 60 * 1000,
             limits: Limits::default(),
             external_labels: Labels::empty(),
+            page_cache_bytes: 64 << 20,
             seed: 0,
         }
     }
@@ -97,6 +101,10 @@ pub struct Stats {
     pub blocks: u64,
     pub block_bytes: u64,
     pub block_samples: u64,
+    /// Of merged blocks: pages found decompressed, and pages that were not.
+    pub page_cache_hits: u64,
+    pub page_cache_misses: u64,
+    pub page_cache_bytes: u64,
     pub wal_bytes: u64,
     pub wal_segments: u64,
     pub wal_records: u64,
@@ -116,6 +124,8 @@ pub struct Stats {
 pub enum Progress {
     /// Something; there may be more to do at once.
     Worked,
+    /// A slice of work that may take its time: whoever asks leaves as much time to others.
+    Background,
     /// Nothing needs doing before some time passes.
     Idle,
 }
@@ -132,6 +142,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) head: RwLock<Head>,
     pub(crate) wal: Wal,
+    pub(crate) pages: Arc<PageCache>,
     pub(crate) version: RwLock<Arc<Version>>,
     pub(crate) sequences: Mutex<Sequences>,
     pub(crate) upkeep: Mutex<Upkeep>,
@@ -175,7 +186,8 @@ impl Db {
     /// disk is full: then reads work and writes wait for space.
     pub fn open(disk: Arc<dyn Disk>, options: Options, now_ms: i64) -> Result<Db> {
         let lock = lock(disk.as_ref())?;
-        let recovered = recovery::recover(&disk)?;
+        let pages = Arc::new(PageCache::new(options.page_cache_bytes));
+        let recovered = recovery::recover(&disk, &pages)?;
         let next_sequence = recovered.last_sequence + 1;
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let mut manifest = recovered.manifest;
@@ -197,6 +209,7 @@ impl Db {
                 options,
                 head: RwLock::new(recovered.head),
                 wal,
+                pages,
                 version: RwLock::new(Arc::new(Version { blocks: recovered.blocks })),
                 sequences: Mutex::new(Sequences {
                     contiguous: next_sequence - 1,
@@ -208,6 +221,7 @@ impl Db {
                     last_late_seal_ms: now_ms,
                     last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
+                    merging: None,
                     damaged_files: recovered.damaged_files,
                 }),
                 closed: AtomicBool::new(false),
@@ -426,6 +440,7 @@ impl Inner {
         let wal = self.wal.stats();
         let head = self.head.read();
         let metas = || version.blocks.iter().map(|block| block.meta());
+        let (page_cache_hits, page_cache_misses) = self.pages.hits_and_misses();
         Stats {
             samples_appended: head.samples_applied,
             samples_refused: self.counters.refused.load(Ordering::Relaxed),
@@ -438,6 +453,9 @@ impl Inner {
             blocks: version.blocks.len() as u64,
             block_bytes: metas().map(|meta| meta.bytes).sum(),
             block_samples: metas().map(|meta| meta.samples).sum(),
+            page_cache_hits,
+            page_cache_misses,
+            page_cache_bytes: self.pages.bytes_held() as u64,
             wal_bytes: wal.bytes,
             wal_segments: wal.segments,
             wal_records: wal.records,

@@ -14,10 +14,11 @@ use crate::disk::Disk;
 use crate::error::{Error, Result, io_error};
 use crate::manifest::{self, CheckpointId, Found, Manifest};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::{self, BLOCKS_DIR, Block};
 use crate::metrics::checkpoint::{self, CHECKPOINTS_DIR};
 use crate::metrics::head::Head;
-use crate::time::TimeRange;
+use crate::time::{TimeRange, WINDOW_MS, windows_of};
 use crate::wal::replay::{self, Entry};
 use crate::wal::{SealedSegment, WAL_DIR};
 
@@ -54,7 +55,7 @@ pub(crate) struct Recovered {
     pub(crate) report: RecoveryReport,
 }
 
-pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
+pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Recovered> {
     for dir in [WAL_DIR, BLOCKS_DIR, CHECKPOINTS_DIR] {
         let dir = Path::new(dir);
         disk.create_dir_all(dir).map_err(|e| io_error("create folder", dir, e))?;
@@ -66,10 +67,10 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
     backup::remove_unfinished(disk)?;
     let mut manifest = match manifest::load(disk.as_ref())? {
         Found::Intact(manifest) => manifest,
-        Found::None => rebuild(disk, 0, &mut report)?,
+        Found::None => rebuild(disk, 0, cache, &mut report)?,
         Found::Damaged(path, generation) => {
             tracing::error!(path = %path.display(), "the manifest is damaged: rebuilding it");
-            let manifest = rebuild(disk, generation, &mut report)?;
+            let manifest = rebuild(disk, generation, cache, &mut report)?;
             // It stays until the new one is stored: without it, the manifest before it would be
             // the newest one to whoever starts next.
             damaged_files.push(path);
@@ -77,7 +78,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
             manifest
         }
     };
-    let blocks = open_blocks(disk, &mut manifest, &mut report)?;
+    let blocks = open_blocks(disk, &mut manifest, cache, &mut report)?;
     let mut head = Head::new();
     let restored = restore_checkpoint(
         disk.as_ref(),
@@ -118,10 +119,18 @@ impl SealedWindows {
     fn of(blocks: &[Arc<Block>], covered: u64) -> SealedWindows {
         let mut sealed = SealedWindows { by_start: HashMap::new(), windows: Vec::new() };
         for meta in blocks.iter().map(|block| block.meta()).filter(|m| m.sequence >= covered) {
-            let sequence = sealed.by_start.entry(meta.window.start_ms).or_insert(0);
-            *sequence = meta.sequence.max(*sequence);
-            sealed.windows.push(meta.window);
+            // Of a block that says nothing of the log, as a rollup, nothing is known here.
+            if meta.sequence == 0 {
+                continue;
+            }
+            for start in windows_of(meta.window) {
+                let sequence = sealed.by_start.entry(start).or_insert(0);
+                *sequence = meta.sequence.max(*sequence);
+                sealed.windows.push(TimeRange::new(start, start.saturating_add(WINDOW_MS - 1)));
+            }
         }
+        sealed.windows.sort_by_key(|window| window.start_ms);
+        sealed.windows.dedup();
         sealed
     }
 
@@ -231,12 +240,13 @@ fn restore_checkpoint(
 fn open_blocks(
     disk: &Arc<dyn Disk>,
     manifest: &mut Manifest,
+    cache: &Arc<PageCache>,
     report: &mut RecoveryReport,
 ) -> Result<Vec<Arc<Block>>> {
     let mut blocks = Vec::with_capacity(manifest.blocks.len());
     let mut lost = Vec::new();
     for meta in &manifest.blocks {
-        match Block::open(disk.clone(), meta.id) {
+        match Block::open(disk.clone(), meta.id, cache) {
             Ok(block) => blocks.push(Arc::new(block)),
             Err(e @ Error::Unsupported { .. }) => return Err(e),
             Err(e) => {
@@ -258,13 +268,18 @@ pub(crate) fn sort_blocks(blocks: &mut [Arc<Block>]) {
 }
 
 /// A manifest from the files themselves.
-fn rebuild(disk: &Arc<dyn Disk>, generation: u64, report: &mut RecoveryReport) -> Result<Manifest> {
+fn rebuild(
+    disk: &Arc<dyn Disk>,
+    generation: u64,
+    cache: &Arc<PageCache>,
+    report: &mut RecoveryReport,
+) -> Result<Manifest> {
     let mut metas: Vec<BlockMeta> = Vec::new();
     let mut highest = 0;
     for name in list(disk.as_ref(), BLOCKS_DIR)? {
         let Some(id) = block::id_of(&name) else { continue };
         highest = highest.max(id.0);
-        match Block::open(disk.clone(), id) {
+        match Block::open(disk.clone(), id, cache) {
             Ok(block) => metas.push(block.meta().clone()),
             Err(e @ Error::Unsupported { .. }) => return Err(e),
             Err(e) => {

@@ -9,6 +9,9 @@ pub const WINDOW_MS: i64 = 2 * 60 * 60 * 1000;
 
 pub const MINUTE_MS: i64 = 60 * 1000;
 
+/// A day of UTC, which has no leap seconds here.
+pub const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
+
 /// Milliseconds from `start_ms` to `end_ms`, both included. Empty when `start_ms > end_ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimeRange {
@@ -48,6 +51,12 @@ impl TimeRange {
 /// The window on the two-hour grid that `timestamp` falls into, by its start.
 pub fn window_start_ms(timestamp: i64) -> i64 {
     timestamp.div_euclid(WINDOW_MS).saturating_mul(WINDOW_MS)
+}
+
+/// The windows of the two-hour grid that `range` touches, by their starts.
+pub(crate) fn windows_of(range: TimeRange) -> impl Iterator<Item = i64> {
+    let (first, last) = (window_start_ms(range.start_ms), window_start_ms(range.end_ms));
+    (first..=last).step_by(WINDOW_MS as usize)
 }
 
 #[cfg(test)]

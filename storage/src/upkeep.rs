@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::compaction::merge::Merge;
 use crate::compaction::plan::{Situation, Step, plan};
-use crate::compaction::{merge, seal};
+use crate::compaction::seal;
+use crate::compaction::windows::Due;
 use crate::db::{Inner, Progress, SyncMode};
 use crate::error::{Error, Result};
 use crate::manifest::{CheckpointId, Manifest, NotStored};
@@ -24,6 +26,9 @@ const CHECKPOINT_SERIES: usize = 1024;
 
 /// Series that forget a sealed window under one lock.
 const FORGET_SERIES: usize = 1024;
+/// Rows that a merge writes before other upkeep has its turn: some 50 ms.
+const SLICE_ROWS: usize = 1_000_000;
+
 /// What only one thread at a time may change.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
@@ -34,9 +39,18 @@ pub(crate) struct Upkeep {
     pub(crate) last_sync_ms: i64,
     /// Bytes the log had taken in at the last checkpoint.
     pub(crate) checkpoint_wal_bytes: u64,
+    pub(crate) merging: Option<Merging>,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
 }
+/// The merge in progress.
+#[derive(Debug)]
+pub(crate) struct Merging {
+    merge: Merge,
+    /// Reading suffers without it.
+    is_urgent: bool,
+}
+
 impl Inner {
     pub(crate) fn maintain(&self, now_ms: i64) -> Result<Progress> {
         if self.closed.load(Ordering::Acquire) {
@@ -55,7 +69,8 @@ impl Inner {
             Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids)?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
-            Step::Merge { inputs, window } => self.merge(&mut upkeep, &inputs, window)?,
+            Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
+            Step::GoOn => return self.go_on_merging(&mut upkeep),
         }
         Ok(Progress::Worked)
     }
@@ -75,6 +90,7 @@ impl Inner {
             wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
             blocks: upkeep.manifest.blocks.clone(),
             retention_ms: self.options.retention_ms,
+            is_merging: upkeep.merging.is_some(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
         }
     }
@@ -146,35 +162,82 @@ impl Inner {
     }
 
     fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
-        let opened = Block::open(self.disk.clone(), meta.id);
+        let opened = Block::open(self.disk.clone(), meta.id, &self.pages);
         if opened.is_err() {
             let _ = self.disk.remove(&block::path(meta.id));
         }
         opened.map(Arc::new)
     }
 
-    fn merge(&self, upkeep: &mut Upkeep, inputs: &[BlockId], window: TimeRange) -> Result<()> {
+    fn begin_merge(&self, upkeep: &mut Upkeep, due: &Due) -> Result<()> {
         let version = self.version();
-        let blocks: Vec<Arc<Block>> = version
-            .blocks
-            .iter()
-            .filter(|block| inputs.contains(&block.meta().id))
-            .cloned()
-            .collect();
-        let meta = self.new_meta(upkeep, window, 0);
-        let meta = match merge::merge(&self.disk, &blocks, meta) {
-            Err(e @ Error::Corrupt { .. }) => return self.quarantine_blocks(upkeep, &blocks, e),
-            other => other?,
+        let is_input = |block: &&Arc<Block>| due.inputs.contains(&block.meta().id);
+        let inputs: Vec<Arc<Block>> = version.blocks.iter().filter(is_input).cloned().collect();
+        let Some(first) = inputs.first().map(|block| block.meta().clone()) else { return Ok(()) };
+        let meta = BlockMeta {
+            data_type: first.data_type,
+            class: first.class,
+            tier_ms: first.tier_ms,
+            policy_generation: first.policy_generation,
+            ..self.new_meta(upkeep, due.window, 0)
         };
+        let begun = Merge::begin(&self.disk, inputs.clone(), meta);
+        match begun {
+            Ok(merge) => {
+                upkeep.merging = Some(Merging { merge, is_urgent: due.is_urgent });
+                Ok(())
+            }
+            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A slice of the merge that was begun. On failure it is given up, and what it wrote goes.
+    fn go_on_merging(&self, upkeep: &mut Upkeep) -> Result<Progress> {
+        let Some(mut merging) = upkeep.merging.take() else { return Ok(Progress::Idle) };
+        let inputs = merging.merge.inputs().to_vec();
+        let live = |block: &Arc<Block>| {
+            let id = block.meta().id;
+            upkeep.manifest.blocks.iter().any(|meta| meta.id == id)
+        };
+        if !inputs.iter().all(live) {
+            // Retention or quarantine took one: what is due is seen anew.
+            return Ok(Progress::Worked);
+        }
+        let merged = match merging.merge.advance(SLICE_ROWS) {
+            Ok(false) => {
+                let progress =
+                    if merging.is_urgent { Progress::Worked } else { Progress::Background };
+                upkeep.merging = Some(merging);
+                return Ok(progress);
+            }
+            Ok(true) => merging.merge.finish(),
+            Err(e) => Err(e),
+        };
+        match merged {
+            Ok(meta) => self.publish_merged(upkeep, &inputs, meta)?,
+            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e)?,
+            Err(e) => return Err(e),
+        }
+        Ok(Progress::Worked)
+    }
+
+    fn publish_merged(
+        &self,
+        upkeep: &mut Upkeep,
+        inputs: &[Arc<Block>],
+        meta: BlockMeta,
+    ) -> Result<()> {
         let path = block::path(meta.id);
         let block = self.open_new(&meta)?;
         tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
             bytes = meta.bytes, "merged");
+        let inputs: Vec<BlockId> = inputs.iter().map(|block| block.meta().id).collect();
         let mut manifest = upkeep.manifest.clone();
         inputs.iter().for_each(|id| manifest.retire(*id));
         manifest.blocks.push(meta);
         self.store_with_file(upkeep, manifest, &path)?;
-        self.publish(vec![block], inputs);
+        self.publish(vec![block], &inputs);
         Ok(())
     }
 

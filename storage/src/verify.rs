@@ -13,10 +13,14 @@ use crate::error::{Error, Result, io_error};
 use crate::manifest::{self, Found, Manifest};
 use crate::metrics::block::check::{SectionCheck, sections};
 use crate::metrics::block::meta::BlockId;
+use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::{self, BLOCKS_DIR, Block, layout};
 use crate::metrics::checkpoint;
 use crate::metrics::head::Head;
 use crate::wal::replay;
+
+/// Series are read by id and pages are in another order; this many bytes of them are kept.
+const PAGE_CACHE_BYTES: usize = 64 << 20;
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +89,13 @@ pub fn verify(
     depth: Depth,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified> {
-    let mut verifier = Verifier { disk, depth, progress, verified: Verified::default() };
+    let mut verifier = Verifier {
+        disk,
+        depth,
+        pages: Arc::new(PageCache::new(PAGE_CACHE_BYTES)),
+        progress,
+        verified: Verified::default(),
+    };
     let manifest = verifier.manifest()?;
     let covered = match manifest.checkpoint {
         Some(checkpoint) => verifier.checkpoint(checkpoint.number)?,
@@ -101,6 +111,7 @@ pub fn verify(
 struct Verifier<'a> {
     disk: &'a Arc<dyn Disk>,
     depth: Depth,
+    pages: Arc<PageCache>,
     progress: &'a mut dyn FnMut(u64),
     verified: Verified,
 }
@@ -208,7 +219,7 @@ impl Verifier<'_> {
         (self.progress)(bytes.saturating_sub(seen));
         let mut samples = 0;
         if damage.is_empty() {
-            let whole = Block::open(self.disk.clone(), id).and_then(|block| {
+            let whole = Block::open(self.disk.clone(), id, &self.pages).and_then(|block| {
                 samples = block.meta().samples;
                 if self.depth == Depth::Decoded { block.verify() } else { Ok(()) }
             });

@@ -166,17 +166,10 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::histogram::{Buckets, Schema};
-
-    fn counted(count: f64) -> Arc<FloatHistogram> {
-        let schema = Schema::Exponential(0);
-        let positive = Buckets::run(0, &[count]);
-        Arc::new(FloatHistogram { count, positive, ..FloatHistogram::empty(schema) })
-    }
 
     #[test]
     fn what_is_not_defined_has_no_result_and_a_note() {
-        let histogram = &counted(1.0);
+        let histogram = &FloatHistogram::counted(1.0);
         let (float, histogram) = (Operand::Float(2.0), Operand::Histogram(histogram));
         for (op, left, right, names) in [
             (BinaryOp::Div, float, histogram, ("float", "histogram")),
@@ -192,7 +185,7 @@ mod tests {
 
     #[test]
     fn comparisons_give_the_left_side_or_a_number() {
-        let (one, two) = (counted(1.0), counted(2.0));
+        let (one, two) = (FloatHistogram::counted(1.0), FloatHistogram::counted(2.0));
         let (left, right) = (Operand::Histogram(&one), Operand::Histogram(&two));
         let point = |op, return_bool, right| apply(op, return_bool, left, right).point;
         assert_eq!(point(BinaryOp::Equal, false, right), None);
@@ -204,7 +197,7 @@ mod tests {
     #[test]
     fn hints_that_collide_leave_no_result() {
         let with = |hint| {
-            let mut histogram = FloatHistogram::clone(&counted(1.0));
+            let mut histogram = FloatHistogram::clone(&FloatHistogram::counted(1.0));
             histogram.reset_hint = hint;
             Arc::new(histogram)
         };

@@ -19,7 +19,7 @@ use crate::exec::rate::{RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit};
 use crate::exec::samples::Sample;
 use crate::exec::series::Series;
-use crate::exec::window::{Bounds, WindowCall, WindowScratch, account, compute};
+use crate::exec::window::{Bounds, Floats, WindowCall, WindowScratch, account, compute};
 use crate::exec::{Session, over_time};
 use crate::functions::FunctionId;
 use crate::histogram::{FloatHistogram, IncompatibleSchemas, KahanMean, KahanSum};
@@ -95,18 +95,18 @@ impl Columns<'_> {
     }
 }
 
-/// The row of a series that has histograms among its samples; `times` and `values` are its floats.
+/// The row of a series that has histograms among its samples, beside `floats`.
 pub(crate) fn evaluate(
     call: &WindowCall<'_>,
     metric: &str,
     series: &mut Series,
-    (times, values): (&[i64], &[f64]),
+    floats: Floats<'_>,
     scratch: &mut WindowScratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
     use FunctionId::*;
-    let columns = columns(call, series, (times, values));
+    let columns = columns(call, series, floats);
     account(session, &columns.windows, |_| 1)?;
     let cost = |at: usize| columns.histograms[at].size_in_samples();
     account(session, &columns.histogram_windows, cost)?;
@@ -121,19 +121,19 @@ pub(crate) fn evaluate(
         }
         Changes | Resets => differences(call.id, &columns, row, notes.session.budget)?,
         Irate | Idelta => {
-            compute(call, times, values, 0, scratch, row, notes.session);
+            compute(call, floats, scratch, row, notes.session);
             instant(call.id == Irate, &columns, row, notes);
         }
         Rate | Increase | Delta => {
-            compute(call, times, values, 0, scratch, row, notes.session);
+            compute(call, floats, scratch, row, notes.session);
             extrapolated(call, &columns, row, notes)?;
         }
         SumOverTime | AvgOverTime => {
-            compute(call, times, values, 0, scratch, row, notes.session);
+            compute(call, floats, scratch, row, notes.session);
             combined(call.id, &columns, row, notes)?;
         }
         _ => {
-            compute(call, times, values, 0, scratch, row, notes.session);
+            compute(call, floats, scratch, row, notes.session);
             let masks = columns.windows.mask.iter().zip(&columns.histogram_windows.mask);
             if masks.into_iter().any(|(floats, histograms)| floats & histograms != 0) {
                 notes.ignored_histograms();
@@ -143,11 +143,8 @@ pub(crate) fn evaluate(
     Ok(())
 }
 
-fn columns<'a>(
-    call: &WindowCall<'_>,
-    series: &mut Series,
-    (times, values): (&'a [i64], &'a [f64]),
-) -> Columns<'a> {
+fn columns<'a>(call: &WindowCall<'_>, series: &mut Series, floats: Floats<'a>) -> Columns<'a> {
+    let Floats { timestamps: times, values, .. } = floats;
     let live: Vec<usize> = (0..series.histogram_rows().len())
         .filter(|at| !series.is_stale(series.histogram_rows()[*at]))
         .collect();

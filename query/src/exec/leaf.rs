@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use icecore_storage::labels::{Labels, METRIC_NAME};
 use icecore_storage::metrics::histogram::ResetHint;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::engine::QueryError;
 use crate::exec::aggregate::{self, Grouping, Groups};
@@ -284,17 +284,16 @@ fn has_typed_series<I: Input>(input: &I) -> bool {
 /// An order of the series that their labels decide, and that keeps those of one target together,
 /// since they have equal timestamps.
 fn order_of_addition<I: Input>(input: &I, budget: &Budget) -> Result<Vec<u32>, QueryError> {
+    let labels = |index: u32| input.meta(index as usize).0;
     let key = |index: u32| {
-        let labels = input.meta(index as usize).0;
-        let mut target = [0; 2];
+        let labels = labels(index);
+        let mut target = 0;
         for (name, value) in labels.byte_pairs() {
-            match name {
-                b"job" => target[0] = xxh3_64(value),
-                b"instance" => target[1] = xxh3_64(value),
-                _ => {}
+            if matches!(name, b"job" | b"instance") {
+                target = xxh3_64_with_seed(value, target);
             }
         }
-        (target, labels.identity())
+        (target, xxh3_64(labels.as_bytes()))
     };
     let mut keys = Vec::with_capacity(input.len());
     let mut pace = budget.pace();
@@ -303,7 +302,9 @@ fn order_of_addition<I: Input>(input: &I, budget: &Budget) -> Result<Vec<u32>, Q
         keys.push((key(index), index));
     }
     // Whole numbers are sorted at some ten million a second.
-    keys.sort_unstable();
+    keys.sort_unstable_by(|(a, left), (b, right)| {
+        a.cmp(b).then_with(|| labels(*left).as_bytes().cmp(labels(*right).as_bytes()))
+    });
     Ok(keys.into_iter().map(|(_, index)| index).collect())
 }
 
@@ -352,17 +353,20 @@ impl<'a, I: Input> Run<'a, I> {
         self.input.read(index, series)?;
         let session = &mut output.session;
         session.is_of_its_range |= series.has_histograms();
+        let metric = match &self.leaf {
+            Leaf::Select { .. } => "",
+            Leaf::Smoothed { .. } | Leaf::Window(_) => labels.metric_name(),
+        };
         match &self.leaf {
             Leaf::Select { view, emit } => {
                 let looked_at = select::select(*view, *emit, series, picks, row);
                 session.sample_count.add(session.counted, looked_at, |step| row.cost_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
-                let (metric, live) = (labels.metric_name(), &mut window.live);
+                let live = &mut window.live;
                 extended::smooth(*view, *reach, *span, metric, series, live, row, session)?;
             }
             Leaf::Window(call) => {
-                let metric = labels.metric_name();
                 blocks::evaluate(call, metric, series, window, row, session)?;
             }
         }
@@ -373,7 +377,7 @@ impl<'a, I: Input> Run<'a, I> {
         session.budget.hold(cost)?;
         output.held += cost;
         if let Some(span) = self.leaf.expects_counter().filter(|_| row.has_floats()) {
-            note_counter(labels, no_counter, span, session);
+            note_counter(labels, metric, no_counter, span, session);
         }
         let drops = self.leaf.drops_name();
         let drop_name = marked || drops && session.delayed;
@@ -437,8 +441,13 @@ impl<'a, I: Input> Run<'a, I> {
     }
 }
 
-fn note_counter(labels: &Labels, last: &mut String, span: Span, session: &mut Session<'_>) {
-    let name = labels.metric_name();
+fn note_counter(
+    labels: &Labels,
+    name: &str,
+    last: &mut String,
+    span: Span,
+    session: &mut Session<'_>,
+) {
     if session.type_and_unit_labels {
         let label = labels.get("__type__").unwrap_or("");
         if !name.is_empty() && !matches!(label, "counter" | "histogram") {

@@ -502,7 +502,7 @@ impl<'a, S: Source> Executor<'a, S> {
         let mut matrix = Vec::new();
         let all = &self.series[self.selection(selector)];
         let budget = self.session.budget;
-        let order = sort::order_by(all.len(), budget, |a, b| all[a].0.cmp(&all[b].0));
+        let order = sort::by_labels(all.len(), budget, |at| &all[at].0);
         let mut memory = budget.growing();
         for (labels, selected) in order.into_iter().map(|at| &all[at]) {
             budget.check()?;
@@ -570,7 +570,7 @@ pub(crate) fn series_of(
 ) -> Result<Vec<MatrixSeries>, QueryError> {
     budget.expect_bytes(rows.cost().saturating_mul(size_of::<(i64, f64)>() as u64))?;
     let labels = |row: usize| &rows.meta[row].labels;
-    let order = sort::order_by(rows.len(), budget, |a, b| labels(a).cmp(labels(b)));
+    let order = sort::by_labels(rows.len(), budget, labels);
     let mut matrix = Vec::with_capacity(rows.len());
     let mut pace = budget.pace();
     for row in order {

@@ -16,7 +16,7 @@ const RUN_SAMPLES: usize = 1024;
 /// Samples of a window in a run, at most: a run is to serve many windows.
 const WINDOW_SAMPLES: usize = RUN_SAMPLES / 4;
 const RUN_WORDS: usize = RUN_SAMPLES / 64;
-/// Extremes that are looked for, at most: each costs a comparison a sample.
+/// Extremes that are looked for, at most: each costs two comparisons a sample.
 const EXTREMES: usize = 6;
 
 /// Orders floats as integers: NaN first, then as numbers.
@@ -51,29 +51,53 @@ pub(crate) fn quantile_of(quantile: f64, values: &mut [f64]) -> f64 {
 
 /// The quantile of `count` values, of which `pair` gives those of two ranks: equal, or neighbours.
 fn quantile_by(quantile: f64, count: usize, pair: impl FnOnce(usize, usize) -> (f64, f64)) -> f64 {
-    if count == 0 || quantile.is_nan() {
-        return f64::NAN;
+    match Ranks::of(quantile, count) {
+        Ok(ranks) => ranks.between(pair(ranks.lower, ranks.upper)),
+        Err(value) => value,
     }
-    if quantile < 0.0 {
-        return f64::NEG_INFINITY;
+}
+
+/// Between which ranks a quantile lies: equal ones, or neighbours.
+#[derive(Clone, Copy, Debug)]
+struct Ranks {
+    lower: usize,
+    upper: usize,
+    /// Of the upper one.
+    weight: f64,
+}
+
+impl Ranks {
+    /// Of `count` values; the error is a quantile that does not depend on them.
+    fn of(quantile: f64, count: usize) -> Result<Ranks, f64> {
+        if count == 0 || quantile.is_nan() {
+            return Err(f64::NAN);
+        }
+        if quantile < 0.0 {
+            return Err(f64::NEG_INFINITY);
+        }
+        if quantile > 1.0 {
+            return Err(f64::INFINITY);
+        }
+        let rank = quantile * (count - 1) as f64;
+        // Not negative: the conversion rounds down.
+        let lower = rank as usize;
+        let upper = (lower + 1).min(count - 1);
+        Ok(Ranks { lower, upper, weight: rank - lower as f64 })
     }
-    if quantile > 1.0 {
-        return f64::INFINITY;
+
+    fn between(self, (below, above): (f64, f64)) -> f64 {
+        below * (1.0 - self.weight) + above * self.weight
     }
-    let rank = quantile * (count - 1) as f64;
-    // Not negative: the conversion rounds down.
-    let lower = rank as usize;
-    let upper = (lower + 1).min(count - 1);
-    let weight = rank - lower as f64;
-    let (below, above) = pair(lower, upper);
-    below * (1.0 - weight) + above * weight
 }
 
 /// Quantiles of the windows of one series, which neither begin nor end before the last one.
 #[derive(Debug, Default)]
 pub(crate) struct SlidingQuantile {
+    /// Of the last quantile, by its bits, and length of a window: most are as long as the one before.
+    ranks: Option<(u64, usize, Ranks)>,
     /// Whether extremes may be looked for: no NaN, nor a zero that is negative.
     plain: bool,
+    extremes: Extremes,
     /// Of all values, once there are windows that need them.
     keys: Vec<i64>,
     in_runs: bool,
@@ -86,8 +110,8 @@ pub(crate) struct SlidingQuantile {
 impl SlidingQuantile {
     /// Begins a series whose windows have at most `largest` samples.
     pub(crate) fn begin(&mut self, values: &[f64], largest: usize) {
-        let is_plain = |value: &f64| !value.is_nan() & (value.to_bits() != (-0.0f64).to_bits());
-        self.plain = values.iter().fold(true, |plain, value| plain & is_plain(value));
+        self.plain = is_plain(values);
+        self.extremes.kept = 0;
         self.in_runs = largest <= WINDOW_SAMPLES;
         self.keys.clear();
         self.run.samples = 0..0;
@@ -97,21 +121,31 @@ impl SlidingQuantile {
 
     /// The quantile of a window, which is not empty, of the values.
     pub(crate) fn quantile(&mut self, quantile: f64, values: &[f64], window: Range<usize>) -> f64 {
-        quantile_by(quantile, window.len(), |lower, upper| {
-            let extremes = (window.len() - lower).min(upper + 1);
-            if !self.plain || extremes > EXTREMES {
-                return self.ordered_pair(values, window, lower, upper);
-            }
-            let values = &values[window];
-            match values.len() - lower == extremes {
-                true => extreme_pair(extremes, values, upper > lower, 1.0),
-                false => {
-                    // From below, where the greater of the two is the farther one.
-                    let (above, below) = extreme_pair(extremes, values, true, -1.0);
-                    (below, above)
-                }
-            }
-        })
+        let ranks = match self.ranks {
+            Some((of, count, ranks)) if (of, count) == (quantile.to_bits(), window.len()) => ranks,
+            _ => match Ranks::of(quantile, window.len()) {
+                Ok(ranks) => ranks,
+                Err(value) => return value,
+            },
+        };
+        self.ranks = Some((quantile.to_bits(), window.len(), ranks));
+        ranks.between(self.pair(values, window, ranks))
+    }
+
+    fn pair(&mut self, values: &[f64], window: Range<usize>, ranks: Ranks) -> (f64, f64) {
+        let Ranks { lower, upper, .. } = ranks;
+        let (from_above, from_below) = (window.len() - lower, upper + 1);
+        if !self.plain || from_above.min(from_below) > EXTREMES {
+            return self.ordered_pair(values, window, lower, upper);
+        }
+        if from_above <= from_below {
+            let (below, above) = self.extremes.pair(from_above, 1.0, values, window);
+            (below, if upper > lower { above } else { below })
+        } else {
+            // From below the greater of the two is the farther one.
+            let (above, below) = self.extremes.pair(from_below, -1.0, values, window);
+            (below, above)
+        }
     }
 
     /// The values of two ranks that are equal or neighbours.
@@ -140,51 +174,94 @@ impl SlidingQuantile {
     }
 }
 
-/// The `nth` greatest value, counted from 1, and the one above it, or itself again. With a sign of
-/// -1, the least and the one below.
-fn extreme_pair(nth: usize, values: &[f64], with_next: bool, sign: f64) -> (f64, f64) {
-    let (found, next) = match nth {
-        1 => greatest::<1>(values, sign),
-        2 => greatest::<2>(values, sign),
-        3 => greatest::<3>(values, sign),
-        4 => greatest::<4>(values, sign),
-        5 => greatest::<5>(values, sign),
-        EXTREMES => greatest::<EXTREMES>(values, sign),
-        _ => unreachable!("more extremes are not looked for"),
-    };
-    (found, if with_next { next } else { found })
+fn is_plain(values: &[f64]) -> bool {
+    let (mut zeros, mut has_nan) = (0, false);
+    for value in values {
+        zeros |= if *value == 0.0 { value.to_bits() } else { 0 };
+        has_nan |= value.is_nan();
+    }
+    zeros == 0 && !has_nan
 }
 
-/// The `N`th greatest of the values times `sign`, and the one before it, if there is one; again
-/// times `sign`.
-fn greatest<const N: usize>(values: &[f64], sign: f64) -> (f64, f64) {
-    /// Separate searches, so that they are vectors and none waits for the other.
-    const LANES: usize = 4;
-    // Selections of one instruction each: `f64::max` would look for NaN as well.
-    let max = |a: f64, b: f64| if a > b { a } else { b };
-    let min = |a: f64, b: f64| if a < b { a } else { b };
-    let mut tops = [[f64::NEG_INFINITY; LANES]; N];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        let mut falling = chunk.map(|value| value * sign);
-        for top in &mut tops {
-            for (top, falling) in top.iter_mut().zip(&mut falling) {
-                (*top, *falling) = (max(*top, *falling), min(*top, *falling));
+/// The greatest values of windows that slide, or the least.
+///
+/// A window has an **older** part, of which the extremes are known from each place to its end, and a
+/// **newer** one, of which they grow with the window. When it has left the older part, all that it
+/// holds becomes the next one; so a sample is compared twice, whatever the number of its windows.
+#[derive(Debug, Default)]
+struct Extremes {
+    /// How many are kept of each part; 0 before the first window.
+    kept: usize,
+    /// 1 for the greatest, -1 for the least: values are multiplied by it.
+    sign: f64,
+    /// `kept` for each place of the older part, the last place first.
+    older: Vec<f64>,
+    newer: [f64; EXTREMES],
+    /// Where the parts meet, and where the newer one ends.
+    middle: usize,
+    end: usize,
+}
+
+impl Extremes {
+    /// The `nth` greatest value of a window, counted from 1, and the one above it, or itself again.
+    /// With a sign of -1, the least and the one below.
+    fn pair(&mut self, nth: usize, sign: f64, values: &[f64], window: Range<usize>) -> (f64, f64) {
+        if nth > self.kept || sign != self.sign {
+            (self.kept, self.sign, self.middle) = (nth, sign, 0);
+        }
+        match self.kept {
+            1 => self.slide::<1>(nth, values, window),
+            2 => self.slide::<2>(nth, values, window),
+            3 => self.slide::<3>(nth, values, window),
+            4 => self.slide::<4>(nth, values, window),
+            5 => self.slide::<5>(nth, values, window),
+            EXTREMES => self.slide::<EXTREMES>(nth, values, window),
+            _ => unreachable!("more extremes are not looked for"),
+        }
+    }
+
+    fn slide<const N: usize>(
+        &mut self,
+        nth: usize,
+        values: &[f64],
+        window: Range<usize>,
+    ) -> (f64, f64) {
+        let sign = self.sign;
+        if window.start >= self.middle {
+            let mut tops = [f64::NEG_INFINITY; N];
+            self.older.resize(N * window.len(), 0.0);
+            let places = self.older.as_chunks_mut::<N>().0.iter_mut();
+            for (place, value) in places.zip(values[window.clone()].iter().rev()) {
+                insert(&mut tops, value * sign);
+                *place = tops;
             }
+            self.newer = [f64::NEG_INFINITY; EXTREMES];
+            (self.middle, self.end) = (window.end, window.end);
         }
-    }
-    let mut top = tops.map(|lanes| lanes[0]);
-    let mut add = |value: f64| {
-        let mut falling = value;
-        for top in &mut top {
-            (*top, falling) = (max(*top, falling), min(*top, falling));
+        let newer = self.newer.first_chunk_mut::<N>().expect("no more are kept");
+        for value in &values[self.end..window.end] {
+            insert(newer, value * sign);
         }
-    };
-    for lanes in &tops {
-        lanes[1..].iter().for_each(|value| add(*value));
+        self.end = window.end;
+        let mut tops = *newer;
+        let older = &self.older.as_chunks::<N>().0[self.middle - 1 - window.start];
+        older.iter().for_each(|value| insert(&mut tops, *value));
+        (tops[nth - 1] * sign, tops[nth.saturating_sub(2)] * sign)
     }
-    rest.iter().for_each(|value| add(value * sign));
-    (top[N - 1] * sign, top[N.saturating_sub(2)] * sign)
+}
+
+/// Puts a value among the greatest so far, which are in order, and lets the last of all go.
+#[inline(always)]
+fn insert<const N: usize>(tops: &mut [f64; N], value: f64) {
+    let mut falling = value;
+    for top in tops {
+        // Selections of one instruction each: `f64::max` would look for NaN as well.
+        let (greater, less) = (
+            if *top > falling { *top } else { falling },
+            if *top < falling { *top } else { falling },
+        );
+        (*top, falling) = (greater, less);
+    }
 }
 
 /// A sorted stretch of a series, and which of it is in the window.

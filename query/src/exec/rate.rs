@@ -5,10 +5,13 @@
 //! Prometheus makes, without a walk over all samples. What depends on timestamps alone (bounds and
 //! extrapolation) is a [`RateSteps`], shared by series with equal timestamps.
 
-use crate::exec::rows::{RowBuffer, words};
-use crate::exec::window::Bounds;
+use crate::exec::rows::RowBuffer;
+use crate::exec::window::{Bounds, Floats};
 use crate::functions::FunctionId;
 use crate::plan::View;
+
+/// Steps that are computed together: a word of a bitmap.
+const CHUNK: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RateKind {
@@ -28,22 +31,23 @@ impl RateKind {
     }
 }
 
-/// The part of a step's result that does not depend on values; times in seconds.
-#[derive(Clone, Copy, Debug, Default)]
-struct RateStep {
-    first: u32,
-    last: u32,
-    sampled_interval: f64,
-    to_start: f64,
-    to_end: f64,
-    factor: f64,
-}
-
+/// What of the results does not depend on values: columns, a row a step; times in seconds.
+///
+/// Rows of steps with less than two samples mean nothing.
 #[derive(Debug, Default)]
 pub(crate) struct RateSteps {
-    steps: Vec<RateStep>,
+    /// From the first sample to the last.
+    sampled_interval: Vec<f64>,
+    /// How far beyond them the samples are taken to go on.
+    to_start: Vec<f64>,
+    to_end: Vec<f64>,
+    /// By what an increase is multiplied.
+    factor: Vec<f64>,
     /// Steps with at least two samples.
     mask: Vec<u64>,
+    /// Of each chunk of steps, how far apart the first samples of its windows are, and the last;
+    /// 0 if that varies.
+    strides: Vec<usize>,
     /// 1 for what is not per second.
     divisor: f64,
 }
@@ -57,73 +61,125 @@ impl RateSteps {
         kind: RateKind,
     ) {
         self.divisor = if kind == RateKind::Rate { seconds(view.window_ms) } else { 1.0 };
+        bounds.with_at_least(2, &mut self.mask);
         let steps = view.times.steps;
-        self.steps.resize(steps, RateStep::default());
-        self.mask.resize(words(steps), 0);
-        let windows = bounds.low.chunks(64).zip(bounds.high.chunks(64));
-        let divisor = self.divisor;
-        let mut end_ms = view.times.first_ms;
-        for ((lows, highs), (mask, steps)) in
-            windows.zip(self.mask.iter_mut().zip(self.steps.chunks_mut(64)))
+        for column in
+            [&mut self.sampled_interval, &mut self.to_start, &mut self.to_end, &mut self.factor]
         {
-            *mask = 0;
-            for (bit, (step, (low, high))) in
-                steps.iter_mut().zip(lows.iter().zip(highs)).enumerate()
+            column.resize(steps, 0.0);
+        }
+        self.find_strides(bounds);
+        self.measure(timestamps, bounds, view);
+        self.extrapolate(bounds);
+    }
+
+    fn find_strides(&mut self, bounds: &Bounds) {
+        let windows = bounds.low.chunks(CHUNK).zip(bounds.high.chunks(CHUNK));
+        self.strides.clear();
+        self.strides.extend(windows.zip(&self.mask).map(|((lows, highs), mask)| {
+            let stride = lows.get(1).map_or(1, |next| next.wrapping_sub(lows[0]));
+            let is_even = |bounds: &[u32]| {
+                let pairs = bounds.iter().zip(&bounds[1..]);
+                pairs.fold(true, |even, (a, b)| even & (b.wrapping_sub(*a) == stride))
+            };
+            let is_full = mask.count_ones() as usize == lows.len();
+            if is_full && is_even(lows) && is_even(highs) { stride as usize } else { 0 }
+        }));
+    }
+
+    /// Distances between samples and the edges of windows, in ms.
+    fn measure(&mut self, timestamps: &[i64], bounds: &Bounds, view: View) {
+        let (mut firsts, mut lasts) = ([0; CHUNK], [0; CHUNK]);
+        let windows = bounds.low.chunks(CHUNK).zip(bounds.high.chunks(CHUNK));
+        let edges = self.to_start.chunks_mut(CHUNK).zip(self.to_end.chunks_mut(CHUNK));
+        let columns = self.sampled_interval.chunks_mut(CHUNK).zip(edges);
+        let mut end_ms = view.times.first_ms;
+        for (((lows, highs), stride), (intervals, (to_starts, to_ends))) in
+            windows.zip(&self.strides).zip(columns)
+        {
+            let (firsts, lasts) =
+                ends(timestamps, (lows, highs), *stride, (&mut firsts, &mut lasts));
+            let edges = to_starts.iter_mut().zip(to_ends);
+            for ((first, last), (interval, (to_start, to_end))) in
+                firsts.iter().zip(lasts).zip(intervals.iter_mut().zip(edges))
             {
                 let start_ms = end_ms.wrapping_sub(view.window_ms);
-                *step = RateStep::default();
-                if let Some([first, .., last]) = timestamps.get(*low as usize..*high as usize) {
-                    *mask |= 1 << bit;
-                    let times = [start_ms, *first, *last, end_ms];
-                    *step = RateStep::of(*low..*high, times, kind, divisor);
-                }
+                *interval = milliseconds(*first, *last);
+                *to_start = milliseconds(start_ms, *first);
+                *to_end = milliseconds(*last, end_ms);
                 end_ms = end_ms.wrapping_add(view.times.step_ms);
             }
         }
     }
-}
 
-impl RateSteps {
+    /// From distances to what is extrapolated. Without branches, since divisions take long and are
+    /// made by vectors.
+    fn extrapolate(&mut self, bounds: &Bounds) {
+        let divisor = self.divisor;
+        let windows = bounds.low.iter().zip(&bounds.high);
+        let edges = self.to_start.iter_mut().zip(&mut self.to_end);
+        let columns = self.sampled_interval.iter_mut().zip(edges).zip(&mut self.factor);
+        for ((low, high), ((interval, (to_start, to_end)), out)) in windows.zip(columns) {
+            *interval /= 1000.0;
+            let average_gap = *interval / f64::from(high.wrapping_sub(*low).wrapping_sub(1));
+            // A sample is missing between the window's edge and the sample next to it if they are
+            // further apart than this; then the series is taken to end half a gap away.
+            let threshold = average_gap * 1.1;
+            let half_gap = average_gap / 2.0;
+            let limited = |to_edge: f64| if to_edge >= threshold { half_gap } else { to_edge };
+            *to_start = limited(*to_start / 1000.0);
+            *to_end = limited(*to_end / 1000.0);
+            *out = factor(*interval, *to_start, *to_end, divisor);
+        }
+    }
+
     /// By what the increase from a first value is multiplied.
     pub(crate) fn factor_of(&self, step: usize, kind: RateKind, first: f64, increase: f64) -> f64 {
-        let step = &self.steps[step];
         match kind {
-            RateKind::Delta => step.factor,
-            _ => counter_factor(kind, self, step, first, increase),
+            RateKind::Delta => self.factor[step],
+            _ => self.counter_factor(step, first, increase),
         }
+    }
+
+    /// A counter is not extrapolated beyond the time at which it would have been zero.
+    #[inline(always)]
+    fn counter_factor(&self, step: usize, first: f64, result: f64) -> f64 {
+        if is_far_from_zero(first, result) {
+            return self.factor[step];
+        }
+        let (interval, to_start) = (self.sampled_interval[step], self.to_start[step]);
+        let rises = result > 0.0 && first >= 0.0;
+        // The division is only made where it may matter; the margin covers the rounding of this test.
+        if rises && first * interval <= to_start * result * 1.000_001 {
+            let to_zero = interval * (first / result);
+            if to_zero < to_start {
+                return factor(interval, to_zero, self.to_end[step], self.divisor);
+            }
+        }
+        self.factor[step]
     }
 }
 
-impl RateStep {
-    /// `times` are those of the window's start, its first and last sample, and its end, in ms.
-    #[inline(always)]
-    fn of(rows: std::ops::Range<u32>, times: [i64; 4], kind: RateKind, divisor: f64) -> RateStep {
-        let [start, first, last, end] = times;
-        let seconds = |from: i64, to: i64| to.wrapping_sub(from) as f64 / 1000.0;
-        let sampled_interval = seconds(first, last);
-        let average_gap = sampled_interval / f64::from(rows.end - rows.start - 1);
-        // A sample is missing between the window's edge and the sample next to it if they are
-        // further apart than this; then the series is taken to end half a gap away.
-        let threshold = average_gap * 1.1;
-        let limited = |to_edge: f64| if to_edge >= threshold { average_gap / 2.0 } else { to_edge };
-        let to_start = limited(seconds(start, first));
-        let to_end = limited(seconds(last, end));
-        let factor = factor(sampled_interval, to_start, to_end, kind, divisor);
-        RateStep {
-            first: rows.start,
-            last: rows.end - 1,
-            sampled_interval,
-            to_start,
-            to_end,
-            factor,
-        }
-    }
+/// The way to zero is `first / result` of the interval, and the way to the window's start is never
+/// above 1.1 of it: for most counters this is the end of the matter.
+#[inline(always)]
+fn is_far_from_zero(first: f64, result: f64) -> bool {
+    first > result * 1.2
 }
 
 #[inline(always)]
-fn factor(interval: f64, to_start: f64, to_end: f64, kind: RateKind, divisor: f64) -> f64 {
-    let factor = (interval + to_start + to_end) / interval;
-    if kind == RateKind::Rate { factor / divisor } else { factor }
+fn factor(interval: f64, to_start: f64, to_end: f64, divisor: f64) -> f64 {
+    (interval + to_start + to_end) / interval / divisor
+}
+
+/// The distance of two times, exactly: no window is as long as 2^51 ms. Vectors have no instruction
+/// for this conversion, so the number is put into the last bits of a float of which 1 is the last.
+#[inline(always)]
+fn milliseconds(from: i64, to: i64) -> f64 {
+    /// 1.5 times 2^52.
+    const UNIT: f64 = 6_755_399_441_055_744.0;
+    let distance = to.wrapping_sub(from) as u64;
+    f64::from_bits(UNIT.to_bits().wrapping_add(distance)) - UNIT
 }
 
 /// As Go's `Duration.Seconds`.
@@ -134,72 +190,133 @@ pub(crate) fn seconds(milliseconds: i64) -> f64 {
 /// `rate`, `increase` or `delta` at every step.
 pub(crate) fn extrapolated(
     kind: RateKind,
-    values: &[f64],
+    floats: Floats<'_>,
+    bounds: &Bounds,
     steps: &RateSteps,
     resets: &mut Vec<u32>,
     row: &mut RowBuffer,
 ) {
+    let values = floats.values;
     row.valid.copy_from_slice(&steps.mask);
-    if kind == RateKind::Delta {
-        for (out, step) in row.values.iter_mut().zip(&steps.steps) {
-            if step.last > step.first {
-                *out = (values[step.last as usize] - values[step.first as usize]) * step.factor;
+    resets.clear();
+    if kind != RateKind::Delta && !floats.never_fall {
+        find_resets(values, resets);
+    }
+    let mut resets = &resets[..];
+    let windows = bounds.low.chunks(CHUNK).zip(bounds.high.chunks(CHUNK));
+    let factors = steps.factor.chunks(CHUNK);
+    let (mut firsts, mut lasts) = ([0.0; CHUNK], [0.0; CHUNK]);
+    let chunks = windows.zip(&steps.strides).zip(factors).zip(row.values.chunks_mut(CHUNK));
+    for (chunk, ((((lows, highs), stride), factors), out)) in chunks.enumerate() {
+        let (Some(low), Some(high)) = (lows.first(), highs.last()) else { continue };
+        resets = &resets[resets.partition_point(|reset| reset <= low)..];
+        let has_reset = resets.first().is_some_and(|reset| reset < high);
+        let gathered = (&mut firsts, &mut lasts);
+        let is_plain = !has_reset
+            && plain_differences(kind, values, (lows, highs), *stride, gathered, factors, out);
+        if !is_plain {
+            let windows = lows.iter().zip(highs).zip(out);
+            for (step, ((low, high), out)) in (chunk * CHUNK..).zip(windows) {
+                if high.wrapping_sub(*low) >= 2 {
+                    *out = counter_result(steps, step, values, (*low, *high), resets);
+                }
             }
         }
-        return;
-    }
-    find_resets(values, resets);
-    if resets.is_empty() {
-        // Most counters, most of the time. What is computed of steps without a window is not valid.
-        for (out, step) in row.values.iter_mut().zip(&steps.steps) {
-            let (first, last) = (values.get(step.first as usize), values.get(step.last as usize));
-            if let (Some(first), Some(last)) = (first, last) {
-                let result = last - first;
-                *out = result * counter_factor(kind, steps, step, *first, result);
-            }
-        }
-        return;
-    }
-    let mut oldest = 0;
-    for (out, step) in row.values.iter_mut().zip(&steps.steps) {
-        if step.last <= step.first {
-            continue;
-        }
-        let first = values[step.first as usize];
-        let mut result = values[step.last as usize] - first;
-        while oldest < resets.len() && resets[oldest] <= step.first {
-            oldest += 1;
-        }
-        for &reset in resets[oldest..].iter().take_while(|reset| **reset <= step.last) {
-            result += values[reset as usize - 1];
-        }
-        *out = result * counter_factor(kind, steps, step, first, result);
     }
 }
 
-/// A counter is not extrapolated beyond the time at which it would have been zero.
-#[inline(always)]
-fn counter_factor(
-    kind: RateKind,
-    steps: &RateSteps,
-    step: &RateStep,
-    first: f64,
-    result: f64,
-) -> f64 {
-    // The way to zero is `first / result` of the interval, and the way to the window's start is never
-    // above 1.1 of it: for most counters this is the end of the matter.
-    if first > result * 1.2 {
-        return step.factor;
+/// What a column has at the first and at the last samples of windows. Without a stride, what it has
+/// for a window of less than two samples means nothing.
+fn ends<'a, T: Copy>(
+    column: &'a [T],
+    (lows, highs): (&[u32], &[u32]),
+    stride: usize,
+    (firsts, lasts): (&'a mut [T; CHUNK], &'a mut [T; CHUNK]),
+) -> (&'a [T], &'a [T]) {
+    let steps = lows.len();
+    if stride == 0 {
+        let windows = lows.iter().zip(highs);
+        for ((first, last), (low, high)) in firsts.iter_mut().zip(lasts.iter_mut()).zip(windows) {
+            if let Some([from, .., to]) = column.get(*low as usize..*high as usize) {
+                (*first, *last) = (*from, *to);
+            }
+        }
+        return (&firsts[..steps], &lasts[..steps]);
     }
-    let rises = result > 0.0 && first >= 0.0;
-    // The division is only made where it may matter; the margin covers the rounding of this test.
-    if rises && first * step.sampled_interval <= step.to_start * result * 1.000_001 {
-        let to_zero = step.sampled_interval * (first / result);
-        if to_zero < step.to_start {
-            return factor(step.sampled_interval, to_zero, step.to_end, kind, steps.divisor);
+    let (from_first, from_last) = (&column[lows[0] as usize..], &column[highs[0] as usize - 1..]);
+    if stride == 1 {
+        return (&from_first[..steps], &from_last[..steps]);
+    }
+    for (from, out) in [(from_first, &mut firsts[..steps]), (from_last, &mut lasts[..steps])] {
+        match stride {
+            // Half a minute and a whole one, of what is scraped every 15 seconds.
+            2 => every::<2, T>(from, out),
+            4 => every::<4, T>(from, out),
+            _ => from.iter().step_by(stride).zip(out).for_each(|(from, out)| *out = *from),
         }
     }
-    step.factor
+    (&firsts[..steps], &lasts[..steps])
+}
+
+/// The first of every `N` items, for as long as there is room; with vectors.
+fn every<const N: usize, T: Copy>(from: &[T], out: &mut [T]) {
+    let chunks = from.as_chunks::<N>().0;
+    out.iter_mut().zip(chunks).for_each(|(out, chunk)| *out = chunk[0]);
+    // The last chunk may be shorter.
+    if let Some((last, before)) = out.split_last_mut() {
+        *last = from[N * before.len()];
+    }
+}
+
+/// Differences of last and first values times a factor. False if that may not be the result of
+/// all: a counter is close to zero.
+fn plain_differences(
+    kind: RateKind,
+    values: &[f64],
+    windows: (&[u32], &[u32]),
+    stride: usize,
+    gathered: (&mut [f64; CHUNK], &mut [f64; CHUNK]),
+    factors: &[f64],
+    out: &mut [f64],
+) -> bool {
+    let (firsts, lasts) = ends(values, windows, stride, gathered);
+    let mut is_plain = true;
+    for ((out, factor), (first, last)) in out.iter_mut().zip(factors).zip(firsts.iter().zip(lasts))
+    {
+        let result = last - first;
+        is_plain &= is_far_from_zero(*first, result);
+        *out = result * factor;
+    }
+    is_plain || kind == RateKind::Delta
+}
+
+/// The result of one window; `resets` are those after its first sample, and perhaps some before.
+fn counter_result(
+    steps: &RateSteps,
+    step: usize,
+    values: &[f64],
+    (low, high): (u32, u32),
+    resets: &[u32],
+) -> f64 {
+    let first = values[low as usize];
+    let mut result = values[high as usize - 1] - first;
+    let inside = &resets[resets.partition_point(|reset| *reset <= low)..];
+    for &reset in inside.iter().take_while(|reset| **reset < high) {
+        result += values[reset as usize - 1];
+    }
+    result * steps.counter_factor(step, first, result)
+}
+
+/// Whether there are several values, none less than the one before, nor NaN.
+pub(crate) fn never_fall(values: &[f64]) -> bool {
+    let (Some((_, before)), Some((_, after))) = (values.split_last(), values.split_first()) else {
+        return false;
+    };
+    // Many at a time, which is quicker than to stop at the first that falls.
+    let rise = |(before, after): (&[f64], &[f64])| {
+        before.iter().zip(after).fold(true, |rise, (before, after)| rise & (before <= after))
+    };
+    !before.is_empty() && before.chunks(256).zip(after.chunks(256)).all(rise)
 }
 
 /// Indices of samples that are less than the one before.
@@ -293,12 +410,18 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) % bound
         };
-        for _ in 0..200 {
-            let (mut time, mut value) = (0, random(50) as f64 * 0.1);
+        for turn in 0..200 {
+            let (mut time, mut value) = (random(5_000) as i64, random(50) as f64 * 0.1);
             let mut samples = Samples::default();
-            for _ in 0..random(60) {
-                time += 1 + random(40_000) as i64;
-                value = if random(8) == 0 {
+            // Irregular, or as many samples as make windows move on evenly.
+            let (count, gap_ms) = match turn % 5 {
+                0 => (random(60), None),
+                at => (random(800), Some(7_000 / at)),
+            };
+            let resets_every = [8, 200, 10_000][turn as usize % 3];
+            for _ in 0..count {
+                time += gap_ms.unwrap_or_else(|| 1 + random(40_000) as i64);
+                value = if random(resets_every) == 0 {
                     random(3) as f64
                 } else {
                     value + random(900) as f64 / 7.0

@@ -1,15 +1,15 @@
 //! Instant selectors: the newest sample at each step, if it is not older than the lookback.
 //!
-//! Which sample a step gets depends on timestamps alone. Those **picks** are computed with two
-//! pointers and kept while the source says that the next series has the same timestamps; what is
+//! Which sample a step gets depends on timestamps alone. Those **picks** are kept while the source says that the next series has the same timestamps; what is
 //! left for a series is to gather values and to leave out stale markers.
 
 use std::sync::Arc;
 
 use icecore_storage::metrics::sample::{STALE_NAN_BITS, Samples};
 
-use crate::exec::rows::{RowBuffer, bit, clear_bit, set_bit, words};
+use crate::exec::rows::{RowBuffer, bit, clear_bit};
 use crate::exec::series::Series;
+use crate::exec::window::positions;
 use crate::plan::View;
 
 /// The sample of each step.
@@ -30,23 +30,23 @@ impl Picks {
         }
         self.token = samples.timestamps_token;
         let timestamps = &samples.timestamps;
-        let steps = view.times.steps;
-        self.index.clear();
-        self.index.resize(steps, 0);
+        self.index.resize(view.times.steps, 0);
         self.mask.clear();
-        self.mask.resize(words(steps), 0);
-        let mut next = 0;
-        for step in 0..steps {
-            let time_ms = view.times.at(step);
-            while next < timestamps.len() && timestamps[next] <= time_ms {
-                next += 1;
+        positions(timestamps, view.times, &mut self.index);
+        let mut time_ms = view.times.first_ms;
+        for indices in self.index.chunks_mut(64) {
+            let mut mask = 0;
+            for (bit, index) in indices.iter_mut().enumerate() {
+                // Left-open: a sample exactly as old as the lookback is too old.
+                let too_old_ms = time_ms.saturating_sub(view.window_ms);
+                let newest = index.wrapping_sub(1);
+                let timestamp = timestamps.get(newest as usize);
+                let is_there = timestamp.is_some_and(|timestamp| *timestamp > too_old_ms);
+                *index = if is_there { newest } else { 0 };
+                mask |= u64::from(is_there) << bit;
+                time_ms = time_ms.saturating_add(view.times.step_ms);
             }
-            let Some(newest) = next.checked_sub(1) else { continue };
-            // Left-open: a sample exactly as old as the lookback is too old.
-            if timestamps[newest] > time_ms.saturating_sub(view.window_ms) {
-                self.index[step] = newest as u32;
-                set_bit(&mut self.mask, step);
-            }
+            self.mask.push(mask);
         }
     }
 }

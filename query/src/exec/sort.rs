@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use icecore_storage::labels::Labels;
+
 use crate::exec::Budget;
 use crate::exec::rows::Rows;
 
@@ -44,6 +46,53 @@ pub(crate) fn order_by(
         width *= 2;
     }
     order
+}
+
+/// The numbers below `count` in order of their labels.
+pub(crate) fn by_labels<'a>(
+    count: usize,
+    budget: &Budget,
+    labels: impl Fn(usize) -> &'a Labels,
+) -> Vec<usize> {
+    let keys = label_keys(count, budget, &labels);
+    order_by(count, budget, |a, b| keys[a].cmp(&keys[b]).then_with(|| labels(a).cmp(labels(b))))
+}
+
+/// Numbers in the order of labels, equal where they do not tell: what comes first in the value of
+/// the first label that is not the same for all, behind what all its values begin with.
+fn label_keys<'a>(count: usize, budget: &Budget, labels: impl Fn(usize) -> &'a Labels) -> Vec<u64> {
+    let mut pace = budget.pace();
+    let mut keys = vec![0; count];
+    if count < 2 {
+        return keys;
+    }
+    let first = labels(0);
+    let shared = |at: usize| {
+        let pairs = first.byte_pairs().zip(labels(at).byte_pairs());
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    let others = (1..count).take_while(|_| pace.goes_on(16));
+    let shared = others.map(shared).min().unwrap_or(0);
+    let pair = |at: usize| labels(at).byte_pairs().nth(shared);
+    let Some((name, value)) = pair(0) else { return keys };
+    let mut common = value.len();
+    for at in (1..count).take_while(|_| pace.goes_on(16)) {
+        match pair(at) {
+            Some((other, other_value)) if other == name => {
+                let same = value.iter().zip(other_value).take_while(|(a, b)| a == b).count();
+                common = common.min(same);
+            }
+            _ => return keys,
+        }
+    }
+    for (at, key) in keys.iter_mut().enumerate().take_while(|_| pace.goes_on(16)) {
+        let value = pair(at).map_or(&[][..], |(_, value)| value.get(common..).unwrap_or(&[]));
+        let mut bytes = [0; 8];
+        let taken = value.len().min(8);
+        bytes[..taken].copy_from_slice(&value[..taken]);
+        *key = u64::from_be_bytes(bytes);
+    }
+    keys
 }
 
 /// `sort` and `sort_desc`: NaN comes last both ways; equal values keep their order.
@@ -111,6 +160,26 @@ mod tests {
             expected.sort_by_key(|at| keys[*at]);
             assert_eq!(order, expected);
         });
+    }
+
+    #[test]
+    fn labels_are_sorted_as_they_compare() {
+        let labels = |pairs: &[(&str, &str)]| Labels::from_pairs(pairs.iter().copied()).unwrap();
+        let mut all = Vec::new();
+        let mut check = |more: &[&[(&str, &str)]]| {
+            all.extend(more.iter().map(|pairs| labels(pairs)));
+            with_test_session(|session| {
+                let order = by_labels(all.len(), session.budget, |at| &all[at]);
+                let sorted: Vec<&Labels> = order.iter().map(|at| &all[*at]).collect();
+                assert!(sorted.is_sorted(), "{sorted:?}");
+            });
+        };
+        let (x, y) = (("a", "x"), ("a", "y"));
+        check(&[&[x, ("b", "host-20")], &[x, ("b", "host-3")]]);
+        check(&[&[x, ("b", "host-1234567890b")], &[x, ("b", "host-1234567890a")]]);
+        check(&[&[x, ("b", "host-3\0")], &[x, ("b", "host-3")], &[x, ("b", "host-3\0a")]]);
+        check(&[&[x, ("b", "host-")], &[x, ("b", "host-3"), ("c", "")], &[x, ("b", "h")]]);
+        check(&[&[x, ("c", "host-")], &[y, ("b", "z")], &[x], &[]]);
     }
 
     #[test]

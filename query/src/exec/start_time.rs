@@ -95,11 +95,7 @@ pub(crate) fn evaluate(
                 if window.overlaps() {
                     session.annotations.start_time_overlap(metric, call.span);
                 }
-                let kind = match id {
-                    FunctionId::Rate => RateKind::Rate,
-                    _ => RateKind::Increase,
-                };
-                window.increase(kind, edges)
+                RateKind::of(id).and_then(|kind| window.increase(kind, edges))
             }
         };
         if let Some(value) = value {
@@ -264,8 +260,7 @@ fn with_histograms(
                 notes.mixed_with_floats();
                 return None;
             };
-            let kind = if id == FunctionId::Rate { RateKind::Rate } else { RateKind::Increase };
-            let increase = increase_of_histograms(kind, points, edges, notes);
+            let increase = increase_of_histograms(RateKind::of(id)?, points, edges, notes);
             increase.map(|increase| Point::Histogram(Arc::new(increase)))
         }
     }

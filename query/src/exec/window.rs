@@ -1,13 +1,13 @@
 //! Functions over windows: the samples of a series in `(time - range, time]`, step by step.
 //!
 //! - **Columns** are a series' float samples without stale markers.
-//! - **Bounds** are the index ranges of the windows in the columns, found with two pointers. They
-//!   depend on timestamps alone and are kept while the next series has the same.
+//! - **Bounds** are the index ranges of the windows in the columns. They depend on timestamps alone
+//!   and are kept while the next series has the same.
 //!
 //! A function computes the row of one series from columns and bounds; the loops are in `rate.rs`
 //! and `over_time.rs`. A series with native histograms takes the way through `histogram_window.rs`.
 
-use icecore_storage::metrics::sample::{STALE_NAN_BITS, is_stale_nan};
+use icecore_storage::metrics::sample::is_stale_nan;
 
 use crate::engine::QueryError;
 use crate::exec::rate::{self, RateKind, RateSteps};
@@ -44,6 +44,17 @@ impl WindowCall<'_> {
     }
 }
 
+/// The columns of a series.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Floats<'a> {
+    pub(crate) timestamps: &'a [i64],
+    pub(crate) values: &'a [f64],
+    /// As of [`Samples`](icecore_storage::metrics::sample::Samples).
+    pub(crate) timestamps_token: u64,
+    /// Whether it is known that no value is less than the one before.
+    pub(crate) never_fall: bool,
+}
+
 /// Index ranges of windows, one a step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bounds {
@@ -60,40 +71,79 @@ impl Bounds {
     pub(crate) fn update(&mut self, timestamps: &[i64], times: Times, window_ms: i64) {
         self.low.resize(times.steps, 0);
         self.high.resize(times.steps, 0);
-        let (mut low, mut high) = (0, 0);
-        // Where this wraps, billions of years away, there are no samples.
-        let mut end_ms = times.first_ms;
-        for (out_low, out_high) in self.low.iter_mut().zip(&mut self.high) {
-            let start_ms = end_ms.wrapping_sub(window_ms);
-            while high < timestamps.len() && timestamps[high] <= end_ms {
-                high += 1;
-            }
-            while low < high && timestamps[low] <= start_ms {
-                low += 1;
-            }
-            (*out_low, *out_high) = (low as u32, high as u32);
-            end_ms = end_ms.wrapping_add(times.step_ms);
-        }
+        positions(timestamps, times, &mut self.high);
+        // A window mostly begins where one some steps before has ended.
+        let shared_after = match times.step_ms {
+            step_ms if step_ms > 0 && window_ms % step_ms == 0 => window_ms / step_ms,
+            _ => i64::MAX,
+        };
+        let shared_after = usize::try_from(shared_after).unwrap_or(usize::MAX).min(times.steps);
+        let (low, shared) = self.low.split_at_mut(shared_after);
+        shared.copy_from_slice(&self.high[..shared.len()]);
+        positions(
+            timestamps,
+            Times { first_ms: times.first_ms.wrapping_sub(window_ms), ..times },
+            low,
+        );
+        // Where this wraps, millions of years away, there are no samples.
+        low.iter_mut().zip(&self.high).for_each(|(low, high)| *low = (*low).min(*high));
         self.summarize();
     }
 
     /// Makes mask, total and largest, in loops that are vectors.
     fn summarize(&mut self) {
         (self.total, self.largest) = (0, 0);
-        self.mask.clear();
         for (lows, highs) in self.low.chunks(64).zip(self.high.chunks(64)) {
             let lengths = || lows.iter().zip(highs).map(|(low, high)| high.wrapping_sub(*low));
             self.total += lengths().map(u64::from).fold(0, u64::wrapping_add);
             self.largest = self.largest.max(u64::from(lengths().fold(0, u32::max)));
-            let is_full = lengths().fold(true, |full, length| full & (length > 0));
-            let bits = || lengths().enumerate().map(|(bit, n)| u64::from(n > 0) << bit);
+        }
+        let mut mask = std::mem::take(&mut self.mask);
+        self.with_at_least(1, &mut mask);
+        self.mask = mask;
+    }
+
+    /// The steps whose window has at least so many samples, into `mask`.
+    pub(crate) fn with_at_least(&self, samples: u32, mask: &mut Vec<u64>) {
+        mask.clear();
+        for (lows, highs) in self.low.chunks(64).zip(self.high.chunks(64)) {
+            let enough =
+                || lows.iter().zip(highs).map(|(low, high)| high.wrapping_sub(*low) >= samples);
+            let bits = || enough().enumerate().map(|(bit, is_set)| u64::from(is_set) << bit);
             let full = u64::MAX >> (64 - lows.len());
-            self.mask.push(if is_full { full } else { bits().fold(0, |mask, bit| mask | bit) });
+            // Most words are full, and that is found by vectors.
+            let is_full = enough().fold(true, |all, is_set| all & is_set);
+            mask.push(if is_full { full } else { bits().fold(0, |mask, bit| mask | bit) });
         }
     }
 
     pub(crate) fn window(&self, step: usize) -> std::ops::Range<usize> {
         self.low[step] as usize..self.high[step] as usize
+    }
+}
+
+/// How many timestamps each time of a grid has behind it or at it.
+pub(crate) fn positions(timestamps: &[i64], times: Times, out: &mut [u32]) {
+    let (Some((_, after)), Some((_, before))) = (timestamps.split_first(), timestamps.split_last())
+    else {
+        return out.fill(0);
+    };
+    let (mut at, mut advance) = (0usize, 0usize);
+    let mut time_ms = times.first_ms;
+    for out in out {
+        // Samples come about as regularly as steps.
+        let guess = at.wrapping_add(advance).wrapping_sub(1);
+        let is_right = match (before.get(guess), after.get(guess)) {
+            (Some(before), Some(after)) => *before <= time_ms && time_ms < *after,
+            _ => false,
+        };
+        if !is_right {
+            let passed = timestamps[at..].iter().take_while(|timestamp| **timestamp <= time_ms);
+            advance = passed.count();
+        }
+        at = at.wrapping_add(advance);
+        *out = at as u32;
+        time_ms = time_ms.wrapping_add(times.step_ms);
     }
 }
 
@@ -139,19 +189,26 @@ pub(crate) fn evaluate(
     if has_starts && start_time::concerns(call.id) {
         return start_time::evaluate(call, metric, series, &mut scratch.live, row, session);
     }
-    if !series.has_histograms() && !has_stale(&samples.values) {
-        let token = samples.timestamps_token;
-        return floats(call, &samples.timestamps, &samples.values, token, scratch, row, session);
+    // One look at a counter tells that there is neither a reset nor a stale marker.
+    let never_fall = matches!(call.id, FunctionId::Rate | FunctionId::Increase)
+        && rate::never_fall(&samples.values);
+    if !series.has_histograms() && (never_fall || !has_stale(&samples.values)) {
+        let columns = Floats {
+            timestamps: &samples.timestamps,
+            values: &samples.values,
+            timestamps_token: samples.timestamps_token,
+            never_fall,
+        };
+        return floats(call, columns, scratch, row, session);
     }
     let mut timestamps = std::mem::take(&mut scratch.timestamps);
     let mut values = std::mem::take(&mut scratch.values);
     live_floats(series, &mut timestamps, &mut values);
+    let columns =
+        Floats { timestamps: &timestamps, values: &values, timestamps_token: 0, never_fall: false };
     let result = match series.has_histograms() {
-        false => floats(call, &timestamps, &values, 0, scratch, row, session),
-        true => {
-            let columns = (&timestamps[..], &values[..]);
-            histogram_window::evaluate(call, metric, series, columns, scratch, row, session)
-        }
+        false => floats(call, columns, scratch, row, session),
+        true => histogram_window::evaluate(call, metric, series, columns, scratch, row, session),
     };
     scratch.timestamps = timestamps;
     scratch.values = values;
@@ -159,11 +216,10 @@ pub(crate) fn evaluate(
 }
 
 fn has_stale(values: &[f64]) -> bool {
-    // Many at a time, which is quicker than to stop at the first.
-    let found = |values: &[f64]| {
-        values.iter().fold(false, |found, value| found | (value.to_bits() == STALE_NAN_BITS))
-    };
-    values.chunks(256).any(found)
+    // Many at a time, which is quicker than to stop at the first; and for any NaN first, which is
+    // quicker than for one of them.
+    let has_nan = |values: &[f64]| values.iter().fold(false, |found, value| found | value.is_nan());
+    values.chunks(256).any(|values| has_nan(values) && values.iter().copied().any(is_stale_nan))
 }
 
 /// The floats that are no stale markers.
@@ -184,13 +240,12 @@ fn live_floats(series: &Series, timestamps: &mut Vec<i64>, values: &mut Vec<f64>
 /// The row of a series without histograms.
 fn floats(
     call: &WindowCall<'_>,
-    timestamps: &[i64],
-    values: &[f64],
-    token: u64,
+    columns: Floats<'_>,
     scratch: &mut WindowScratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) -> Result<(), QueryError> {
+    let (timestamps, token) = (columns.timestamps, columns.timestamps_token);
     if token == 0 || scratch.bounds_token != token {
         scratch.bounds.update(timestamps, call.view.times, call.view.window_ms);
         scratch.bounds_token = token;
@@ -200,7 +255,7 @@ fn floats(
     session.count_samples(bounds.total, bounds.low.len(), at_step);
     session.budget.touch(scratch.bounds.largest)?;
     over_time::check_parameters(call, &scratch.bounds.mask)?;
-    compute(call, timestamps, values, token, scratch, row, session);
+    compute(call, columns, scratch, row, session);
     Ok(())
 }
 
@@ -227,19 +282,19 @@ pub(crate) fn account(
 /// Dispatches to the loop of the function; `scratch.bounds` are those of the columns.
 pub(crate) fn compute(
     call: &WindowCall<'_>,
-    timestamps: &[i64],
-    values: &[f64],
-    token: u64,
+    columns: Floats<'_>,
     scratch: &mut WindowScratch,
     row: &mut RowBuffer,
     session: &mut Session<'_>,
 ) {
+    let Floats { timestamps, values, timestamps_token: token, .. } = columns;
     if let Some(kind) = RateKind::of(call.id) {
         if token == 0 || scratch.rate_token != token {
             scratch.rate_steps.update(timestamps, &scratch.bounds, call.view, kind);
             scratch.rate_token = token;
         }
-        return rate::extrapolated(kind, values, &scratch.rate_steps, &mut scratch.resets, row);
+        let (bounds, steps) = (&scratch.bounds, &scratch.rate_steps);
+        return rate::extrapolated(kind, columns, bounds, steps, &mut scratch.resets, row);
     }
     let bounds = &scratch.bounds;
     match call.id {
@@ -269,6 +324,52 @@ mod tests {
         let windows: Vec<_> = (0..3).map(|step| bounds.window(step)).collect();
         assert_eq!(windows, [2..3, 3..4, 4..4]);
         assert_eq!(bounds.mask, [0b011]);
+    }
+
+    #[test]
+    fn bounds_are_those_of_a_plain_search() {
+        let mut state = 11u64;
+        let mut random = move |bound: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % bound
+        };
+        let mut bounds = Bounds::default();
+        for turn in 0..500u64 {
+            let (jitter, gap) = (1 + random(30), [1, 10, 60][turn as usize % 3]);
+            let mut time = random(1000) as i64;
+            let mut timestamps = Vec::new();
+            for _ in 0..random(200) {
+                let missed = if random(20) == 0 { random(300) } else { 0 };
+                time += (1 + gap + random(jitter) + missed) as i64;
+                timestamps.push(time);
+            }
+            let step_ms = 1 + random(80) as i64;
+            let times =
+                Times { first_ms: random(500) as i64, step_ms, steps: random(150) as usize };
+            let window_ms = match turn % 2 {
+                0 => step_ms * (1 + random(20) as i64),
+                _ => 1 + random(400) as i64,
+            };
+            bounds.update(&timestamps, times, window_ms);
+            for step in 0..times.steps {
+                let end_ms = times.at(step);
+                let low = timestamps.partition_point(|time| *time <= end_ms - window_ms);
+                let high = timestamps.partition_point(|time| *time <= end_ms);
+                assert_eq!(bounds.window(step), low..high, "{times:?} {window_ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn at_the_end_of_time_windows_are_empty() {
+        let mut bounds = Bounds::default();
+        for first_ms in [i64::MIN, i64::MIN + 20, i64::MAX - 20, i64::MAX] {
+            let times = Times { first_ms, step_ms: 30, steps: 3 };
+            for window_ms in [30, 25, 45] {
+                bounds.update(&[0, 10], times, window_ms);
+                assert!((0..3).all(|step| bounds.window(step).is_empty()));
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! even one, as Go does, where the standard library rounds up. What is left is where an exponent is
 //! used and how it looks.
 
+use std::ops::Range;
+
 /// Go's `FormatFloat(v, 'f', -1, 64)`: shortest digits, never an exponent.
 pub fn float(value: f64) -> String {
     shown(value, Digits::push_plain)
@@ -32,7 +34,30 @@ pub fn push_api_float(out: &mut Vec<u8>, value: f64) {
         push_integer(out, integer.unsigned_abs());
         return;
     }
-    push(out, value, |digits, out| digits.push_within(out, -6..21));
+    // Where zmij lays its digits out as the API does, they are only copied.
+    let size = value.abs();
+    if ZMIJ_PLAIN.contains(&size) {
+        out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
+    } else if value.is_finite() && !API_PLAIN.contains(&size) {
+        push_exponential(out, zmij::Buffer::new().format_finite(value));
+    } else {
+        push(out, value, |digits, out| digits.push_within(out, -6..21));
+    }
+}
+
+/// What the API shows without an exponent.
+const API_PLAIN: Range<f64> = 1e-6..1e21;
+
+/// What zmij does; it does so a little beyond this too. Integers get a `.0` from it.
+const ZMIJ_PLAIN: Range<f64> = 1e-5..1e15;
+
+/// zmij's `1.5e-7` or `1.5e+21` with at least two digits of exponent.
+fn push_exponential(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    if let [.., b'-', digit] = out[..] {
+        *out.last_mut().expect("it has two bytes") = b'0';
+        out.push(digit);
+    }
 }
 
 /// Go's `%.{decimals}f`.
@@ -102,7 +127,7 @@ impl Digits {
     }
 
     /// Without an exponent where that is in `plain`.
-    fn push_within(&self, out: &mut Vec<u8>, plain: std::ops::Range<i32>) {
+    fn push_within(&self, out: &mut Vec<u8>, plain: Range<i32>) {
         match plain.contains(&self.exponent) {
             true => self.push_plain(out),
             false => self.push_exponential(out),
@@ -179,22 +204,14 @@ fn special(value: f64) -> Option<&'static str> {
     }
 }
 
-fn push_integer(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+fn push_integer(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn api(value: f64) -> String {
@@ -269,6 +286,50 @@ mod tests {
         }
         assert_eq!(float_general_digits(1234.5, 6), "1234.5");
         assert_eq!(float_general_digits(1_234_567.0, 3), "1.23e+06");
+    }
+
+    /// Compares with the way that all floats can go.
+    fn check_api(value: f64) {
+        let laid_out = shown(value, |digits, out| digits.push_within(out, -6..21));
+        assert_eq!(api(value), laid_out, "{:#x}", value.to_bits());
+    }
+
+    #[test]
+    fn quick_ways_write_the_same_digits() {
+        for edge in [0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, 1e15, 1e16, 1e21, 2_f64.powi(53)] {
+            let (below, above) = (edge.next_down(), edge.next_up());
+            let near = [below.next_down(), below, edge, above, above.next_up()];
+            near.into_iter().flat_map(|value| [value, -value]).for_each(check_api);
+        }
+        for special in [f64::NAN, f64::INFINITY, f64::MAX, f64::MIN_POSITIVE] {
+            [special, -special].into_iter().for_each(check_api);
+        }
+        for power in -340..=310 {
+            for digit in 1..10 {
+                check_api(format!("{digit}e{power}").parse().unwrap());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn quick_ways_write_the_same_digits_at_random(
+            bits: u64, subnormal in 0..1_u64 << 52, integer: i64, shift in 0..64,
+            near_one in -80..80, decimal: i32, power in -12..12,
+        ) {
+            check_api(f64::from_bits(bits));
+            check_api(f64::from_bits(subnormal >> shift));
+            check_api((integer >> shift) as f64);
+            // A whole number of halves, decimal, …: ties between two shortest forms.
+            check_api((integer >> 10) as f64 * 0.5_f64.powi(shift));
+            check_api(f64::from_bits((bits % (1 << 52)) | (1023 << 52)) * 2_f64.powi(near_one));
+            // Decimals of few digits.
+            check_api(format!("{decimal}e{power}").parse().unwrap());
+            check_api(f64::from(decimal % 10_000) / 100.0);
+            check_api(f64::from(decimal) / 299.87);
+        }
     }
 
     #[test]

@@ -66,6 +66,14 @@ pub struct FloatHistogram {
 }
 
 impl FloatHistogram {
+    /// So many observations, all in one bucket.
+    #[cfg(test)]
+    pub(crate) fn counted(count: f64) -> Arc<FloatHistogram> {
+        let positive = Buckets::run(0, &[count]);
+        let empty = FloatHistogram::empty(Schema::Exponential(0));
+        Arc::new(FloatHistogram { count, positive, ..empty })
+    }
+
     /// Without observations.
     pub fn empty(schema: Schema) -> FloatHistogram {
         FloatHistogram {

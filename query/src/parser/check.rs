@@ -14,6 +14,7 @@ use crate::parser::ast::{
     VectorSelector,
 };
 use crate::parser::selectors::METRIC_NAME;
+use crate::parser::steps;
 use crate::parser::stream::MAX_ERRORS;
 
 /// What is left to do, the next at the end.
@@ -49,6 +50,7 @@ pub(super) fn check(text: &[u8], expr: &mut Expr) -> Vec<ParseError> {
     let tasks = vec![Task::Visit(expr.root)];
     let mut checker = Checker { text, expr, types, tasks, errors: Vec::new() };
     while let Some(task) = checker.tasks.pop() {
+        steps::take(1);
         checker.run(task);
     }
     checker.errors

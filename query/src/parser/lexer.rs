@@ -12,6 +12,7 @@
 
 use crate::go_format;
 use crate::parser::ast::{BinaryOp, Span};
+use crate::parser::steps;
 use crate::parser::token::{Keyword, Kind, Token};
 
 /// A step of the lexer: a token, or nothing yet because the state changed or space was skipped.
@@ -104,6 +105,7 @@ impl<'a> Lexer<'a> {
             return fallback;
         }
         for at in (1..last).rev() {
+            steps::take(1);
             match self.input[at] {
                 b')' => return at as u32 + 1,
                 byte if is_space(Some(char::from(byte))) => {}
@@ -218,6 +220,7 @@ impl<'a> Lexer<'a> {
             .position(|&byte| !(byte == b'_' || byte == b':' || byte.is_ascii_alphanumeric()))
             .map_or(self.input.len(), |length| self.pos + length);
         let word = &self.input[self.start..end];
+        steps::take(word.len());
         self.pos = end;
         match Kind::of_word(word) {
             // These came late to the language: without a parenthesis they stay metric names.
@@ -234,7 +237,9 @@ impl<'a> Lexer<'a> {
 
     fn left_paren_follows(&self) -> bool {
         let rest = &self.input[self.pos..];
-        rest.iter().find(|&&byte| !is_space(Some(char::from(byte)))) == Some(&b'(')
+        let spaces = rest.iter().take_while(|&&byte| is_space(Some(char::from(byte)))).count();
+        steps::take(spaces);
+        rest.get(spaces) == Some(&b'(')
     }
 
     fn braces(&mut self) -> Step {
@@ -346,6 +351,7 @@ impl<'a> Lexer<'a> {
         let rest = &self.input[self.pos..];
         let length = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
         self.pos += length.unwrap_or(rest.len());
+        steps::take(self.pos - self.start);
         self.state = State::Statements;
         Kind::Comment
     }
@@ -499,6 +505,7 @@ impl<'a> Lexer<'a> {
 
     /// Reads a character. Invalid UTF-8 reads as U+FFFD, one byte at a time.
     fn next(&mut self) -> Option<char> {
+        steps::take(1);
         let rest = &self.input[self.pos..];
         let (c, width) = match rest.first() {
             None => (None, 0),

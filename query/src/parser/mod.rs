@@ -15,6 +15,7 @@ mod matching;
 mod pretty;
 mod print;
 mod selectors;
+mod steps;
 mod stream;
 mod token;
 

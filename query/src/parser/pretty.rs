@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::parser::ast::{Expr, NodeId, NodeKind};
 use crate::parser::print::{self, Printed};
+use crate::parser::steps;
 
 /// The longest text of a node that stays on one line.
 const MAX_LINE_BYTES: usize = 100;
@@ -29,6 +30,7 @@ pub fn prettify(expr: &Expr) -> String {
     let mut skip_indent = false;
     let mut tasks = vec![Task::Node(expr.root, 0)];
     while let Some(task) = tasks.pop() {
+        steps::take(1);
         match task {
             Task::SkipIndent => skip_indent = true,
             Task::Indent(level) => {
@@ -47,6 +49,7 @@ pub fn prettify(expr: &Expr) -> String {
             }
         }
     }
+    steps::take(out.len());
     out
 }
 

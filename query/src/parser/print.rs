@@ -15,6 +15,7 @@ use crate::parser::ast::{
     NodeId, NodeKind, RangeExtension, Subquery, UnaryOp, VectorSelector,
 };
 use crate::parser::selectors::METRIC_NAME;
+use crate::parser::steps;
 
 /// A printed tree, or a part of one.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub(super) fn print(expr: &Expr, root: NodeId) -> Printed {
     let mut printed = Printed { text: String::new(), ranges: vec![(0, 0); expr.nodes.len()] };
     let mut tasks = vec![Task::Open(root)];
     while let Some(task) = tasks.pop() {
+        steps::take(1);
         match task {
             Task::Text(text) => printed.text.push_str(&text),
             Task::Close(id) => printed.ranges[id.0 as usize].1 = printed.text.len(),
@@ -67,6 +69,7 @@ pub(super) fn print(expr: &Expr, root: NodeId) -> Printed {
             }
         }
     }
+    steps::take(printed.text.len());
     printed
 }
 

@@ -9,6 +9,7 @@
 use crate::parser::ParseError;
 use crate::parser::ast::Span;
 use crate::parser::lexer::Lexer;
+use crate::parser::steps;
 use crate::parser::token::{Kind, Token};
 
 /// Errors beyond this many of one query are not kept.
@@ -145,7 +146,9 @@ impl<'a> Stream<'a> {
 
     pub(super) fn error(&mut self, span: Span, message: impl Into<String>) {
         if self.errors.len() < MAX_ERRORS {
-            self.errors.push(ParseError { span, message: message.into() });
+            let message = message.into();
+            steps::take(message.len());
+            self.errors.push(ParseError { span, message });
         }
     }
 

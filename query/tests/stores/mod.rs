@@ -8,10 +8,9 @@ mod memory;
 
 use icecore_query::engine::{Answer, Engine, QueryError, QueryOptions};
 use icecore_query::parser::{self, ParserOptions};
-use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
+use icecore_query::source::Source;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::histogram::Histogram;
-use icecore_storage::metrics::sample::Samples;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
@@ -51,34 +50,12 @@ pub(crate) trait Store: Default {
         let parsed = parser::parse(expr, ParserOptions::ALL)
             .map_err(|error| QueryError::BadData(error.to_string()))?;
         let asked = QueryOptions::default();
-        let source = Sorted(self.source());
+        let source = self.source();
         match when {
             When::Instant { time_ms } => engine.instant(&source, expr, &parsed, time_ms, &asked),
             When::Range { start_ms, end_ms, step_ms } => {
                 engine.range(&source, expr, &parsed, start_ms, end_ms, step_ms, &asked)
             }
         }
-    }
-}
-
-/// A source whose series come sorted by labels: sums depend on the order of series in their last
-/// bit, and sources promise none.
-struct Sorted<S>(S);
-
-impl<S: Source> Source for Sorted<S> {
-    type Series = S::Series;
-
-    fn select(
-        &self,
-        selections: &[Selection],
-        charge: &mut Charge<'_>,
-    ) -> Result<Vec<SelectedSeries<S::Series>>, SourceError> {
-        let mut selected = self.0.select(selections, charge)?;
-        selected.iter_mut().for_each(|series| series.sort_by(|a, b| a.0.cmp(&b.0)));
-        Ok(selected)
-    }
-
-    fn read(&self, series: &S::Series, into: &mut Samples) -> Result<(), SourceError> {
-        self.0.read(series, into)
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod home;
 pub(crate) mod labels;
 pub(crate) mod metadata;
 pub(crate) mod parse_query;
+pub(crate) mod points;
 pub(crate) mod query;
 pub(crate) mod result;
 pub(crate) mod selectors;

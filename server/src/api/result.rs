@@ -3,29 +3,32 @@
 //! `resultType` comes first, since Grafana's decoder otherwise has to buffer the result. A piece is
 //! a bounded number of points, so that one long series is not one long string either.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use icecore_query::engine::QueryStats;
 use icecore_query::histogram::FloatHistogram;
 use icecore_query::value::{MatrixSeries, Point, Value};
 
+use crate::api::points::FloatPoints;
 use crate::http::histogram_json::push_histogram;
 use crate::http::json::{push_float, push_labels, push_string, push_timestamp};
 
-/// Points in a piece: some 30 KiB.
-const POINTS_PER_PIECE: usize = 1024;
+/// Points in a piece: at most some 13 KiB, if they are floats.
+const POINTS_PER_PIECE: usize = 256;
 
 /// What `stats=true` asks for besides the engine's own counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct QueryTimes {
+pub struct QueryTimes {
     pub queued: Duration,
     /// Waiting and evaluation.
     pub total: Duration,
 }
 
-/// Where in the value the next piece starts.
+/// The value of an answer, and where in it the next piece starts.
 #[derive(Debug)]
-pub(crate) struct ResultRows {
+pub struct ResultRows {
     value: Value,
     stats: Option<(QueryTimes, QueryStats)>,
     started: bool,
@@ -33,15 +36,19 @@ pub(crate) struct ResultRows {
     element: usize,
     /// Next point of that element, floats before histograms.
     point: usize,
+    float_points: FloatPoints,
 }
 
 impl ResultRows {
-    pub(crate) fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
-        ResultRows { value, stats, started: false, element: 0, point: 0 }
+    /// `stats` are written behind the result if they are given.
+    pub fn new(value: Value, stats: Option<(QueryTimes, QueryStats)>) -> ResultRows {
+        let rows = if let Value::Matrix(rows) = &value { &rows[..] } else { &[] };
+        let float_points = FloatPoints::new(rows);
+        ResultRows { value, stats, started: false, element: 0, point: 0, float_points }
     }
 
     /// Appends the next piece; false after the last.
-    pub(crate) fn push(&mut self, out: &mut Vec<u8>) -> bool {
+    pub fn push(&mut self, out: &mut Vec<u8>) -> bool {
         if !self.started {
             self.started = true;
             return self.push_start(out);
@@ -115,13 +122,18 @@ impl ResultRows {
             out.extend_from_slice(br#""metric":"#);
             push_labels(out, &series.labels);
         }
-        let points = series.floats.len() + series.histograms.len();
-        let end = points.min(self.point + POINTS_PER_PIECE);
-        for point in self.point..end {
-            push_matrix_point(out, series, point);
+        if self.point < series.floats.len() {
+            let end = series.floats.len().min(self.point + POINTS_PER_PIECE);
+            self.float_points.push(out, &series.floats, self.point..end);
+            self.point = end;
+        } else {
+            let before = series.floats.len();
+            let row = self.point - before;
+            let end = series.histograms.len().min(row + POINTS_PER_PIECE);
+            push_histogram_points(out, &series.histograms, row..end);
+            self.point = before + end;
         }
-        self.point = end;
-        if end == points {
+        if self.point == series.floats.len() + series.histograms.len() {
             out.push(b'}');
             // What the client has is not kept until it has the rest.
             *series = MatrixSeries::default();
@@ -139,23 +151,18 @@ impl ResultRows {
     }
 }
 
-/// One point with what comes before it, and the end of its array if it is the last.
-fn push_matrix_point(out: &mut Vec<u8>, series: &MatrixSeries, point: usize) {
-    let floats = series.floats.len();
-    if point < floats {
-        out.extend_from_slice(if point == 0 { br#","values":["# } else { b"," });
-        let (timestamp, value) = series.floats[point];
-        push_float_point(out, timestamp, value);
-        if point + 1 == floats {
-            out.push(b']');
-        }
-        return;
+/// Some of a row's histograms, with what comes before the first and behind the last.
+fn push_histogram_points(
+    out: &mut Vec<u8>,
+    histograms: &[(i64, Arc<FloatHistogram>)],
+    range: Range<usize>,
+) {
+    for (index, (timestamp, histogram)) in histograms[range.clone()].iter().enumerate() {
+        let first = range.start + index == 0;
+        out.extend_from_slice(if first { br#","histograms":["# } else { b"," });
+        push_histogram_point(out, *timestamp, histogram);
     }
-    let row = point - floats;
-    out.extend_from_slice(if row == 0 { br#","histograms":["# } else { b"," });
-    let (timestamp, histogram) = &series.histograms[row];
-    push_histogram_point(out, *timestamp, histogram);
-    if row + 1 == series.histograms.len() {
+    if !range.is_empty() && range.end == histograms.len() {
         out.push(b']');
     }
 }
@@ -201,8 +208,6 @@ fn push_stats(out: &mut Vec<u8>, times: &QueryTimes, stats: &QueryStats) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use icecore_query::histogram::Schema;
     use icecore_query::value::VectorSample;
     use icecore_storage::labels::Labels;

@@ -10,8 +10,22 @@ pub(crate) const CONTENT_TYPE: &str = "application/json";
 
 /// A string with its quotes.
 pub(crate) fn push_string(out: &mut Vec<u8>, text: &str) {
+    push_utf8(out, text.as_bytes());
+}
+
+/// The same of bytes that are known to be UTF-8.
+fn push_utf8(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
-    let bytes = text.as_bytes();
+    // Without a way out of the loop it looks at many bytes at a time; few strings have escapes.
+    let escapes = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    match bytes.iter().fold(false, |any, &byte| any | escapes(byte)) {
+        true => push_escaped(out, bytes),
+        false => out.extend_from_slice(bytes),
+    }
+    out.push(b'"');
+}
+
+fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     let mut copied = 0;
     for (at, &byte) in bytes.iter().enumerate() {
         let escape: &[u8] = match byte {
@@ -33,26 +47,11 @@ pub(crate) fn push_string(out: &mut Vec<u8>, text: &str) {
         copied = at + 1;
     }
     out.extend_from_slice(&bytes[copied..]);
-    out.push(b'"');
 }
 
 /// A whole number.
 pub(crate) fn push_integer(out: &mut Vec<u8>, number: i64) {
-    if number < 0 {
-        out.push(b'-');
-    }
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut rest = number.unsigned_abs();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Milliseconds as seconds.
@@ -79,13 +78,13 @@ pub(crate) fn push_float(out: &mut Vec<u8>, value: f64) {
 /// `{"name":"value",…}`
 pub(crate) fn push_labels(out: &mut Vec<u8>, labels: &Labels) {
     out.push(b'{');
-    for (i, (name, value)) in labels.iter().enumerate() {
+    for (i, (name, value)) in labels.byte_pairs().enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        push_string(out, name);
+        push_utf8(out, name);
         out.push(b':');
-        push_string(out, value);
+        push_utf8(out, value);
     }
     out.push(b'}');
 }

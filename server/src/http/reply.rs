@@ -17,8 +17,11 @@ use serde::Serialize;
 
 use crate::http::json;
 
-/// As much as is encoded before it is handed on; a row may be longer.
+/// As much as is encoded before it is handed on; the last piece goes beyond it.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// Room for the piece that goes beyond a chunk, so that chunks are not moved as they grow.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// Prometheus sends no more warnings than this, and no more infos, but says how many are left out.
 const NOTES_MAX: usize = 10;
@@ -150,7 +153,7 @@ impl hyper::body::Body for Streamed {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         let chunk = this.first.take().unwrap_or_else(|| {
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES + 4096);
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES + PIECE_BYTES);
             this.chunks.fill(&mut chunk);
             chunk
         });

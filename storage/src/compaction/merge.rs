@@ -1,4 +1,7 @@
 //! Merging: the blocks of one window become one, as if their samples had come together.
+//!
+//! A [`Merge`] is carried out in slices, so that sealing and checkpoints never wait for a large one.
+//! It holds the labels of all its series and the samples of one.
 
 use std::sync::Arc;
 
@@ -9,10 +12,11 @@ use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
-use crate::metrics::block::writer::{BlockWriter, data_order, sort_series};
+use crate::metrics::block::writer::{BlockWriter, Pages, data_order, sort_series};
 use crate::metrics::chunk;
+use crate::metrics::rollup::{Components, Rollup};
 use crate::metrics::sample::Samples;
-use crate::time::TimeRange;
+use crate::time::{TimeRange, WINDOW_MS, windows_of};
 
 /// Where a merged series comes from: (input, id there).
 type Origins = Vec<(u32, u32)>;
@@ -20,25 +24,105 @@ type Origins = Vec<(u32, u32)>;
 /// Exemplars by the ids of the merged block, and metadata.
 type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
 
-/// Writes a block with the content of `inputs`; of two values for a timestamp the greater wins, as
-/// everywhere. `meta` names the new block; sources, level and sequence follow from the inputs.
-pub(crate) fn merge(
-    disk: &Arc<dyn Disk>,
-    inputs: &[Arc<Block>],
-    meta: BlockMeta,
-) -> Result<BlockMeta> {
-    let meta = BlockMeta {
-        sources: inputs.iter().map(|block| block.meta().id).collect(),
-        level: inputs.iter().map(|block| block.meta().level).max().unwrap_or(0) + 1,
-        sequence: inputs.iter().map(|block| block.meta().sequence).max().unwrap_or(0),
-        ..meta
+/// A block in the making.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    inputs: Vec<Arc<Block>>,
+    labels: Vec<Labels>,
+    origins: Vec<Origins>,
+    /// Ids in the order of data, and how many of them are written.
+    order: Vec<u32>,
+    written: usize,
+    writer: BlockWriter,
+    is_rollup: bool,
+    samples: Samples,
+    other: Samples,
+}
+
+impl Merge {
+    /// Begins a block with the content of `inputs`, which are of one kind; of two values for a
+    /// timestamp the greater wins, as everywhere. `meta` names the new block; sources, level and
+    /// sequence follow from the inputs.
+    pub(crate) fn begin(
+        disk: &Arc<dyn Disk>,
+        inputs: Vec<Arc<Block>>,
+        meta: BlockMeta,
+    ) -> Result<Merge> {
+        let meta = BlockMeta {
+            sources: inputs.iter().map(|block| block.meta().id).collect(),
+            level: inputs.iter().map(|block| block.meta().level).max().unwrap_or(0) + 1,
+            sequence: sequence(&inputs, meta.window),
+            ..meta
+        };
+        let is_recent = meta.window.end_ms.saturating_sub(meta.window.start_ms) < WINDOW_MS;
+        let pages = if is_recent { Pages::Plain } else { Pages::Compressed };
+        let is_rollup = meta.tier_ms > 0;
+        let (labels, origins) = union(&inputs)?;
+        let order = data_order(labels.iter());
+        let writer = BlockWriter::create(disk.clone(), meta, pages)?;
+        let (samples, other) = Default::default();
+        Ok(Merge { inputs, labels, origins, order, written: 0, writer, is_rollup, samples, other })
+    }
+
+    pub(crate) fn inputs(&self) -> &[Arc<Block>] {
+        &self.inputs
+    }
+
+    /// Writes further series until it has written `rows` rows or all; whether it has all.
+    pub(crate) fn advance(&mut self, rows: usize) -> Result<bool> {
+        let mut done = 0;
+        while done < rows && self.written < self.order.len() {
+            let id = self.order[self.written];
+            done += match self.is_rollup {
+                true => self.append_rollup(id)?,
+                false => self.append_samples(id)?,
+            };
+            self.written += 1;
+        }
+        Ok(self.written == self.order.len())
+    }
+
+    fn append_samples(&mut self, id: u32) -> Result<usize> {
+        let Merge { samples, other, .. } = self;
+        samples.clear();
+        for (input, id) in &self.origins[id as usize] {
+            other.clear();
+            self.inputs[*input as usize].read(*id, TimeRange::ALL, other)?;
+            chunk::merge(samples, other);
+        }
+        self.writer.append(samples)?;
+        Ok(samples.len())
+    }
+
+    fn append_rollup(&mut self, id: u32) -> Result<usize> {
+        let mut merged = Rollup::default();
+        for (input, id) in &self.origins[id as usize] {
+            let mut one = Rollup::default();
+            let input = &self.inputs[*input as usize];
+            input.read_rollup(*id, TimeRange::ALL, Components::ALL, &mut one)?;
+            merged.merge(one);
+        }
+        self.writer.append_rollup(&merged)?;
+        Ok(merged.ends().len())
+    }
+
+    /// Completes the file. All series have been written.
+    pub(crate) fn finish(self) -> Result<BlockMeta> {
+        let (exemplars, metadata) = describe(&self.inputs, &self.labels, &self.origins)?;
+        self.writer.finish(&self.labels, &exemplars, &metadata)
+    }
+}
+
+/// Up to which write all rows of the window are in the inputs: of each two hours the newest that an
+/// input knows of, and of those the oldest. 0 if some of them are in none.
+fn sequence(inputs: &[Arc<Block>], window: TimeRange) -> u64 {
+    let known = |start: i64| {
+        let of_window = TimeRange::new(start, start);
+        let inputs = inputs.iter().map(|block| block.meta());
+        let covering = inputs.filter(|meta| meta.window.overlaps(of_window));
+        covering.map(|meta| meta.sequence).max().unwrap_or(0)
     };
-    let (labels, origins) = union(inputs)?;
-    let order = data_order(labels.iter());
-    let mut writer = BlockWriter::create(disk.clone(), meta)?;
-    append_all(inputs, &order, &origins, &mut writer)?;
-    let (exemplars, metadata) = describe(inputs, &labels, &origins)?;
-    writer.finish(&labels, &exemplars, &metadata)
+    windows_of(window).map(known).min().unwrap_or(0)
 }
 
 /// All series in the order of ids, each with its origins.
@@ -62,25 +146,6 @@ fn union(inputs: &[Arc<Block>]) -> Result<(Vec<Labels>, Vec<Origins>)> {
         }
     }
     Ok((labels, origins))
-}
-
-fn append_all(
-    inputs: &[Arc<Block>],
-    order: &[u32],
-    origins: &[Origins],
-    writer: &mut BlockWriter,
-) -> Result<()> {
-    let (mut samples, mut other) = (Samples::default(), Samples::default());
-    for &id in order {
-        samples.clear();
-        for (input, id) in &origins[id as usize] {
-            other.clear();
-            inputs[*input as usize].read(*id, TimeRange::ALL, &mut other)?;
-            chunk::merge(&mut samples, &other);
-        }
-        writer.append(&samples)?;
-    }
-    Ok(())
 }
 
 fn describe(inputs: &[Arc<Block>], labels: &[Labels], origins: &[Origins]) -> Result<Described> {

@@ -1,5 +1,6 @@
 //! What upkeep is due: a pure function of plain facts.
 
+use crate::compaction::windows::{self, Due, Moment};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention;
 use crate::time::{TimeRange, WINDOW_MS};
@@ -46,6 +47,8 @@ pub(crate) struct Situation {
     pub(crate) wal_bytes: u64,
     pub(crate) blocks: Vec<BlockMeta>,
     pub(crate) retention_ms: i64,
+    /// A merge was begun and is not finished.
+    pub(crate) is_merging: bool,
     /// The wall clock cannot be trusted: nothing is dropped.
     pub(crate) clock_in_doubt: bool,
 }
@@ -57,11 +60,10 @@ pub(crate) enum Step {
     /// Put the head's samples of a window into a block.
     Seal(TimeRange),
     Checkpoint,
-    /// Make one block of those that share a window.
-    Merge {
-        inputs: Vec<BlockId>,
-        window: TimeRange,
-    },
+    /// Begin to make one block of several.
+    Merge(Due),
+    /// Go on with the merge that was begun.
+    GoOn,
     Idle,
 }
 
@@ -85,7 +87,15 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if facts.wal_bytes >= CHECKPOINT_WAL_BYTES || (facts.wal_bytes > 0 && is_old) {
         return Step::Checkpoint;
     }
-    window_to_merge(&facts.blocks).unwrap_or(Step::Idle)
+    if facts.is_merging {
+        return Step::GoOn;
+    }
+    let moment = Moment {
+        sealed_before_ms: facts.sealed_before_ms,
+        late_quiet_ms: facts.now_ms.saturating_sub(facts.last_late_seal_ms),
+    };
+    let due = windows::due(&facts.blocks, moment, |_| facts.retention_ms);
+    due.map_or(Step::Idle, Step::Merge)
 }
 
 /// The oldest window of the head whose time has come.
@@ -106,21 +116,6 @@ fn window_to_seal(facts: &Situation) -> Option<TimeRange> {
     };
     let (start, _) = facts.head_windows.iter().find(|(start, last)| is_due(*start, *last))?;
     Some(TimeRange::new(*start, start.saturating_add(WINDOW_MS - 1)))
-}
-
-/// The oldest window that several blocks of one kind cover.
-fn window_to_merge(blocks: &[BlockMeta]) -> Option<Step> {
-    let kind = |block: &BlockMeta| {
-        (block.window.start_ms, block.window.end_ms, block.data_type, block.class, block.tier_ms)
-    };
-    let mut sorted: Vec<&BlockMeta> = blocks.iter().collect();
-    sorted.sort_by_key(|block| {
-        let (start, end, data_type, class, tier) = kind(block);
-        (start, end, data_type as u8, class, tier, block.id)
-    });
-    let group = sorted.chunk_by(|a, b| kind(a) == kind(b)).find(|group| group.len() > 1)?;
-    let inputs = group.iter().map(|block| block.id).collect();
-    Some(Step::Merge { inputs, window: group[0].window })
 }
 
 #[cfg(test)]
@@ -190,20 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_one_window_are_merged() {
-        let block = |id, start: i64| BlockMeta {
-            id: BlockId(id),
-            window: TimeRange::new(start, start + WINDOW_MS - 1),
-            range: TimeRange::new(start, start + 5),
-            ..BlockMeta::default()
-        };
-        let settled = Situation {
-            head_windows: vec![],
-            blocks: vec![block(1, 0), block(2, WINDOW_MS), block(3, 0)],
-            ..facts()
-        };
-        let inputs = vec![BlockId(1), BlockId(3)];
-        let window = TimeRange::new(0, WINDOW_MS - 1);
-        assert_eq!(plan(&settled), Step::Merge { inputs, window });
+    fn a_merge_that_was_begun_goes_on_between_what_cannot_wait() {
+        let settled = Situation { head_windows: vec![], is_merging: true, ..facts() };
+        assert_eq!(plan(&settled), Step::GoOn);
+        let sealing = Situation { is_merging: true, ..facts() };
+        assert!(matches!(plan(&sealing), Step::Seal(_)));
     }
 }

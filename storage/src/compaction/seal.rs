@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::meta::BlockMeta;
-use crate::metrics::block::writer::{BlockWriter, data_order, sort_series};
+use crate::metrics::block::writer::{BlockWriter, Pages, data_order, sort_series};
 use crate::metrics::chunk;
 use crate::metrics::head::Head;
 use crate::metrics::head::view::SeriesView;
@@ -104,7 +104,7 @@ fn write(
     sort_series(&mut series);
     let (labels, places): (Vec<Labels>, Vec<u32>) = series.into_iter().unzip();
     let order = data_order(labels.iter());
-    let mut writer = BlockWriter::create(disk.clone(), meta)?;
+    let mut writer = BlockWriter::create(disk.clone(), meta, Pages::Plain)?;
     append_all(head, window, &order, &places, &mut writer)?;
     let (numbers, exemplars, metadata) = describe(head, window, &labels, &places);
     let meta = writer.finish(&labels, &exemplars, &metadata)?;

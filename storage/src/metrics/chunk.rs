@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::metrics::sample::{Samples, is_stale_nan, replaces};
-use crate::time::{WINDOW_MS, window_start_ms};
+use crate::time::{DAY_MS, TimeRange, WINDOW_MS};
 
 /// A chunk holds at most this many samples.
 pub const CHUNK_SAMPLES_MAX: usize = 1024;
@@ -15,15 +15,55 @@ pub const CHUNK_SAMPLES_MAX: usize = 1024;
 /// Largest integer below which every integer is a double: sums of integers up to here are exact.
 const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 
+/// The windows of which each has chunks of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkGrid {
+    length_ms: i64,
+    /// Where one of them starts.
+    origin_ms: i64,
+}
+
+/// Chunks of rollups are longer than those of raw samples: by four times a day until there are so
+/// many buckets in one.
+const CHUNK_BUCKETS: i64 = 256;
+
+impl ChunkGrid {
+    pub(crate) const RAW: ChunkGrid = ChunkGrid { length_ms: WINDOW_MS, origin_ms: 0 };
+
+    /// Of a tier; 0 is raw. A bucket has its end and not its start, and so have their chunks.
+    pub(crate) fn of_tier(resolution_ms: i64) -> ChunkGrid {
+        if resolution_ms == 0 {
+            return ChunkGrid::RAW;
+        }
+        let mut length_ms = DAY_MS;
+        while length_ms / resolution_ms < CHUNK_BUCKETS && length_ms < 64 * DAY_MS {
+            length_ms *= 4;
+        }
+        ChunkGrid { length_ms, origin_ms: 1 }
+    }
+
+    /// The windows that overlap `range`.
+    pub(crate) fn whole(self, range: TimeRange) -> TimeRange {
+        let last = self.start_ms(range.end_ms);
+        let end_ms = last.saturating_add(self.length_ms - 1);
+        TimeRange::new(self.start_ms(range.start_ms), end_ms)
+    }
+
+    fn start_ms(self, timestamp: i64) -> i64 {
+        let windows = timestamp.saturating_sub(self.origin_ms).div_euclid(self.length_ms);
+        windows.saturating_mul(self.length_ms).saturating_add(self.origin_ms)
+    }
+}
+
 /// The rows of `samples` chunk by chunk, in order.
-pub(crate) fn cut(samples: &Samples) -> Vec<Range<usize>> {
+pub(crate) fn cut(samples: &Samples, grid: ChunkGrid) -> Vec<Range<usize>> {
     let mut chunks = Vec::new();
     let mut start = 0;
     while start < samples.len() {
-        let window = window_start_ms(samples.timestamps[start]);
-        let next = window.saturating_add(WINDOW_MS);
+        let window = grid.start_ms(samples.timestamps[start]);
+        let next = window.saturating_add(grid.length_ms);
         let length = samples.timestamps[start..].partition_point(|&t| t < next);
-        halve(samples, start..start + length, window, WINDOW_MS, &mut chunks);
+        halve(samples, start..start + length, window, grid.length_ms, &mut chunks);
         start += length;
     }
     chunks
@@ -210,9 +250,20 @@ mod tests {
         let mut long = Samples::default();
         (0..3000).for_each(|i| long.push(i * 1000, 1.0));
         (0..2).for_each(|i| long.push(WINDOW_MS + i, 1.0));
-        let cut = cut(&long);
+        let cut = cut(&long, ChunkGrid::RAW);
         // 3,000 s: one half-window of 3,600 s is too much, so it is halved again.
         assert_eq!(cut, vec![0..900, 900..1800, 1800..2700, 2700..3000, 3000..3002]);
+    }
+
+    #[test]
+    fn chunks_of_a_tier_have_their_ends_and_not_their_starts() {
+        let hour = 60 * 60 * 1000;
+        let grid = ChunkGrid::of_tier(hour);
+        let mut ends = Samples::default();
+        (1..=16 * 24 + 1).for_each(|i| ends.push(i * hour, 1.0));
+        assert_eq!(cut(&ends, grid), vec![0..384, 384..385]);
+        assert_eq!(ChunkGrid::of_tier(5 * 60 * 1000).length_ms, DAY_MS);
+        assert_eq!(ChunkGrid::of_tier(DAY_MS).length_ms, 64 * DAY_MS);
     }
 
     #[test]

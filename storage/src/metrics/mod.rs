@@ -7,4 +7,5 @@ pub mod chunk;
 pub(crate) mod companion;
 pub(crate) mod head;
 pub mod histogram;
+pub mod rollup;
 pub mod sample;

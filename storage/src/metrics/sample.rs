@@ -63,6 +63,26 @@ impl Samples {
         self.push(timestamp, value);
     }
 
+    /// Keeps the rows whose timestamps `keep` likes.
+    pub(crate) fn retain(&mut self, keep: impl Fn(i64) -> bool) {
+        if self.timestamps.iter().all(|timestamp| keep(*timestamp)) {
+            return;
+        }
+        let all = std::mem::take(self);
+        for (row, (&timestamp, &value)) in all.timestamps.iter().zip(&all.values).enumerate() {
+            if !keep(timestamp) {
+                continue;
+            }
+            if let Some(start) = all.start_timestamps.get(row) {
+                self.start_timestamps.push(*start);
+            }
+            match all.histogram(row) {
+                Some(histogram) => self.push_histogram(timestamp, histogram.clone()),
+                None => self.push(timestamp, value),
+            }
+        }
+    }
+
     pub fn histogram(&self, row: usize) -> Option<&Histogram> {
         let row = u32::try_from(row).ok()?;
         let found = self.histograms.binary_search_by_key(&row, |(row, _)| *row).ok()?;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Batch, Exemplar};
-use icecore_storage::time::WINDOW_MS;
+use icecore_storage::metrics::sample::Samples;
+use icecore_storage::snapshot::Selector;
+use icecore_storage::time::{TimeRange, WINDOW_MS};
 
 use crate::oracle::*;
 
@@ -51,6 +53,34 @@ fn a_seal_that_fails_leaves_late_samples_as_they_were() {
     assert!(operations > 10, "upkeep has something to do");
     for number in 0..operations {
         run(Some(number));
+    }
+}
+
+/// A series of floats and one of histograms with the same timestamps share them in a block.
+#[test]
+fn equal_tokens_promise_equal_timestamps_in_any_range() {
+    let start = time_of(0);
+    let db = open(&SimDisk::new(6), start).unwrap();
+    let rows: Vec<Row> = (0..10)
+        .map(|minute| start + minute * MINUTE)
+        .flat_map(|at| {
+            [Row::float(named("a"), at, 1.0), Row::histogram(named("b"), at, histogram(at))]
+        })
+        .collect();
+    db.append(&batch(&rows), start).unwrap();
+    maintain(&db, start + WINDOW_MS + 20 * MINUTE).unwrap();
+    assert_eq!(db.stats().blocks, 1);
+    let snapshot = db.snapshot();
+    for end in 1..10 {
+        let range = TimeRange::new(start + MINUTE, start + end * MINUTE);
+        let selected = snapshot.select(&[Selector { matchers: Vec::new(), range }]).unwrap();
+        let read = selected[0].iter().map(|series| {
+            let mut samples = Samples::default();
+            snapshot.read(series, &mut samples).unwrap();
+            (samples.timestamps_token, samples.timestamps)
+        });
+        let [one, other] = read.collect::<Vec<_>>().try_into().unwrap();
+        assert!(one.0 != 0 && (one.0 != other.0 || one.1 == other.1), "{one:?} {other:?}");
     }
 }
 

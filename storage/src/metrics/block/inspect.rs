@@ -10,8 +10,10 @@ use crate::encoding::varint::read_count;
 use crate::error::{Result, io_error};
 use crate::metrics::block::check::sections;
 use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::writer::{CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
 use crate::metrics::block::{Block, chunk_head, layout, series_body};
+use crate::metrics::rollup::Component;
 
 /// A section of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +76,8 @@ pub fn block(disk: &Arc<dyn Disk>, path: &Path) -> Result<BlockFacts> {
             is_intact: crc32fast::hash(&bytes) == section.crc,
         });
     }
-    Block::open_at(disk.clone(), path, None)?.facts(facts)
+    let cache = Arc::new(PageCache::new(0));
+    Block::open_at(disk.clone(), path, None, &cache)?.facts(facts)
 }
 
 impl Block {
@@ -92,7 +95,7 @@ impl Block {
             let next = self.directory.get(page + 1).map(|next| next.first_position as usize);
             let end = next.unwrap_or(name_of.len());
             for (slot, name) in (0..).zip(&name_of[entry.first_position as usize..end]) {
-                let body = series_body(payload, slot).ok_or_else(damaged)?;
+                let body = series_body(&payload, slot).ok_or_else(damaged)?;
                 let (samples, bytes) = chunks.add_series(body).ok_or_else(damaged)?;
                 let metric = metrics.entry(name).or_default();
                 metric.series += 1;
@@ -137,7 +140,10 @@ impl ChunkFacts {
                 self.histogram_value_bytes += bytes;
             }
             self.with_missing_slots += u64::from(head.flags & CHUNK_MISSING_SLOTS != 0);
-            samples += head.count as u64;
+            // Of a rollup its buckets: each component has rows of its own.
+            if matches!(head.component()?, Component::Raw | Component::Count) {
+                samples += head.count as u64;
+            }
         }
         Some((samples, (body.len() - rest.len()) as u64))
     }

@@ -17,9 +17,12 @@ pub(crate) const TRAILER_BYTES: usize = 24;
 /// A page is full at this size; the last series may make it longer.
 pub(crate) const PAGE_BYTES: usize = 16 << 10;
 
-/// Features a reader must know; none of them exists yet. Bit 0 is reserved for start timestamps,
-/// bit 1 for pages compressed by zstd, bit 2 for delete bitmaps.
-pub(crate) const KNOWN_FEATURES: u32 = 0;
+/// Features a reader must know. Bits 0 and 2 are reserved.
+pub(crate) const KNOWN_FEATURES: u32 = FEATURE_ZSTD_PAGES | FEATURE_ROLLUP;
+/// Pages are compressed by zstd.
+pub(crate) const FEATURE_ZSTD_PAGES: u32 = 1 << 1;
+/// Series are rolled up: each chunk is one of a column.
+pub(crate) const FEATURE_ROLLUP: u32 = 1 << 3;
 
 /// What a section holds. Numbers are never reused; readers skip kinds that they do not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +74,8 @@ pub(crate) fn header(data_type: u8, features: u32) -> [u8; HEADER_BYTES] {
     header
 }
 
-/// Why a header is refused, and whether that is for being too new.
-pub(crate) fn check_header(header: &[u8]) -> Result<(), (&'static str, bool)> {
+/// The features of the block; or why its header is refused, and whether that is for being too new.
+pub(crate) fn check_header(header: &[u8]) -> Result<u32, (&'static str, bool)> {
     let header: &[u8; HEADER_BYTES] =
         header.try_into().map_err(|_| ("the block is shorter than its header", false))?;
     if header[..8] != MAGIC {
@@ -88,7 +91,7 @@ pub(crate) fn check_header(header: &[u8]) -> Result<(), (&'static str, bool)> {
     if features & !KNOWN_FEATURES != 0 {
         return Err(("the block uses features of a newer version", true));
     }
-    Ok(())
+    Ok(features)
 }
 
 /// The table of contents and the trailer.

@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod inspect;
 pub(crate) mod layout;
 pub mod meta;
+pub(crate) mod page_cache;
 pub(crate) mod writer;
 
 use std::path::{Path, PathBuf};
@@ -28,14 +29,19 @@ use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
-use crate::metrics::block::writer::{CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
-use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkStatistics};
+use crate::metrics::block::page_cache::PageCache;
+use crate::metrics::block::writer::{CHUNK_COMPONENT_SHIFT, CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
+use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkGrid, ChunkStatistics};
+use crate::metrics::rollup::{Component, Components, Rollup};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 use crate::wal::record::{read_exemplar, read_metadata};
 
 /// Folder of the blocks, below the data directory.
 pub const BLOCKS_DIR: &str = "blocks";
+
+/// A page longer than this is damaged: one series of 64 days at a millisecond's step is shorter.
+const PAGE_BYTES_MAX: u64 = 1 << 30;
 
 /// Decoded timestamp columns that a block keeps: 4 KiB each at 480 samples.
 const COLUMNS_CACHED_MAX: usize = 512;
@@ -66,6 +72,8 @@ pub(crate) struct Block {
     directory: Vec<PageEntry>,
     /// One bit a page whose checksum held.
     checked: Vec<AtomicU64>,
+    /// Of compressed pages.
+    cache: Option<Arc<PageCache>>,
     position_of: Vec<u32>,
     columns: Section,
     column_ends: Vec<(u64, u32)>,
@@ -117,14 +125,43 @@ struct ChunkHead<'a> {
     value_bytes: usize,
 }
 
+impl ChunkHead<'_> {
+    fn component(&self) -> Option<Component> {
+        Component::from_number(self.flags >> CHUNK_COMPONENT_SHIFT)
+    }
+}
+
+/// The payload of a page.
+enum Page<'a> {
+    InPlace(&'a [u8]),
+    Decompressed(Arc<[u8]>),
+}
+
+impl std::ops::Deref for Page<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Page::InPlace(bytes) => bytes,
+            Page::Decompressed(bytes) => bytes,
+        }
+    }
+}
+
 impl Block {
     /// Opens the block of a file name that a manifest or a folder listing gave.
-    pub(crate) fn open(disk: Arc<dyn Disk>, id: BlockId) -> Result<Block> {
-        Block::open_at(disk, &path(id), Some(id))
+    /// Decompressed pages, if the block has compressed ones, are kept in `cache`.
+    pub(crate) fn open(disk: Arc<dyn Disk>, id: BlockId, cache: &Arc<PageCache>) -> Result<Block> {
+        Block::open_at(disk, &path(id), Some(id), cache)
     }
 
     /// Opens a block file of any name; if an id is given, it must be the block's.
-    pub(crate) fn open_at(disk: Arc<dyn Disk>, path: &Path, id: Option<BlockId>) -> Result<Block> {
+    pub(crate) fn open_at(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        id: Option<BlockId>,
+        cache: &Arc<PageCache>,
+    ) -> Result<Block> {
         let path = path.to_owned();
         let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
         let length = file.length();
@@ -141,12 +178,12 @@ impl Block {
         };
         let header_end = layout::HEADER_BYTES as u64;
         let trailer_start = length.saturating_sub(layout::TRAILER_BYTES as u64);
-        layout::check_header(&range(0, header_end.min(length))?).map_err(|(what, newer)| {
-            match newer {
-                true => Error::Unsupported { path: path.clone(), what: what.to_owned() },
-                false => corrupt(0, what),
-            }
+        let features = layout::check_header(&range(0, header_end.min(length))?);
+        let features = features.map_err(|(what, newer)| match newer {
+            true => Error::Unsupported { path: path.clone(), what: what.to_owned() },
+            false => corrupt(0, what),
         })?;
+        let has = |feature: u32| features & feature != 0;
         let (toc_range, crc) = layout::toc_range(&range(trailer_start, length)?, length)
             .ok_or_else(|| corrupt(trailer_start, "the trailer is not that of a block"))?;
         let toc = layout::parse_toc(&range(toc_range.start, toc_range.end)?, crc)
@@ -163,6 +200,7 @@ impl Block {
             .framed()
             .and_then(BlockMeta::parse)
             .filter(|meta| id.is_none_or(|id| meta.id == id) && meta.bytes == length)
+            .filter(|meta| has(layout::FEATURE_ROLLUP) == (meta.tier_ms > 0))
             .ok_or_else(|| corrupt(meta_section.offset, "the meta section is damaged"))?;
         let directory_section = section(SectionKind::PageDirectory)?;
         let (directory, position_of) = directory_section
@@ -194,6 +232,7 @@ impl Block {
             index_offset: index_section.offset,
             directory,
             checked,
+            cache: has(layout::FEATURE_ZSTD_PAGES).then(|| cache.clone()),
             position_of,
             column_ends,
             columns_cached: RwLock::default(),
@@ -247,12 +286,52 @@ impl Block {
 
     /// Appends the samples of a series that fall into `range`, and perhaps others of its chunks.
     pub(crate) fn read(&self, id: u32, range: TimeRange, into: &mut Samples) -> Result<()> {
+        self.visit_chunks(id, |head, values| match head.component() {
+            Some(Component::Raw) => self.read_chunk(head, values, range, into),
+            _ => Err(self.corrupt(self.pages.offset, "chunk of a rollup")),
+        })
+    }
+
+    /// Fills `into` with those columns of a rolled-up series that are `wanted`, and perhaps more;
+    /// whole chunks that overlap `range`. The block is one of a tier.
+    pub(crate) fn read_rollup(
+        &self,
+        id: u32,
+        range: TimeRange,
+        wanted: Components,
+        into: &mut Rollup,
+    ) -> Result<()> {
+        let resolution_ms = i64::try_from(self.meta.tier_ms).unwrap_or(i64::MAX);
+        *into = Rollup::new(resolution_ms);
+        let stored = wanted.with_implying();
+        // Whole chunks on the grid of chunks, so that all columns have the same buckets.
+        let range = ChunkGrid::of_tier(resolution_ms).whole(range);
+        self.visit_chunks(id, |head, values| match head.component() {
+            Some(component) if component != Component::Raw => match stored.contains(component) {
+                true => self.read_chunk(head, values, range, into.column_mut(component)),
+                false => Ok(()),
+            },
+            _ => Err(self.corrupt(self.pages.offset, "chunk of a rollup")),
+        })?;
+        into.restore(wanted);
+        match into.is_whole(wanted) {
+            true => Ok(()),
+            false => Err(self.corrupt(self.pages.offset, "columns of a rollup")),
+        }
+    }
+
+    /// Calls `visit` with each chunk of a series and its values.
+    fn visit_chunks(
+        &self,
+        id: u32,
+        mut visit: impl FnMut(&ChunkHead<'_>, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let position = self.position_of[id as usize];
         let page = self.directory.partition_point(|page| page.first_position <= position) - 1;
         let payload = self.page(page)?;
         let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
         let slot = position - self.directory[page].first_position;
-        let mut body = series_body(payload, slot).ok_or_else(corrupt)?;
+        let mut body = series_body(&payload, slot).ok_or_else(corrupt)?;
         let chunks = read_count(&mut body, 4).ok_or_else(corrupt)?;
         // All heads stand before all values.
         let mut values = body;
@@ -263,7 +342,7 @@ impl Block {
             let head = chunk_head(&mut body).ok_or_else(corrupt)?;
             let (of_chunk, rest) = values.split_at_checked(head.value_bytes).ok_or_else(corrupt)?;
             values = rest;
-            self.read_chunk(&head, of_chunk, range, into)?;
+            visit(&head, of_chunk)?;
         }
         Ok(())
     }
@@ -310,7 +389,10 @@ impl Block {
                 into.push_histogram(*time, histogram);
             }
         }
-        let plain = head.flags & CHUNK_MISSING_SLOTS == 0;
+        // Floats of the same column come without what is outside of the range.
+        let is_cut = head.flags & CHUNK_HISTOGRAMS == 0;
+        let is_whole = range.start_ms <= *first && *last <= range.end_ms;
+        let plain = head.flags & CHUNK_MISSING_SLOTS == 0 && (is_cut || is_whole);
         into.timestamps_token = match (was_empty, plain, into.timestamps_token) {
             (true, true, _) => self.column_token(head.column),
             (false, true, token) if token != 0 => {
@@ -328,7 +410,22 @@ impl Block {
         xxhash_rust::xxh3::xxh3_64(&name).max(1)
     }
 
-    fn page(&self, page: usize) -> Result<&[u8]> {
+    fn page(&self, page: usize) -> Result<Page<'_>> {
+        let Some(cache) = &self.cache else { return Ok(Page::InPlace(self.stored_page(page)?)) };
+        let number = u32::try_from(page).expect("a directory is bounded by its series");
+        let load = || {
+            let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
+            let mut packed = self.stored_page(page)?;
+            let length = varint::read(&mut packed).filter(|length| *length <= PAGE_BYTES_MAX);
+            let length = length.ok_or_else(corrupt)? as usize;
+            let page = zstd::bulk::decompress(packed, length).map_err(|_| corrupt())?;
+            (page.len() == length).then(|| page.into()).ok_or_else(corrupt)
+        };
+        cache.get(self.meta.id, number, load).map(Page::Decompressed)
+    }
+
+    /// The bytes of a page as they are in the file.
+    fn stored_page(&self, page: usize) -> Result<&[u8]> {
         let entry = self.directory[page];
         let start = usize::try_from(entry.offset).expect("a mapped file");
         let corrupt = || self.corrupt(self.pages.offset + entry.offset, "page");
@@ -407,8 +504,16 @@ impl Block {
         self.visit_labels(&self.index.all(), |_, _| ())?;
         let mut samples = Samples::default();
         for id in 0..self.position_of.len() as u32 {
-            samples.clear();
-            self.read(id, TimeRange::ALL, &mut samples)?;
+            match self.meta.tier_ms {
+                0 => {
+                    samples.clear();
+                    self.read(id, TimeRange::ALL, &mut samples)?;
+                }
+                _ => {
+                    let mut rollup = Rollup::default();
+                    self.read_rollup(id, TimeRange::ALL, Components::ALL, &mut rollup)?;
+                }
+            }
         }
         (0..self.directory.len()).try_for_each(|page| self.statistics(page).map(drop))?;
         self.exemplars()?;
@@ -532,7 +637,8 @@ fn series_body(payload: &[u8], slot: u32) -> Option<&[u8]> {
 fn chunk_head<'a>(body: &mut &'a [u8]) -> Option<ChunkHead<'a>> {
     let (&flags, rest) = body.split_first()?;
     *body = rest;
-    if flags & !(CHUNK_HISTOGRAMS | CHUNK_MISSING_SLOTS) != 0 {
+    let known = CHUNK_HISTOGRAMS | CHUNK_MISSING_SLOTS | 0xf << CHUNK_COMPONENT_SHIFT;
+    if flags & !known != 0 {
         return None;
     }
     let count = usize::try_from(varint::read(body)?).ok()?;

@@ -20,15 +20,21 @@ use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{self, PAGE_BYTES, SectionKind, TocEntry};
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::{BLOCKS_DIR, file_name};
-use crate::metrics::chunk::{self, ChunkStatistics};
+use crate::metrics::chunk::{self, ChunkGrid, ChunkStatistics};
 use crate::metrics::histogram::Histogram;
+use crate::metrics::rollup::{Component, Rollup};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 use crate::wal::record::{write_exemplar, write_metadata};
 
-/// Chunk flags: bit 0 histograms, bit 1 timestamps are a column less the listed slots.
+/// Chunk flags: bit 0 histograms, bit 1 timestamps are a column less the listed slots, bits 4 to 7
+/// the [`Component`].
 pub(crate) const CHUNK_HISTOGRAMS: u8 = 1;
 pub(crate) const CHUNK_MISSING_SLOTS: u8 = 2;
+pub(crate) const CHUNK_COMPONENT_SHIFT: u32 = 4;
+
+/// By which zstd compresses pages; higher levels gain a few per cent at several times the cost.
+const PAGE_ZSTD_LEVEL: i32 = 3;
 
 /// Columns that later ones may be described by; bounds memory, and is a function of the samples.
 const PARENT_COLUMNS_MAX: usize = 4096;
@@ -66,10 +72,29 @@ pub(crate) struct BlockWriter {
     page: Page,
     directory: Vec<PageEntry>,
     positions: u32,
+    grid: ChunkGrid,
+    compressor: Option<Compressor>,
     columns: Columns,
     statistics: Vec<u8>,
     meta: BlockMeta,
     is_published: bool,
+}
+
+/// How pages are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// Read in place: for blocks that will soon be merged.
+    Plain,
+    /// A sixth smaller, and 20 µs to read.
+    Compressed,
+}
+
+struct Compressor(zstd::bulk::Compressor<'static>);
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Compressor")
+    }
 }
 
 /// What a failure leaves unfinished must not pile up on a disk that may be full.
@@ -99,7 +124,11 @@ struct PageEntry {
 }
 
 impl BlockWriter {
-    pub(crate) fn create(disk: Arc<dyn Disk>, meta: BlockMeta) -> Result<BlockWriter> {
+    pub(crate) fn create(
+        disk: Arc<dyn Disk>,
+        meta: BlockMeta,
+        pages: Pages,
+    ) -> Result<BlockWriter> {
         let path = Path::new(BLOCKS_DIR).join(format!("tmp-{}", file_name(meta.id)));
         let file = match disk.create(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -109,7 +138,20 @@ impl BlockWriter {
             other => other,
         };
         let file = file.map_err(|e| io_error("create", &path, e))?;
-        let header = layout::header(meta.data_type as u8, 0);
+        let grid = ChunkGrid::of_tier(i64::try_from(meta.tier_ms).expect("tiers divide a day"));
+        let mut features = 0;
+        if meta.tier_ms > 0 {
+            features |= layout::FEATURE_ROLLUP;
+        }
+        let compressor = match pages {
+            Pages::Plain => None,
+            Pages::Compressed => {
+                features |= layout::FEATURE_ZSTD_PAGES;
+                let compressor = zstd::bulk::Compressor::new(PAGE_ZSTD_LEVEL);
+                Some(Compressor(compressor.map_err(|e| io_error("compress", &path, e))?))
+            }
+        };
+        let header = layout::header(meta.data_type as u8, features);
         Ok(BlockWriter {
             disk,
             path,
@@ -122,6 +164,8 @@ impl BlockWriter {
             page: Page::default(),
             directory: Vec::new(),
             positions: 0,
+            grid,
+            compressor,
             columns: Columns::default(),
             statistics: Vec::new(),
             meta: BlockMeta { range: TimeRange::default(), ..meta },
@@ -131,24 +175,41 @@ impl BlockWriter {
 
     /// The next series' samples, none of them outside the block's window.
     pub(crate) fn append(&mut self, samples: &Samples) -> Result<()> {
-        assert!(!samples.is_empty(), "a block lists no series without samples");
-        let chunks = chunk::cut(samples);
+        self.append_columns(&[(Component::Raw, samples)], samples.len() as u64)
+    }
+
+    /// The next series' buckets, in a block of their tier.
+    pub(crate) fn append_rollup(&mut self, rollup: &Rollup) -> Result<()> {
+        let columns: Vec<(Component, &Samples)> = rollup.stored().collect();
+        self.append_columns(&columns, rollup.ends().len() as u64)
+    }
+
+    fn append_columns(&mut self, columns: &[(Component, &Samples)], rows: u64) -> Result<()> {
         let offset = u32::try_from(self.page.body.len()).expect("pages are small");
         self.page.offsets.push(offset);
-        varint::write(&mut self.page.body, chunks.len() as u64);
+        let cut = |(component, samples)| (component, samples, chunk::cut(samples, self.grid));
+        let columns: Vec<_> = columns.iter().copied().map(cut).collect();
+        let chunks: usize = columns.iter().map(|(_, _, chunks)| chunks.len()).sum();
+        assert!(chunks > 0, "a block lists no series without samples");
+        varint::write(&mut self.page.body, chunks as u64);
         let mut values = Vec::new();
-        for rows in &chunks {
-            self.append_chunk(samples, rows.clone(), &mut values);
+        for (component, samples, chunks) in columns {
+            for rows in chunks {
+                self.append_chunk(component, samples, rows, &mut values);
+            }
+            let (Some(first), Some(last)) = (samples.timestamps.first(), samples.timestamps.last())
+            else {
+                continue;
+            };
+            let range = TimeRange::new(*first, *last);
+            let empty = self.meta.range.is_empty();
+            self.meta.range = if empty { range } else { self.meta.range.union(range) };
         }
         self.page.body.extend_from_slice(&values);
         self.positions += 1;
         self.meta.series += 1;
-        self.meta.chunks += chunks.len() as u64;
-        self.meta.samples += samples.len() as u64;
-        let first = samples.timestamps[0];
-        let range = TimeRange::new(first, samples.timestamps[samples.len() - 1]);
-        let empty = self.meta.range.is_empty();
-        self.meta.range = if empty { range } else { self.meta.range.union(range) };
+        self.meta.chunks += chunks as u64;
+        self.meta.samples += rows;
         if self.page.body.len() >= PAGE_BYTES {
             self.finish_page()?;
         }
@@ -157,6 +218,7 @@ impl BlockWriter {
 
     fn append_chunk(
         &mut self,
+        component: Component,
         samples: &Samples,
         rows: std::ops::Range<usize>,
         values: &mut Vec<u8>,
@@ -169,17 +231,22 @@ impl BlockWriter {
             let histograms: Vec<&Histogram> =
                 rows.clone().filter_map(|row| samples.histogram(row)).collect();
             histograms::encode(&histograms, values);
-            self.page.statistics.push(ChunkStatistics {
-                count: u32::try_from(rows.len()).expect("a chunk is small"),
-                ..ChunkStatistics::default()
-            });
         } else {
             decimal::encode(&samples.values[rows.clone()], values);
-            self.page.statistics.push(ChunkStatistics::of(&samples.values[rows.clone()]));
+        }
+        if component == Component::Raw {
+            self.page.statistics.push(match is_histogram {
+                true => ChunkStatistics {
+                    count: u32::try_from(rows.len()).expect("a chunk is small"),
+                    ..ChunkStatistics::default()
+                },
+                false => ChunkStatistics::of(&samples.values[rows.clone()]),
+            });
         }
         let missing = reference.missing.is_some();
-        let flags =
-            (u8::from(is_histogram) * CHUNK_HISTOGRAMS) | (u8::from(missing) * CHUNK_MISSING_SLOTS);
+        let flags = (u8::from(is_histogram) * CHUNK_HISTOGRAMS)
+            | (u8::from(missing) * CHUNK_MISSING_SLOTS)
+            | (component as u8) << CHUNK_COMPONENT_SHIFT;
         let body = &mut self.page.body;
         body.push(flags);
         varint::write(body, rows.len() as u64);
@@ -200,6 +267,12 @@ impl BlockWriter {
         payload.extend_from_slice(&count.to_le_bytes());
         page.offsets.iter().for_each(|offset| payload.extend_from_slice(&offset.to_le_bytes()));
         payload.extend_from_slice(&page.body);
+        if let Some(Compressor(compressor)) = &mut self.compressor {
+            let mut packed = Vec::new();
+            varint::write(&mut packed, payload.len() as u64);
+            packed.extend(compressor.compress(&payload).expect("compressing into memory"));
+            payload = packed;
+        }
         self.directory.push(PageEntry {
             first_position: self.positions - count,
             offset: self.position_in_section(),
