@@ -13,6 +13,7 @@ mod generate;
 #[path = "../../query/tests/memory/mod.rs"]
 mod memory;
 
+use std::path::Component;
 use std::sync::Arc;
 
 pub use evaluation::{evaluation, generated_query};
@@ -21,11 +22,15 @@ use bytes::Bytes;
 use icecore_ingest::{Encoding, remote_write as remote_write_1};
 use icecore_query::parser::{ParserOptions, parse_bytes, prettify};
 use icecore_storage::Db;
+use icecore_storage::backup::list::BackupList;
+use icecore_storage::data_file::{DataFile, LiveFile, live_files};
 use icecore_storage::db::Options;
+use icecore_storage::disk::Disk;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::encoding::{decimal as decimal_codec, histograms as histogram_codec};
 use icecore_storage::encoding::{timestamps as timestamp_codec, xor};
 use icecore_storage::index::sealed::SealedIndex;
+use icecore_storage::inspect;
 use icecore_storage::labels::Labels;
 use icecore_storage::limits::Limits;
 use icecore_storage::matcher::{MatchOp, Matcher};
@@ -34,18 +39,20 @@ use icecore_storage::metrics::sample::Samples;
 use icecore_storage::regex::{CapturingRegex, Extent, Regex};
 use icecore_storage::snapshot::Selector;
 use icecore_storage::time::TimeRange;
+use icecore_storage::verify::{Depth, verify};
 use icecore_storage::wal::record::BatchRecord;
 
 /// A target and its name, which is that of its folder in `seeds/`.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("remote_write", remote_write),
     ("decimal", decimal),
     ("timestamps", timestamps),
     ("xor_chunk", xor_chunk),
     ("histograms", histograms),
     ("wal_record", wal_record),
+    ("backup_list", backup_list),
     ("sealed_index", sealed_index),
     ("damaged_directory", damaged_directory),
     ("promql", promql),
@@ -178,6 +185,29 @@ pub fn wal_record(bytes: &[u8]) {
     assert_eq!(again.encode().payload, payload);
 }
 
+/// Bytes as the list of a backup, once as they are and once with the last line that they should have:
+/// whatever is accepted names a database's files and nothing else.
+pub fn backup_list(bytes: &[u8]) {
+    let body: Vec<u8> = match bytes.strip_suffix(b"\n") {
+        Some(lines) => {
+            let end = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            bytes[..end].to_vec()
+        }
+        None => bytes.to_vec(),
+    };
+    let count = body.iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
+    let end = format!("end {count} {:08x}\n", crc32fast::hash(&body));
+    for list in [bytes.to_vec(), [&body, end.as_bytes()].concat()] {
+        let Ok(parsed) = BackupList::parse(&list) else { continue };
+        assert_eq!(BackupList::parse(parsed.encode().as_bytes()).expect("as encoded"), parsed);
+        for entry in &parsed.entries {
+            let path = entry.file.path();
+            assert!(path.components().all(|part| matches!(part, Component::Normal(_))));
+            assert!(path.components().count() <= 2);
+        }
+    }
+}
+
 /// Bytes as the index of a block: every answer is right or an error.
 pub fn sealed_index(bytes: &[u8]) {
     let Ok(index) = SealedIndex::open(Bytes::copy_from_slice(bytes)) else { return };
@@ -204,6 +234,15 @@ pub fn damaged_directory(bytes: &[u8]) {
         }
     }
     let disk = Arc::new(disk);
+    let shared: Arc<dyn Disk> = disk.clone();
+    let _ = verify(&shared, Depth::Decoded, &mut |_| ());
+    for LiveFile { file, .. } in live_files(disk.as_ref()).unwrap_or_default() {
+        let _ = match file {
+            DataFile::Block(_) => inspect::block(&shared, &file.path()).map(drop),
+            DataFile::Segment(number) => inspect::segment(disk.as_ref(), number).map(drop),
+            _ => inspect::manifest(disk.as_ref()).map(drop),
+        };
+    }
     let answer = || {
         let db = Db::open(disk.clone(), Options::default(), NOW_MS).ok()?;
         Some(all_samples(&db))

@@ -112,6 +112,6 @@ macro_rules! targets {
 }
 
 targets! {
-    remote_write decimal timestamps xor_chunk histograms wal_record sealed_index damaged_directory
+    remote_write decimal timestamps xor_chunk histograms wal_record backup_list sealed_index damaged_directory
     promql evaluation generated_query regex regex_dialects
 }

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::{Config, LOOKUPS_MAX, QUERIES_WAITING_MAX, WRITE_BODIES_BYTES_MAX, WRITES_MAX};
 use crate::counters::Counters;
 use crate::http::error::{ApiError, ErrorKind};
+use crate::scrub::SharedStatus;
 
 #[derive(Debug)]
 pub(crate) struct App {
@@ -31,6 +32,7 @@ pub(crate) struct App {
     pub gates: Gates,
     /// Decoded batches between two uses.
     pub batches: BatchPool,
+    pub scrub: SharedStatus,
     db: OnceLock<Arc<Db>>,
     stopping: AtomicBool,
 }
@@ -65,6 +67,7 @@ impl App {
                 write_bodies: Arc::new(Semaphore::new(WRITE_BODIES_BYTES_MAX / 1024)),
             },
             batches: BatchPool::default(),
+            scrub: SharedStatus::default(),
             db: OnceLock::new(),
             stopping: AtomicBool::new(false),
             config,

@@ -12,11 +12,15 @@ use icecore_query::engine::EngineOptions;
 use icecore_query::parser::ParserOptions;
 use icecore_storage::db::{self, SyncMode};
 
+use crate::backup::BackupArgs;
 use crate::config::{Config, LISTEN_ADDRESS};
 use crate::duration;
 use crate::features::Features;
+use crate::inspect::InspectArgs;
 use crate::process::machine_bytes;
+use crate::restore::RestoreArgs;
 use crate::size::{Size, parse_bytes, parse_share};
+use crate::verify::VerifyArgs;
 
 /// A time-series database for operations data that speaks Prometheus.
 #[derive(Debug, Parser)]
@@ -31,15 +35,36 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the database (the default).
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Copy a database, running or not, to another folder.
+    Backup(BackupArgs),
+    /// Make a data directory of a backup.
+    Restore(RestoreArgs),
+    /// Read every byte of a data directory or a backup and say what is damaged.
+    Verify(VerifyArgs),
+    /// Show what is in manifest, blocks and log.
+    Inspect(InspectArgs),
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Action {
+    Serve(Box<ServeArgs>),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
+    Verify(VerifyArgs),
+    Inspect(InspectArgs),
 }
 
 impl Cli {
-    /// The flags of the one command there is, whichever way it was asked for.
-    pub fn into_serve(self) -> ServeArgs {
+    pub fn into_action(self) -> Action {
         match self.command {
-            Some(Command::Serve(args)) => args,
-            None => self.serve,
+            None => Action::Serve(Box::new(self.serve)),
+            Some(Command::Serve(args)) => Action::Serve(args),
+            Some(Command::Backup(args)) => Action::Backup(args),
+            Some(Command::Restore(args)) => Action::Restore(args),
+            Some(Command::Verify(args)) => Action::Verify(args),
+            Some(Command::Inspect(args)) => Action::Inspect(args),
         }
     }
 }
@@ -50,6 +75,10 @@ pub struct ServeArgs {
     /// behind a proxy that asks.
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS, value_parser = parse_address)]
     listen_address: String,
+
+    /// Let this server be asked for snapshots, which `icecore backup` needs.
+    #[arg(long = "web.enable-admin-api")]
+    admin_api: bool,
 
     /// The data directory; created where missing.
     #[arg(long = "storage.path", value_name = "PATH", default_value = "./icecore-data")]
@@ -63,6 +92,10 @@ pub struct ServeArgs {
     /// before it, with a sync this often.
     #[arg(long = "storage.wal-sync", value_name = "MODE", default_value = "always", value_parser = parse_sync)]
     wal_sync: SyncMode,
+
+    /// Bytes a second at which blocks are read to check them, each about once a week; 0 checks none.
+    #[arg(long = "storage.scrub-rate", value_name = "SIZE", default_value = "8MiB", value_parser = parse_bytes)]
+    scrub_rate: Size,
 
     /// How long a query may take, waiting included.
     #[arg(long = "query.timeout", value_name = "DURATION", default_value = "2m", value_parser = parse_positive)]
@@ -145,6 +178,8 @@ impl ServeArgs {
                 seed: random_seed(),
                 ..db::Options::default()
             },
+            scrub_bytes_per_second: self.scrub_rate.bytes(machine_bytes),
+            admin_api: self.admin_api,
             engine: EngineOptions {
                 lookback_ms: self.lookback_ms,
                 max_samples: self.query_samples_max,
@@ -188,7 +223,9 @@ impl ServeArgs {
             ("query.timeout", duration::format_ms(self.query_timeout_ms)),
             ("storage.path", self.storage_path.display().to_string()),
             ("storage.retention", duration::format_ms(self.retention_ms)),
+            ("storage.scrub-rate", self.scrub_rate.to_string()),
             ("storage.wal-sync", sync),
+            ("web.enable-admin-api", self.admin_api.to_string()),
             ("web.listen-address", self.listen_address.clone()),
         ]
     }
@@ -243,10 +280,14 @@ fn random_seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SCRUB_BYTES_PER_SECOND;
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         Cli::try_parse_from(std::iter::once(&"icecore").chain(args))
-            .map(|cli| cli.into_serve().into_config())
+            .map(|cli| match cli.into_action() {
+                Action::Serve(args) => args.into_config(),
+                other => panic!("{other:?}"),
+            })
             .map_err(|e| e.to_string())
     }
 
@@ -258,6 +299,8 @@ mod tests {
             assert_eq!(config.storage_path, PathBuf::from("./icecore-data"));
             assert_eq!(config.storage.retention_ms, 30 * 24 * 60 * 60 * 1000);
             assert_eq!(config.storage.sync, SyncMode::Always);
+            assert_eq!(config.scrub_bytes_per_second, SCRUB_BYTES_PER_SECOND);
+            assert!(!config.admin_api);
             assert_eq!(config.engine.timeout, Duration::from_secs(120));
             assert_eq!(config.query_concurrency, 20);
             assert_eq!(config.result_cache_bytes, 64 << 20);

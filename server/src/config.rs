@@ -49,6 +49,9 @@ pub const QUERIES_WAITING_MAX: usize = 1000;
 /// How often the server's own metrics are stored.
 pub const SELF_METRICS_INTERVAL_MS: i64 = 15_000;
 
+/// A week is enough for 4.8 TB of blocks, and no disk is busy with it.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+
 /// Settings of one server.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -57,6 +60,10 @@ pub struct Config {
     /// The data directory.
     pub storage_path: PathBuf,
     pub storage: db::Options,
+    /// Blocks are checked at this rate; 0 checks none.
+    pub scrub_bytes_per_second: u64,
+    /// Whether snapshots may be asked for.
+    pub admin_api: bool,
     pub engine: EngineOptions,
     pub parser: ParserOptions,
     /// Queries that run at once; others wait.
@@ -76,6 +83,8 @@ impl Config {
             listen_address: LISTEN_ADDRESS.into(),
             storage_path: storage_path.into(),
             storage: db::Options::default(),
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
+            admin_api: false,
             engine: EngineOptions::default(),
             parser: ParserOptions::default(),
             query_concurrency: 20,

@@ -15,21 +15,31 @@
 
 mod api;
 mod app;
+pub mod backup;
 pub mod cli;
 mod clock;
 pub mod config;
 mod connection;
 mod counters;
+mod data_directory;
 mod duration;
 pub mod features;
 mod http;
+mod http_client;
+pub mod inspect;
 mod maintenance;
 mod metrics;
 mod process;
+mod progress;
+pub mod restore;
 mod routes;
+mod scrub;
 pub mod server;
 mod size;
+mod snapshot_name;
+mod table;
 pub mod telemetry;
+pub mod verify;
 
 pub use api::result::{QueryTimes, ResultRows};
 pub use config::Config;

@@ -17,6 +17,7 @@ use crate::config::QUERIES_WAITING_MAX;
 use crate::counters::{CODES, DURATION_BOUNDS, Durations, METHODS, OTHER_ROUTE, WriteResult};
 use crate::process::ProcessStats;
 use crate::routes::ROUTES;
+use crate::scrub::ScrubStatus;
 
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -65,6 +66,7 @@ pub(crate) fn gather(app: &App) -> Vec<Family> {
     process(&mut families, app, &ProcessStats::read());
     if let Some(db) = app.db_if_open() {
         storage(&mut families, &db.stats());
+        scrub(&mut families, &app.scrub.get());
     }
     http(&mut families, app);
     writes(&mut families, app);
@@ -272,6 +274,23 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             out.gauge(name, help, *ms as f64 / 1000.0);
         }
     }
+}
+
+fn scrub(out: &mut Gathered, status: &ScrubStatus) {
+    for (name, help, value) in [
+        ("icecore_scrub_bytes_total", "Bytes of blocks read to check them.", status.bytes),
+        ("icecore_scrub_blocks_total", "Blocks checked.", status.blocks),
+        (
+            "icecore_scrub_damaged_blocks_total",
+            "Blocks in which checking found damage; they were set aside.",
+            status.damaged_blocks,
+        ),
+        ("icecore_scrub_errors_total", "Checks that broke off.", status.errors),
+    ] {
+        out.counter(name, help, value);
+    }
+    let due = status.blocks_due as f64;
+    out.gauge("icecore_scrub_blocks_due", "Blocks that were not checked for a week.", due);
 }
 
 fn http(out: &mut Gathered, app: &App) {

@@ -16,11 +16,14 @@ use hyper::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN,
     X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use crate::api::{exemplars, health, home, labels, metadata, parse_query, query, status, write};
+use crate::api::{
+    admin, exemplars, health, home, labels, metadata, parse_query, query, status, write,
+};
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
 use crate::counters::OTHER_ROUTE;
@@ -43,6 +46,9 @@ pub(crate) enum Methods {
     GetOrPost,
     /// And GET for senders that ask for the protocol's version.
     Write,
+    /// And POST.
+    Put,
+    Delete,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +69,9 @@ enum Endpoint {
     RuntimeInfo,
     Flags,
     Tsdb,
+    Scrub,
+    TakeSnapshot,
+    RemoveSnapshot,
     Healthy,
     Ready,
     Metrics,
@@ -73,7 +82,7 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub(crate) const ROUTES: [Route; 20] = [
+pub(crate) const ROUTES: [Route; 23] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
@@ -90,6 +99,9 @@ pub(crate) const ROUTES: [Route; 20] = [
     route("/api/v1/status/runtimeinfo", Methods::Get, Endpoint::RuntimeInfo),
     route("/api/v1/status/flags", Methods::Get, Endpoint::Flags),
     route("/api/v1/status/tsdb", Methods::Get, Endpoint::Tsdb),
+    route("/api/v1/status/scrub", Methods::Get, Endpoint::Scrub),
+    route("/api/v1/admin/tsdb/snapshot", Methods::Put, Endpoint::TakeSnapshot),
+    route("/api/v1/admin/tsdb/snapshot/{name}", Methods::Delete, Endpoint::RemoveSnapshot),
     route("/-/healthy", Methods::Get, Endpoint::Healthy),
     route("/-/ready", Methods::Get, Endpoint::Ready),
     route("/metrics", Methods::Get, Endpoint::Metrics),
@@ -110,6 +122,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         let mut filter = match route.methods {
             Methods::Get => MethodFilter::GET,
             Methods::GetOrPost | Methods::Write => MethodFilter::GET.or(MethodFilter::POST),
+            Methods::Put => MethodFilter::PUT.or(MethodFilter::POST),
+            Methods::Delete => MethodFilter::DELETE,
         };
         if is_api(route.template) {
             filter = filter.or(MethodFilter::OPTIONS);
@@ -156,6 +170,16 @@ async fn dispatch(
         Endpoint::RuntimeInfo => Ok(status::runtime_info(app)),
         Endpoint::Flags => Ok(status::flags(app)),
         Endpoint::Tsdb => status::tsdb(app, params(request).await?).await,
+        Endpoint::Scrub => Ok(status::scrub(app)),
+        Endpoint::TakeSnapshot => {
+            let headers = request.headers().clone();
+            admin::snapshot(app, &headers, params(request).await?).await
+        }
+        Endpoint::RemoveSnapshot => {
+            let (mut parts, _) = request.into_parts();
+            let name = path_name(&mut parts).await.unwrap_or_default();
+            admin::remove_snapshot(app, &parts.headers, name).await
+        }
         Endpoint::Healthy => Ok(health::healthy()),
         Endpoint::Ready => health::ready(app),
         Endpoint::Metrics => Ok(health::metrics(app)),
@@ -198,9 +222,14 @@ async fn write_or_version(app: &Arc<App>, request: Request) -> Result<Response, 
     Ok(write::write(app, &parts.headers, body).await)
 }
 
+/// The part of the path that a template calls a name; `None` if it is not UTF-8.
+async fn path_name(parts: &mut Parts) -> Option<String> {
+    Path::<String>::from_request_parts(parts, &()).await.ok().map(|Path(name)| name)
+}
+
 async fn label_values(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
-    let Ok(Path(name)) = Path::<String>::from_request_parts(&mut parts, &()).await else {
+    let Some(name) = path_name(&mut parts).await else {
         return Err(ApiError::bad_data("invalid label name: it is not UTF-8"));
     };
     labels::values(app, &name, params(Request::from_parts(parts, body)).await?).await

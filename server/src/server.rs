@@ -26,6 +26,7 @@ use crate::config::{CONNECTIONS_MAX, Config, DRAIN_TIMEOUT};
 use crate::connection::{self, GuardedStream};
 use crate::maintenance::Maintenance;
 use crate::routes;
+use crate::scrub::Scrub;
 
 /// After `accept` failed; most often there are no file descriptors left.
 const ACCEPT_ERROR_WAIT: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ impl Server {
         let Server { listener, app } = self;
         let graceful = GracefulShutdown::new();
         let mut shutdown = std::pin::pin!(shutdown);
-        let (db, maintenance) = {
+        let (db, maintenance, scrub) = {
             let mut accepting = std::pin::pin!(accept(&listener, &app, &graceful));
             let db = tokio::select! {
                 opened = open(&app) => opened?,
@@ -70,13 +71,15 @@ impl Server {
             };
             let maintenance = Maintenance::start(Arc::clone(&app), Arc::clone(&db))
                 .context("cannot start the maintenance thread")?;
+            let scrub = Scrub::start(Arc::clone(&app), Arc::clone(&db))
+                .context("cannot start the scrub thread")?;
             app.set_db(Arc::clone(&db));
             ready(app.address);
             tokio::select! {
                 () = &mut shutdown => {}
                 () = &mut accepting => unreachable!("the accept loop has no end"),
             }
-            (db, maintenance)
+            (db, maintenance, scrub)
         };
         tracing::info!("stopping");
         app.set_stopping();
@@ -84,7 +87,7 @@ impl Server {
         if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests did not end in time and are cut off");
         }
-        close(maintenance, db).await
+        close(maintenance, scrub, db).await
     }
 }
 
@@ -125,9 +128,12 @@ async fn open(app: &Arc<App>) -> anyhow::Result<Arc<Db>> {
     Ok(Arc::new(db))
 }
 
-async fn close(maintenance: Maintenance, db: Arc<Db>) -> anyhow::Result<()> {
+async fn close(maintenance: Maintenance, scrub: Option<Scrub>, db: Arc<Db>) -> anyhow::Result<()> {
     let started = Instant::now();
     let closed = tokio::task::spawn_blocking(move || {
+        if let Some(scrub) = scrub {
+            scrub.stop();
+        }
         maintenance.stop();
         db.close(clock::now_ms())
     });

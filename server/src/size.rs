@@ -80,6 +80,18 @@ pub(crate) fn parse_share(text: &str) -> Result<Size, String> {
     }
 }
 
+/// A number of bytes as people read it: `1.5 KiB`.
+pub(crate) fn human(number: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = number as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{number} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +105,13 @@ mod tests {
         assert_eq!(parse_bytes("2KB").unwrap(), Size::Bytes(2000));
         assert_eq!(parse_share("25%").unwrap().bytes(Some(400)), 100);
         assert_eq!(parse_share("7").unwrap().bytes(Some(400)), 7);
+    }
+
+    #[test]
+    fn bytes_are_readable() {
+        assert_eq!(human(1023), "1023 B");
+        assert_eq!(human(1536), "1.5 KiB");
+        assert_eq!(human(u64::MAX), "16777216.0 TiB");
     }
 
     #[test]

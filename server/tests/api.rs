@@ -70,6 +70,7 @@ fn every_get_route_answers_and_head_with_it() {
         "/api/v1/status/runtimeinfo",
         "/api/v1/status/flags",
         "/api/v1/status/tsdb",
+        "/api/v1/status/scrub",
     ] {
         let answer = server.get(path);
         assert!(!answer.data().is_null(), "{path}");

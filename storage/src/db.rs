@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::backup;
 use crate::disk::Disk;
 use crate::error::{Error, Result, io_error};
 use crate::labels::Labels;
@@ -132,7 +133,7 @@ pub enum Progress {
 /// An open database. All methods take `&self` and may be called from many threads.
 #[derive(Debug)]
 pub struct Db {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -328,6 +329,7 @@ impl Db {
 fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
     let (root, path) = (Path::new(""), Path::new(LOCK_FILE));
     disk.create_dir_all(root).map_err(|e| io_error("create folder", root, e))?;
+    backup::refuse_other_than_data(disk)?;
     disk.lock(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::WouldBlock => Error::Locked { path: path.to_owned() },
         _ => io_error("lock", path, e),

@@ -14,6 +14,9 @@ pub enum Error {
     /// A file was written by a newer version.
     #[error("{}: {what}", path.display())]
     Unsupported { path: PathBuf, what: String },
+    /// What was asked for would do harm here, or makes no sense; nothing was changed.
+    #[error("{}: {what}", path.display())]
+    Refused { path: PathBuf, what: String },
     /// Not now: the same request may succeed later. Nothing of it was stored.
     #[error("{reason}")]
     Unavailable { reason: String, retry_after_seconds: u32 },
@@ -26,6 +29,17 @@ pub enum Error {
     /// The database has been closed.
     #[error("the database is closed")]
     Closed,
+}
+
+impl Error {
+    /// Whether a file is not what it was, or gone: of use to go on and look at the others.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Error::Corrupt { .. } => true,
+            Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
 }
 
 /// An [`Error::Io`].

@@ -20,12 +20,15 @@
 //! through [`disk::Disk`], of which there is a real one and an unkind one. Bytes are pictured in
 //! docs/format.md.
 
+pub mod backup;
 pub(crate) mod compaction;
+pub mod data_file;
 pub mod db;
 pub mod disk;
 pub mod encoding;
 pub mod error;
 pub mod index;
+pub mod inspect;
 pub mod labels;
 pub mod limits;
 pub(crate) mod manifest;
@@ -35,10 +38,12 @@ pub mod outline;
 pub mod recovery;
 pub mod regex;
 pub mod retention;
+pub mod scrub;
 mod selection;
 pub mod snapshot;
 pub mod time;
 mod upkeep;
+pub mod verify;
 pub mod wal;
 
 pub use db::Db;

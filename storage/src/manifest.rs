@@ -219,11 +219,11 @@ pub(crate) fn load(disk: &dyn Disk) -> Result<Found> {
     }
 }
 
-fn path(generation: u64) -> PathBuf {
+pub(crate) fn path(generation: u64) -> PathBuf {
     PathBuf::from(format!("manifest-{generation:016x}"))
 }
 
-fn generation_of(name: &str) -> Option<u64> {
+pub(crate) fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("manifest-").filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::backup;
 use crate::disk::Disk;
 use crate::error::{Error, Result, io_error};
 use crate::manifest::{self, CheckpointId, Found, Manifest};
@@ -63,6 +64,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Re
     let mut report = RecoveryReport::default();
     let mut damaged_files = Vec::new();
     remove_temporary(disk.as_ref())?;
+    backup::remove_unfinished(disk)?;
     let mut manifest = match manifest::load(disk.as_ref())? {
         Found::Intact(manifest) => manifest,
         Found::None => rebuild(disk, 0, cache, &mut report)?,
@@ -211,8 +213,8 @@ fn restore_checkpoint(
     let path = checkpoint::path(checkpoint.number);
     match checkpoint::restore(disk, checkpoint.number, head) {
         Ok(restored) => {
-            report.lost_records += restored.damaged_frames;
-            if restored.damaged_frames > 0 {
+            report.lost_records += restored.damaged_at.len() as u64;
+            if !restored.damaged_at.is_empty() {
                 tracing::error!(path = %path.display(), "the checkpoint is damaged in part");
                 damaged_files.push(path);
             }

@@ -243,7 +243,7 @@ impl Inner {
 
     /// Takes out of service the blocks that do not verify, so that the rest can be merged and read;
     /// their files stay in quarantine. Gives the error back if all of them do.
-    fn quarantine_blocks(
+    pub(crate) fn quarantine_blocks(
         &self,
         upkeep: &mut Upkeep,
         blocks: &[Arc<Block>],

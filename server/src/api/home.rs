@@ -14,6 +14,7 @@ use crate::clock;
 use crate::duration;
 use crate::http::time::format_rfc3339;
 use crate::routes::{Methods, ROUTES};
+use crate::size::human;
 
 /// No script can run, not even one that a label's name smuggles in.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -77,8 +78,8 @@ fn push_state(body: &mut String, app: &App) {
         ("samples since start", grouped(stats.samples_appended)),
         ("samples in blocks", grouped(stats.block_samples)),
         ("recent samples", range),
-        ("on disk", bytes(stats.block_bytes + stats.wal_bytes)),
-        ("in memory", bytes(stats.head_bytes)),
+        ("on disk", human(stats.block_bytes + stats.wal_bytes)),
+        ("in memory", human(stats.head_bytes)),
         ("kept for", duration::format_ms(app.config.storage.retention_ms)),
     ];
     *body += "<dl>";
@@ -112,6 +113,8 @@ fn push_routes(body: &mut String) {
             Methods::Get => "GET",
             Methods::GetOrPost => "GET POST",
             Methods::Write => "POST",
+            Methods::Put => "POST PUT",
+            Methods::Delete => "DELETE",
         };
         let path = escaped(route.template);
         let link = route.methods == Methods::Get && !route.template.contains('{');
@@ -170,17 +173,6 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn bytes(number: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = number as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{number} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,9 +182,6 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
     }
 
     #[test]

@@ -144,6 +144,42 @@ pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, Api
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Scrub {
+    bytes_per_second: u64,
+    live_blocks: u64,
+    due_blocks: u64,
+    checked_blocks: u64,
+    checked_bytes: u64,
+    damaged_blocks: u64,
+    errors: u64,
+    /// The block being read, and how far.
+    current_block: Option<String>,
+    current_bytes: u64,
+    /// When the block was checked that was checked longest ago; null while one never was.
+    oldest_check: Option<String>,
+    last_damage: Option<String>,
+}
+
+/// How far the checking of sealed blocks is; all of it since the start.
+pub(crate) fn scrub(app: &App) -> Response {
+    let status = app.scrub.get();
+    reply::value(&Scrub {
+        bytes_per_second: app.config.scrub_bytes_per_second,
+        live_blocks: status.blocks_live,
+        due_blocks: status.blocks_due,
+        checked_blocks: status.blocks,
+        checked_bytes: status.bytes,
+        damaged_blocks: status.damaged_blocks,
+        errors: status.errors,
+        current_block: status.current.map(|(id, _)| id.to_string()),
+        current_bytes: status.current.map_or(0, |(_, bytes)| bytes),
+        oldest_check: status.oldest_check_ms.map(format_rfc3339),
+        last_damage: status.last_damage,
+    })
+}
+
+#[derive(Serialize)]
 struct Rules {
     groups: [(); 0],
 }

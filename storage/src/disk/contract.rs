@@ -11,6 +11,8 @@ pub(super) fn check(disk: &dyn Disk) {
     contents(disk);
     ranges_outlive_their_file(disk);
     renames(disk);
+    second_names(disk);
+    folders_go_when_empty(disk);
     locks(disk);
     paths_stay_below_the_root(disk);
     assert!(disk.free_bytes().unwrap() > 0);
@@ -112,6 +114,38 @@ fn renames(disk: &dyn Disk) {
     assert!(disk.rename(path("to/name"), path("from")).is_err());
     disk.rename(path("from"), path("to/moved")).unwrap();
     assert_eq!(disk.list(path("to")).unwrap(), ["moved", "name"]);
+}
+
+fn second_names(disk: &dyn Disk) {
+    disk.create_dir_all(path("links")).unwrap();
+    write(disk, "first", b"bytes");
+    write(disk, "other", b"other");
+    disk.link(path("first"), path("links/second")).unwrap();
+    disk.sync_dir(path("links")).unwrap();
+    disk.remove(path("first")).unwrap();
+    assert_eq!(read(disk, "links/second"), b"bytes");
+    let kind = |from, to| disk.link(path(from), path(to)).unwrap_err().kind();
+    assert_eq!(kind("other", "links/second"), ErrorKind::AlreadyExists);
+    assert_eq!(kind("first", "links/third"), ErrorKind::NotFound);
+    assert_eq!(kind("other", "none/second"), ErrorKind::NotFound);
+    assert_eq!(kind("other", "../second"), ErrorKind::InvalidInput);
+    assert!(disk.link(path("links"), path("third")).is_err());
+    // A new file under the old name is another file.
+    write(disk, "first", b"new");
+    assert_eq!(read(disk, "links/second"), b"bytes");
+}
+
+fn folders_go_when_empty(disk: &dyn Disk) {
+    disk.create_dir_all(path("nest/egg")).unwrap();
+    write(disk, "nest/feather", b"");
+    let kind = |dir| disk.remove_dir(path(dir)).unwrap_err().kind();
+    assert_eq!(kind("nest"), ErrorKind::DirectoryNotEmpty);
+    assert_eq!(kind("nest/feather"), ErrorKind::NotADirectory);
+    assert_eq!(kind("nest/none"), ErrorKind::NotFound);
+    disk.remove_dir(path("nest/egg")).unwrap();
+    disk.remove(path("nest/feather")).unwrap();
+    disk.remove_dir(path("nest")).unwrap();
+    assert_eq!(disk.list(path("nest")).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 fn locks(disk: &dyn Disk) {

@@ -15,6 +15,7 @@ pub mod os;
 #[cfg(target_os = "linux")]
 mod sigbus;
 pub mod sim;
+pub mod view;
 
 use std::fmt::Debug;
 use std::io;
@@ -39,8 +40,15 @@ pub trait Disk: Debug + Send + Sync {
     /// Takes the place of a file at `to`. Not durable before `sync_dir`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name, under which it stays when the first is removed; fails if there is
+    /// something of that name. Not durable before `sync_dir`.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a file. Open [`ReadFile`]s and ranges of it stay readable.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a folder, which must be empty.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 

@@ -22,11 +22,31 @@ use super::{Disk, ReadFile, WriteFile, indexes, names_of};
 #[derive(Debug)]
 pub struct OsDisk {
     root: PathBuf,
+    follows_links: bool,
 }
 
 impl OsDisk {
     pub fn new(root: PathBuf) -> OsDisk {
-        OsDisk { root }
+        OsDisk { root, follows_links: true }
+    }
+
+    /// A folder that came from somebody else: symbolic links in it, and whatever is neither file
+    /// nor folder, are not opened.
+    pub fn foreign(root: PathBuf) -> OsDisk {
+        OsDisk { root, follows_links: false }
+    }
+
+    fn check_kind(&self, path: &Path) -> io::Result<()> {
+        let mut full = self.root.clone();
+        for name in names_of(path)? {
+            full.push(name);
+            let kind = fs::symlink_metadata(&full)?.file_type();
+            if !kind.is_dir() && !kind.is_file() {
+                let text = if kind.is_symlink() { "a symbolic link" } else { "not a file" };
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+        }
+        Ok(())
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
@@ -66,6 +86,9 @@ impl Disk for OsDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+        if !self.follows_links {
+            self.check_kind(path)?;
+        }
         let file = File::open(self.resolve(path)?)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
@@ -80,8 +103,16 @@ impl Disk for OsDisk {
         fs::rename(self.resolve(from)?, self.resolve(to)?)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(self.resolve(from)?, self.resolve(to)?)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(self.resolve(path)?)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir(self.resolve(dir)?)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -260,6 +291,22 @@ mod tests {
     #[test]
     fn keeps_the_contract() {
         contract::check(&disk().1);
+    }
+
+    #[test]
+    fn a_foreign_folder_leads_nowhere_else() {
+        let (dir, disk) = disk();
+        disk.create(Path::new("file")).unwrap().append(b"x").unwrap();
+        fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        fs::write(dir.path().join("elsewhere/secret"), b"x").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), disk.root.join("folder")).unwrap();
+        std::os::unix::fs::symlink(disk.root.join("file"), disk.root.join("link")).unwrap();
+        let foreign = OsDisk::foreign(disk.root.clone());
+        assert!(foreign.open(Path::new("file")).is_ok());
+        for path in ["link", "folder/secret"].map(Path::new) {
+            assert!(disk.open(path).is_ok());
+            assert_eq!(foreign.open(path).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

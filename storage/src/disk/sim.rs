@@ -47,10 +47,10 @@ pub struct SimDisk {
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// `create_dir_all`, `list`, `create`, `open`, `rename`, `remove`, `sync_dir`, `lock`,
-    /// `free_bytes`, `append`, `preallocate`, `sync` or `range`.
+    /// `create_dir_all`, `list`, `create`, `open`, `rename`, `link`, `remove`, `remove_dir`,
+    /// `sync_dir`, `lock`, `free_bytes`, `append`, `preallocate`, `sync` or `range`.
     pub name: &'static str,
-    /// The file or folder; of a rename, the new name.
+    /// The file or folder; of a rename or a link, the new name.
     pub path: PathBuf,
 }
 impl SimDisk {
@@ -223,6 +223,39 @@ impl Disk for SimDisk {
                 (Entry::Folder(_), Some(_)) => return Err(ErrorKind::AlreadyExists.into()),
             }
             state.change(Change::Move { from, to, entry });
+        }
+        answer
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let (carried_out, answer) = state.begin_atomic("link", to);
+        if carried_out {
+            let (_, entry) = state.find(from)?;
+            let place = state.place(to)?;
+            if matches!(entry, Entry::Folder(_)) {
+                return Err(ErrorKind::PermissionDenied.into());
+            }
+            if state.live.get(&place).is_some() {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            state.change(Change::Link { place, entry });
+        }
+        answer
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let (carried_out, answer) = state.begin_atomic("remove_dir", dir);
+        if carried_out {
+            let (place, entry) = state.find(dir)?;
+            let Entry::Folder(id) = entry else {
+                return Err(ErrorKind::NotADirectory.into());
+            };
+            if state.live.0.get(&id).is_some_and(|names| !names.is_empty()) {
+                return Err(ErrorKind::DirectoryNotEmpty.into());
+            }
+            state.change(Change::Unlink { place, entry });
         }
         answer
     }

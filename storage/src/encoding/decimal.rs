@@ -335,6 +335,22 @@ fn read_u64(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*head))
 }
 
+/// How a column is stored, in a word.
+pub fn form_name(bytes: &[u8]) -> &'static str {
+    let Some(tag) = bytes.first() else { return "empty" };
+    match (tag >> 4, tag & 15) {
+        (FORM_CONSTANT, _) | (FORM_BITS, BITS_CONSTANT) => "constant",
+        (FORM_RAMP, _) => "ramp",
+        (FORM_SUM, _) => "sum",
+        (FORM_BITS, BITS_XOR) => "xor",
+        (FORM_BITS, _) => "bits",
+        (form, _) if form - FORM_DECIMAL < WITH_FACTOR => "decimal",
+        (form, _) if form - FORM_DECIMAL < WITH_EXCEPTIONS => "decimal, factor",
+        (form, _) if form - FORM_DECIMAL < WITH_EXCEPTIONS + WITH_FACTOR => "decimal, exceptions",
+        _ => "decimal, factor, exceptions",
+    }
+}
+
 /// Reads all of `bytes` as a column of `count` values and appends them to `out`.
 ///
 /// `None` if the bytes are not such a column; `out` is then as before.

@@ -157,8 +157,8 @@ impl<'a> CheckpointWriter<'a> {
 pub(crate) struct Restored {
     pub(crate) covered: u64,
     pub(crate) series: u64,
-    /// Frames that could not be used.
-    pub(crate) damaged_frames: u64,
+    /// Where the frames are that could not be used.
+    pub(crate) damaged_at: Vec<u64>,
 }
 
 /// Fills a new head. Fails if the file cannot be read or does not say what it covers.
@@ -199,7 +199,7 @@ pub(crate) fn restore(disk: &dyn Disk, number: u64, head: &mut Head) -> Result<R
             _ => None,
         });
         if used.is_none() {
-            restored.damaged_frames += 1;
+            restored.damaged_at.push(at as u64);
             // The frame's own length leads to the next one, unless it is what was damaged.
             match end_of_frame(&bytes, at) {
                 Some(next) => offset = next,
@@ -208,7 +208,7 @@ pub(crate) fn restore(disk: &dyn Disk, number: u64, head: &mut Head) -> Result<R
         }
     }
     if !is_complete {
-        restored.damaged_frames += 1;
+        restored.damaged_at.push(offset as u64);
     }
     Ok(restored)
 }
@@ -224,7 +224,7 @@ fn end_of_frame(bytes: &[u8], at: usize) -> Option<usize> {
 pub(crate) fn covered(disk: &dyn Disk, number: u64) -> Option<u64> {
     let mut head = Head::new();
     let restored = restore(disk, number, &mut head).ok()?;
-    (restored.damaged_frames == 0).then_some(restored.covered)
+    restored.damaged_at.is_empty().then_some(restored.covered)
 }
 
 fn unpack(bytes: &[u8], offset: &mut usize) -> Option<(u8, Vec<u8>)> {

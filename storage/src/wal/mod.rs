@@ -346,6 +346,17 @@ impl Wal {
         Ok(())
     }
 
+    /// Numbers of the segments that may hold records beyond `covered` at this moment, ascending.
+    pub fn beyond(&self, covered: u64) -> Vec<u64> {
+        let mut state = self.state.lock();
+        while state.writing {
+            self.changed.wait(&mut state);
+        }
+        let current = state.writer.as_ref().map(SegmentWriter::sealed);
+        let segments = state.sealed.iter().cloned().chain(current);
+        segments.filter(|one| one.last_sequence > covered).map(|one| one.number).collect()
+    }
+
     /// Ends the current segment, so that [`Wal::cut`] can remove it once it is covered.
     pub fn rotate(&self) {
         let mut state = self.state.lock();

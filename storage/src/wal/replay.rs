@@ -17,6 +17,8 @@ use crate::wal::record::{self, BatchRecord};
 use crate::wal::segment::{self, Frame, Next, SegmentReader};
 use crate::wal::{SealedSegment, WAL_DIR};
 
+const UNDECODABLE: &str = "a record that cannot be decoded";
+
 /// What replay found, apart from the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -31,6 +33,8 @@ pub(crate) struct Report {
     pub(crate) segments: Vec<SealedSegment>,
     /// Segments with damage that is not a torn tail.
     pub(crate) damaged: Vec<PathBuf>,
+    /// What the damage is: segment, offset in it, text.
+    pub(crate) damage: Vec<(PathBuf, u64, &'static str)>,
 }
 
 impl Report {
@@ -135,6 +139,7 @@ fn replay_segment(
         // A crash between creating a segment and its first sync leaves a headless file that never
         // held an acknowledged record; if one is missing, it is damage.
         if before_next.is_some_and(|sequence| sequence > report.last_sequence) {
+            report.damage.push((path.clone(), 0, "the segment's header is damaged"));
             report.damaged.push(path);
         } else {
             report.torn_tail_bytes += length;
@@ -154,7 +159,10 @@ fn replay_segment(
     let mut segment = State {
         acknowledged: synced.chain(before_next).max().unwrap_or(0),
         position: reader.previous_sequence,
-        is_damaged: !reader.header_is_intact,
+        damage: match reader.header_is_intact {
+            true => Vec::new(),
+            false => vec![(0, "the segment's header is damaged")],
+        },
         is_doubtful: false,
     };
     for item in items {
@@ -169,13 +177,15 @@ fn replay_segment(
             }
             Next::Damaged { offset, length } => {
                 tracing::error!(segment = number, offset, length, "damaged log bytes skipped");
-                segment.is_damaged = true;
+                segment.damage.push((offset, "damaged bytes"));
             }
             Next::End => break,
         }
     }
     let last_sequence = report.last_sequence;
-    if segment.is_damaged {
+    if !segment.damage.is_empty() {
+        let damage = segment.damage.into_iter();
+        report.damage.extend(damage.map(|(offset, what)| (path.clone(), offset, what)));
         report.damaged.push(path);
     }
     report.segments.push(SealedSegment { number, last_sequence, bytes: length });
@@ -188,7 +198,7 @@ struct State {
     acknowledged: u64,
     /// Sequence of the frame read last.
     position: u64,
-    is_damaged: bool,
+    damage: Vec<(u64, &'static str)>,
     /// Bytes were skipped behind which nothing was acknowledged.
     is_doubtful: bool,
 }
@@ -204,19 +214,19 @@ fn replay_frame(
     report.miss(frame.previous.min(segment.acknowledged));
     if frame.frame_type != record::BATCH {
         report.miss(frame.sequence);
-        segment.is_damaged = true;
+        segment.damage.push((frame.offset, "a record of a kind that is not known"));
         return Ok(());
     }
     if frame.sequence <= covered {
         match BatchRecord::decode_definitions(&frame.payload) {
             Some(definitions) => visit(Entry::Definitions(definitions))?,
-            None => segment.is_damaged = true,
+            None => segment.damage.push((frame.offset, UNDECODABLE)),
         }
         return Ok(());
     }
     let Some(record) = BatchRecord::decode(&frame.payload) else {
         report.miss(frame.sequence);
-        segment.is_damaged = true;
+        segment.damage.push((frame.offset, UNDECODABLE));
         return Ok(());
     };
     report.records += 1;

@@ -166,6 +166,8 @@ fn frame_crc(salt: u64, sequence: u64, distances: [u32; 2], frame_type: u8, payl
 /// A frame whose checksum held.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
+    /// Where it begins in its segment.
+    pub(crate) offset: u64,
     pub(crate) sequence: u64,
     /// Sequence of the record written before this one.
     pub(crate) previous: u64,
@@ -261,7 +263,8 @@ impl SegmentReader {
         let payload = self.bytes.slice(start..start + length);
         let intact = word(8) == frame_crc(self.salt, sequence, distances, frame_type, &payload);
         let [previous, synced] = distances.map(|d| sequence.saturating_sub(u64::from(d)));
-        intact.then_some(Frame { sequence, previous, synced, frame_type, payload })
+        let offset = offset as u64;
+        intact.then_some(Frame { offset, sequence, previous, synced, frame_type, payload })
     }
 
     /// The offset of the next intact frame.

@@ -165,11 +165,13 @@ impl State {
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
-        let footprint = |entry| match entry {
-            Entry::File(id) => self.files[&id].footprint(),
-            Entry::Folder(_) => 0,
-        };
-        self.live.entries().map(footprint).sum()
+        let files = self.live.entries().filter_map(|entry| match entry {
+            Entry::File(id) => Some(id),
+            Entry::Folder(_) => None,
+        });
+        // A file of two names takes room once.
+        let files: BTreeSet<NodeId> = files.collect();
+        files.iter().map(|id| self.files[id].footprint()).sum()
     }
 
     /// Bytes that a file may still grow by, with what is reserved for it.

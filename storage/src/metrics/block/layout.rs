@@ -39,6 +39,22 @@ pub(crate) enum SectionKind {
     Meta = 9,
 }
 
+/// A section's name for people.
+pub(crate) fn section_name(kind: u16) -> &'static str {
+    let names = [
+        "pages",
+        "page directory",
+        "columns",
+        "column directory",
+        "statistics",
+        "index",
+        "exemplars",
+        "metadata",
+        "meta",
+    ];
+    usize::from(kind).checked_sub(1).and_then(|at| names.get(at)).copied().unwrap_or("unknown")
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TocEntry {
     pub(crate) kind: u16,

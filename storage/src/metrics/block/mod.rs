@@ -3,6 +3,8 @@
 //! [`Block::open`] checks header, table of contents and directories; pages and columns are checked
 //! when they are first read. [`writer`] makes blocks, [`layout`] knows their positions.
 
+pub(crate) mod check;
+pub(crate) mod inspect;
 pub(crate) mod layout;
 pub mod meta;
 pub(crate) mod page_cache;
@@ -162,7 +164,17 @@ impl Block {
     /// Opens the block of a file name that a manifest or a folder listing gave.
     /// Decompressed pages, if the block has compressed ones, are kept in `cache`.
     pub(crate) fn open(disk: Arc<dyn Disk>, id: BlockId, cache: &Arc<PageCache>) -> Result<Block> {
-        let path = path(id);
+        Block::open_at(disk, &path(id), Some(id), cache)
+    }
+
+    /// Opens a block file of any name; if an id is given, it must be the block's.
+    pub(crate) fn open_at(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        id: Option<BlockId>,
+        cache: &Arc<PageCache>,
+    ) -> Result<Block> {
+        let path = path.to_owned();
         let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
         let length = file.length();
         let corrupt = |offset: u64, what: &str| Error::Corrupt {
@@ -199,7 +211,7 @@ impl Block {
         let meta = meta_section
             .framed()
             .and_then(BlockMeta::parse)
-            .filter(|meta| meta.id == id && meta.bytes == length)
+            .filter(|meta| id.is_none_or(|id| meta.id == id) && meta.bytes == length)
             .filter(|meta| has(layout::FEATURE_ROLLUP) == (meta.tier_ms > 0))
             .ok_or_else(|| corrupt(meta_section.offset, "the meta section is damaged"))?;
         let directory_section = section(SectionKind::PageDirectory)?;
