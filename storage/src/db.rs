@@ -50,6 +50,8 @@ pub struct Options {
     pub sync: SyncMode,
     /// How long raw samples are kept.
     pub retention_ms: i64,
+    /// Resolutions of the rollups that are made of raw samples, in ms; each divides a day.
+    pub tiers_ms: Vec<i64>,
     pub limits: Limits,
     /// Written into every block, never into a series.
     pub external_labels: Labels,
@@ -64,6 +66,7 @@ impl Default for Options {
         Options {
             sync: SyncMode::Always,
             retention_ms: 30 * 24 * 60 * 60 * 1000,
+            tiers_ms: Vec::new(),
             limits: Limits::default(),
             external_labels: Labels::empty(),
             page_cache_bytes: 64 << 20,
@@ -191,6 +194,7 @@ impl Db {
         let next_sequence = recovered.last_sequence + 1;
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let mut manifest = recovered.manifest;
+        let dirty = manifest.dirty.clone();
         if let Some(newest) = newest.filter(|newest| *newest < now_ms) {
             manifest.push_gap(TimeRange::new(newest + 1, now_ms));
         }
@@ -210,7 +214,7 @@ impl Db {
                 head: RwLock::new(recovered.head),
                 wal,
                 pages,
-                version: RwLock::new(Arc::new(Version { blocks: recovered.blocks })),
+                version: RwLock::new(Arc::new(Version { blocks: recovered.blocks, dirty })),
                 sequences: Mutex::new(Sequences {
                     contiguous: next_sequence - 1,
                     beyond: BTreeSet::new(),
@@ -222,6 +226,7 @@ impl Db {
                     last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
                     merging: None,
+                    rolling_up: None,
                     damaged_files: recovered.damaged_files,
                 }),
                 closed: AtomicBool::new(false),

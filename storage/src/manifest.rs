@@ -5,8 +5,10 @@
 //! stays beside it. A lost manifest is rebuilt from what blocks and checkpoints say of themselves.
 //! Layout: docs/format.md, "Manifest".
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::compaction::rollup::Day;
 use crate::disk::Disk;
 use crate::encoding::frame;
 use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
@@ -38,6 +40,13 @@ pub(crate) struct Manifest {
     pub(crate) retired: Vec<u64>,
     /// Between the newest stored sample and a start: no sample of these times is missing by fault.
     pub(crate) gaps: Vec<TimeRange>,
+    /// Days whose raw samples changed after they were rolled up.
+    pub(crate) dirty: BTreeSet<Day>,
+}
+
+/// Tags of the fields that came to the format later; never reused.
+mod tag {
+    pub(super) const DIRTY: u64 = 3;
 }
 
 /// A manifest could not be stored.
@@ -128,6 +137,20 @@ impl Manifest {
             varint::write_signed(&mut out, gap.start_ms);
             varint::write_signed(&mut out, gap.end_ms);
         }
+        let fields = [(tag::DIRTY, self.encode_dirty())];
+        for (tag, field) in fields.iter().filter(|(_, field)| !field.is_empty()) {
+            varint::write(&mut out, *tag);
+            write_bytes(&mut out, field);
+        }
+        out
+    }
+
+    fn encode_dirty(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (class, day_start_ms) in &self.dirty {
+            varint::write(&mut out, u64::from(*class));
+            varint::write_signed(&mut out, *day_start_ms);
+        }
         out
     }
 
@@ -157,7 +180,16 @@ impl Manifest {
             Some(TimeRange::new(start, varint::read_signed(&mut rest)?))
         });
         let gaps = gaps.collect::<Option<_>>()?;
-        let manifest = Manifest { generation, next_number, checkpoint, blocks, retired, gaps };
+        let fixed = Manifest {
+            generation,
+            next_number,
+            checkpoint,
+            blocks,
+            retired,
+            gaps,
+            ..Manifest::default()
+        };
+        let mut manifest = fixed;
         while !rest.is_empty() {
             let tag = varint::read(&mut rest)?;
             let field = read_bytes(&mut rest)?;
@@ -168,10 +200,22 @@ impl Manifest {
         Some(Decoded::Known(manifest))
     }
 
-    /// What came to the format later is in fields with tags; there is none yet. Whether the tag is
-    /// known; `None` if the field does not decode.
-    fn take_field(&self, _tag: u64, _field: &[u8]) -> Option<bool> {
-        Some(false)
+    /// Whether the tag of a field is known; `None` if the field does not decode.
+    fn take_field(&mut self, tag: u64, mut field: &[u8]) -> Option<bool> {
+        match tag {
+            tag::DIRTY => {
+                while !field.is_empty() {
+                    let class = u32::try_from(varint::read(&mut field)?).ok()?;
+                    self.dirty.insert((class, varint::read_signed(&mut field)?));
+                }
+            }
+            _ => return Some(false),
+        }
+        Some(true)
+    }
+
+    pub(crate) fn names(&self, id: BlockId) -> bool {
+        self.blocks.iter().any(|meta| meta.id == id)
     }
 
     /// Stops naming a block.
@@ -240,6 +284,7 @@ mod tests {
             blocks: vec![BlockMeta { id: BlockId(3), ..BlockMeta::default() }],
             retired: vec![1, 2],
             gaps: vec![TimeRange::new(-5, 6)],
+            dirty: BTreeSet::from([(0, -5), (3, 7)]),
             ..Manifest::default()
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backup;
+use crate::compaction::rollup;
 use crate::disk::Disk;
 use crate::error::{Error, Result, io_error};
 use crate::manifest::{self, CheckpointId, Found, Manifest};
@@ -291,6 +292,10 @@ fn rebuild(
     let replaced: HashSet<BlockId> =
         metas.iter().flat_map(|meta| meta.sources.iter().copied()).collect();
     metas.retain(|meta| !replaced.contains(&meta.id));
+    // Which rollups were to be made again is not known any more.
+    let raw = metas.iter().filter(|meta| meta.tier_ms == 0);
+    let dirty =
+        raw.flat_map(|meta| rollup::days_of(meta.range).map(|day| (meta.class, day))).collect();
     let mut checkpoint: Option<CheckpointId> = None;
     for name in list(disk.as_ref(), CHECKPOINTS_DIR)? {
         let Some(number) = checkpoint::number_of(&name) else { continue };
@@ -307,7 +312,8 @@ fn rebuild(
         checkpoint,
         blocks: metas,
         retired: replaced.into_iter().map(|id| id.0).collect(),
-        gaps: Vec::new(),
+        dirty,
+        ..Manifest::default()
     })
 }
 

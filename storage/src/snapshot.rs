@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
+use crate::compaction::rollup::Day;
 use crate::db::Inner;
 use crate::error::{Error, Result};
 use crate::index::head::LastLabels;
@@ -31,6 +32,8 @@ use crate::time::TimeRange;
 #[derive(Debug, Default)]
 pub(crate) struct Version {
     pub(crate) blocks: Vec<Arc<Block>>,
+    /// Days whose raw samples changed after they were rolled up.
+    pub(crate) dirty: BTreeSet<Day>,
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use crate::compaction::merge::Merge;
 use crate::compaction::plan::{Situation, Step, plan};
+use crate::compaction::rollup::{self, RollUp};
 use crate::compaction::seal;
 use crate::compaction::windows::Due;
 use crate::db::{Inner, Progress, SyncMode};
@@ -40,6 +41,7 @@ pub(crate) struct Upkeep {
     /// Bytes the log had taken in at the last checkpoint.
     pub(crate) checkpoint_wal_bytes: u64,
     pub(crate) merging: Option<Merging>,
+    pub(crate) rolling_up: Option<RollingUp>,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
 }
@@ -49,6 +51,35 @@ pub(crate) struct Merging {
     merge: Merge,
     /// Reading suffers without it.
     is_urgent: bool,
+}
+
+/// The day that is being rolled up.
+#[derive(Debug)]
+pub(crate) struct RollingUp {
+    rollup: RollUp,
+    /// Late samples of the day were sealed meanwhile.
+    is_outdated: bool,
+}
+
+/// Notes that raw samples of a time have changed which may be rolled up already.
+fn mark_dirty(
+    rolling_up: Option<&mut RollingUp>,
+    manifest: &mut Manifest,
+    class: u32,
+    range: TimeRange,
+) {
+    let is_rolled_up = |day: i64| {
+        let window = rollup::window_of(day);
+        let of_class =
+            manifest.blocks.iter().filter(|meta| meta.class == class && meta.tier_ms > 0);
+        of_class.into_iter().any(|meta| meta.window.overlaps(window))
+    };
+    let days: Vec<i64> = rollup::days_of(range).filter(|day| is_rolled_up(*day)).collect();
+    manifest.dirty.extend(days.into_iter().map(|day| (class, day)));
+    if let Some(rolling_up) = rolling_up {
+        let (of_class, day) = rolling_up.rollup.day;
+        rolling_up.is_outdated |= of_class == class && rollup::window_of(day).overlaps(range);
+    }
 }
 
 impl Inner {
@@ -71,6 +102,8 @@ impl Inner {
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
             Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
             Step::GoOn => return self.go_on_merging(&mut upkeep),
+            Step::RollUp(due) => self.begin_rolling_up(&mut upkeep, &due)?,
+            Step::GoOnRollingUp => return self.go_on_rolling_up(&mut upkeep),
         }
         Ok(Progress::Worked)
     }
@@ -91,6 +124,9 @@ impl Inner {
             blocks: upkeep.manifest.blocks.clone(),
             retention_ms: self.options.retention_ms,
             is_merging: upkeep.merging.is_some(),
+            is_rolling_up: upkeep.rolling_up.is_some(),
+            dirty: upkeep.manifest.dirty.clone(),
+            tiers_ms: self.options.tiers_ms.clone(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
         }
     }
@@ -148,8 +184,9 @@ impl Inner {
             bytes = meta.bytes, "sealed");
         let mut manifest = upkeep.manifest.clone();
         manifest.blocks.push(meta.clone());
+        mark_dirty(upkeep.rolling_up.as_mut(), &mut manifest, meta.class, meta.range);
         self.store_with_file(upkeep, manifest, &block::path(meta.id))?;
-        self.publish(vec![block], &[]);
+        self.publish(upkeep, vec![block], &[]);
         Ok(())
     }
 
@@ -196,11 +233,7 @@ impl Inner {
     fn go_on_merging(&self, upkeep: &mut Upkeep) -> Result<Progress> {
         let Some(mut merging) = upkeep.merging.take() else { return Ok(Progress::Idle) };
         let inputs = merging.merge.inputs().to_vec();
-        let live = |block: &Arc<Block>| {
-            let id = block.meta().id;
-            upkeep.manifest.blocks.iter().any(|meta| meta.id == id)
-        };
-        if !inputs.iter().all(live) {
+        if !inputs.iter().all(|block| upkeep.manifest.names(block.meta().id)) {
             // Retention or quarantine took one: what is due is seen anew.
             return Ok(Progress::Worked);
         }
@@ -237,7 +270,93 @@ impl Inner {
         inputs.iter().for_each(|id| manifest.retire(*id));
         manifest.blocks.push(meta);
         self.store_with_file(upkeep, manifest, &path)?;
-        self.publish(vec![block], &inputs);
+        self.publish(upkeep, vec![block], &inputs);
+        Ok(())
+    }
+
+    fn begin_rolling_up(&self, upkeep: &mut Upkeep, due: &rollup::Due) -> Result<()> {
+        let version = self.version();
+        let is_input = |block: &&Arc<Block>| due.inputs.contains(&block.meta().id);
+        let inputs: Vec<Arc<Block>> = version.blocks.iter().filter(is_input).cloned().collect();
+        let (class, day_start_ms) = due.day;
+        let window = rollup::window_of(day_start_ms);
+        let metas = due.tiers.iter().map(|tier| BlockMeta {
+            class,
+            tier_ms: tier.unsigned_abs(),
+            policy_generation: inputs
+                .iter()
+                .map(|block| block.meta().policy_generation)
+                .max()
+                .unwrap_or(0),
+            ..self.new_meta(upkeep, window, 0)
+        });
+        let metas = metas.collect();
+        match RollUp::begin(&self.disk, due.day, inputs.clone(), metas) {
+            Ok(rollup) => {
+                upkeep.rolling_up = Some(RollingUp { rollup, is_outdated: false });
+                Ok(())
+            }
+            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A slice of the day that was begun. On failure it is given up, and what it wrote goes.
+    fn go_on_rolling_up(&self, upkeep: &mut Upkeep) -> Result<Progress> {
+        let Some(mut rolling_up) = upkeep.rolling_up.take() else { return Ok(Progress::Idle) };
+        let inputs = rolling_up.rollup.inputs().to_vec();
+        if !inputs.iter().all(|block| upkeep.manifest.names(block.meta().id)) {
+            return Ok(Progress::Worked);
+        }
+        let is_outdated = rolling_up.is_outdated;
+        let day = rolling_up.rollup.day;
+        let made = match rolling_up.rollup.advance(SLICE_ROWS) {
+            Ok(false) => {
+                upkeep.rolling_up = Some(rolling_up);
+                return Ok(Progress::Background);
+            }
+            Ok(true) => rolling_up.rollup.finish(),
+            Err(e) => Err(e),
+        };
+        match made {
+            Ok(metas) => self.publish_rollup(upkeep, day, is_outdated, metas)?,
+            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e)?,
+            Err(e) => return Err(e),
+        }
+        Ok(Progress::Worked)
+    }
+
+    fn publish_rollup(
+        &self,
+        upkeep: &mut Upkeep,
+        day: rollup::Day,
+        is_outdated: bool,
+        metas: Vec<BlockMeta>,
+    ) -> Result<()> {
+        let blocks = metas.iter().map(|meta| self.open_new(meta)).collect::<Result<Vec<_>>>()?;
+        let mut manifest = upkeep.manifest.clone();
+        let mut replaced = Vec::new();
+        for meta in &metas {
+            tracing::info!(block = %meta.id, tier_ms = meta.tier_ms, series = meta.series,
+                buckets = meta.samples, bytes = meta.bytes, "rolled up");
+            let is_replaced = |old: &&BlockMeta| {
+                old.tier_ms == meta.tier_ms && old.class == meta.class && old.window == meta.window
+            };
+            replaced.extend(manifest.blocks.iter().filter(is_replaced).map(|old| old.id));
+        }
+        replaced.iter().for_each(|id| manifest.retire(*id));
+        if is_outdated {
+            manifest.dirty.insert(day);
+        } else {
+            manifest.dirty.remove(&day);
+        }
+        manifest.blocks.extend(metas.iter().cloned());
+        let stored = self.store(upkeep, manifest);
+        if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
+            metas.iter().for_each(|meta| drop(self.disk.remove(&block::path(meta.id))));
+        }
+        stored?;
+        self.publish(upkeep, blocks, &replaced);
         Ok(())
     }
 
@@ -266,7 +385,7 @@ impl Inner {
         }
         self.counters.quarantined.fetch_add(report.quarantined.len() as u64, Ordering::Relaxed);
         self.store(upkeep, manifest)?;
-        self.withdraw(&damaged);
+        self.withdraw(upkeep, &damaged);
         Ok(())
     }
 
@@ -275,19 +394,19 @@ impl Inner {
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
         self.store(upkeep, manifest)?;
-        self.withdraw(ids);
+        self.withdraw(upkeep, ids);
         Ok(())
     }
 
     /// Takes blocks from readers, and their samples with them.
-    fn withdraw(&self, ids: &[BlockId]) {
+    fn withdraw(&self, upkeep: &Upkeep, ids: &[BlockId]) {
         let version = self.version();
         let gone = version.blocks.iter().filter(|block| ids.contains(&block.meta().id));
         // Under the head's lock, as a write: no reader misses the samples and not the generation.
         let mut head = self.head.write();
         head.generations.advance();
         gone.for_each(|block| head.generations.note_range(block.meta().range));
-        self.publish(Vec::new(), ids);
+        self.publish(upkeep, Vec::new(), ids);
         // Files go with the last reference, which is not to be dropped under the lock.
         drop(head);
         drop(version);
@@ -319,7 +438,7 @@ impl Inner {
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
-    fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+    fn publish(&self, upkeep: &Upkeep, added: Vec<Arc<Block>>, removed: &[BlockId]) {
         let mut version = self.version.write();
         let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
         let (retired, mut blocks): (Vec<_>, Vec<_>) =
@@ -327,7 +446,7 @@ impl Inner {
         blocks.extend(added);
         recovery::sort_blocks(&mut blocks);
         retired.iter().for_each(|block| block.retire());
-        *version = Arc::new(Version { blocks });
+        *version = Arc::new(Version { blocks, dirty: upkeep.manifest.dirty.clone() });
     }
 
     pub(crate) fn checkpoint(&self, upkeep: &mut Upkeep, now_ms: i64) -> Result<()> {

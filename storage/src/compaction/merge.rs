@@ -33,6 +33,8 @@ pub(crate) struct Merge {
     /// Ids in the order of data, and how many of them are written.
     order: Vec<u32>,
     written: usize,
+    /// Ids of the series that have rows.
+    kept: Vec<u32>,
     writer: BlockWriter,
     is_rollup: bool,
     samples: Samples,
@@ -61,7 +63,18 @@ impl Merge {
         let order = data_order(labels.iter());
         let writer = BlockWriter::create(disk.clone(), meta, pages)?;
         let (samples, other) = Default::default();
-        Ok(Merge { inputs, labels, origins, order, written: 0, writer, is_rollup, samples, other })
+        Ok(Merge {
+            inputs,
+            labels,
+            origins,
+            order,
+            written: 0,
+            kept: Vec::new(),
+            writer,
+            is_rollup,
+            samples,
+            other,
+        })
     }
 
     pub(crate) fn inputs(&self) -> &[Arc<Block>] {
@@ -91,6 +104,7 @@ impl Merge {
             chunk::merge(samples, other);
         }
         self.writer.append(samples)?;
+        self.kept.push(id);
         Ok(samples.len())
     }
 
@@ -111,13 +125,23 @@ impl Merge {
             return Ok(0);
         }
         self.writer.append_rollup(&merged)?;
+        self.kept.push(id);
         Ok(merged.ends().len())
     }
 
     /// Completes the file. All series have been written.
-    pub(crate) fn finish(self) -> Result<BlockMeta> {
-        let (exemplars, metadata) = describe(&self.inputs, &self.labels, &self.origins)?;
-        self.writer.finish(&self.labels, &exemplars, &metadata)
+    pub(crate) fn finish(mut self) -> Result<BlockMeta> {
+        self.kept.sort_unstable();
+        let mut kept = self.kept.iter().map(|id| *id as usize).peekable();
+        let mut number = 0..;
+        let mut is_kept = || {
+            let id = number.next().expect("numbers do not end");
+            kept.next_if_eq(&id).is_some()
+        };
+        let with_origins = self.labels.into_iter().zip(self.origins).filter(|_| is_kept());
+        let (labels, origins): (Vec<Labels>, Vec<Origins>) = with_origins.unzip();
+        let (exemplars, metadata) = describe(&self.inputs, &labels, &origins)?;
+        self.writer.finish(&labels, &exemplars, &metadata)
     }
 }
 

@@ -1,5 +1,8 @@
 //! What upkeep is due: a pure function of plain facts.
 
+use std::collections::BTreeSet;
+
+use crate::compaction::rollup;
 use crate::compaction::windows::{self, Due, Moment};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention;
@@ -49,6 +52,11 @@ pub(crate) struct Situation {
     pub(crate) retention_ms: i64,
     /// A merge was begun and is not finished.
     pub(crate) is_merging: bool,
+    pub(crate) is_rolling_up: bool,
+    /// Days whose raw samples changed after they were rolled up.
+    pub(crate) dirty: BTreeSet<rollup::Day>,
+    /// Resolutions of the tiers.
+    pub(crate) tiers_ms: Vec<i64>,
     /// The wall clock cannot be trusted: nothing is dropped.
     pub(crate) clock_in_doubt: bool,
 }
@@ -64,6 +72,10 @@ pub(crate) enum Step {
     Merge(Due),
     /// Go on with the merge that was begun.
     GoOn,
+    /// Begin to roll up a day.
+    RollUp(rollup::Due),
+    /// Go on with the day that was begun.
+    GoOnRollingUp,
     Idle,
 }
 
@@ -90,12 +102,21 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if facts.is_merging {
         return Step::GoOn;
     }
-    let moment = Moment {
-        sealed_before_ms: facts.sealed_before_ms,
-        late_quiet_ms: facts.now_ms.saturating_sub(facts.last_late_seal_ms),
-    };
-    let due = windows::due(&facts.blocks, moment, |_| facts.retention_ms);
-    due.map_or(Step::Idle, Step::Merge)
+    if facts.is_rolling_up {
+        return Step::GoOnRollingUp;
+    }
+    let sealed_before_ms = facts.sealed_before_ms;
+    let late_quiet_ms = facts.now_ms.saturating_sub(facts.last_late_seal_ms);
+    let moment = Moment { sealed_before_ms, late_quiet_ms };
+    let merge = windows::due(&facts.blocks, moment, |_| facts.retention_ms);
+    let moment = rollup::Moment { sealed_before_ms, late_quiet_ms, dirty: &facts.dirty };
+    let rollup = rollup::due(&facts.blocks, moment, |_| facts.tiers_ms.clone());
+    match (merge, rollup) {
+        (Some(merge), _) if merge.is_urgent => Step::Merge(merge),
+        (_, Some(rollup)) => Step::RollUp(rollup),
+        (Some(merge), None) => Step::Merge(merge),
+        (None, None) => Step::Idle,
+    }
 }
 
 /// The oldest window of the head whose time has come.

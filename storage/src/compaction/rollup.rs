@@ -33,7 +33,7 @@ pub(crate) fn window_of(day_start_ms: i64) -> TimeRange {
 /// The days whose buckets samples of `range` fall into, by their starts.
 pub(crate) fn days_of(range: TimeRange) -> impl Iterator<Item = i64> {
     let day = |timestamp: i64| timestamp.saturating_sub(1).div_euclid(DAY_MS);
-    let days = if range.is_empty() { 1..=0 } else { day(range.start_ms)..=day(range.end_ms) };
+    let days = (day(range.start_ms)..=day(range.end_ms)).filter(move |_| !range.is_empty());
     days.map(|number| number.saturating_mul(DAY_MS))
 }
 
@@ -64,9 +64,8 @@ pub(crate) fn due(
     tiers_of: impl Fn(u32) -> Vec<i64>,
 ) -> Option<Due> {
     let raw = || blocks.iter().filter(|block| block.tier_ms == 0);
-    let days: BTreeSet<(i64, u32)> = raw()
-        .flat_map(|block| days_of(block.range).map(|day| (day, block.class)))
-        .collect();
+    let days: BTreeSet<(i64, u32)> =
+        raw().flat_map(|block| days_of(block.range).map(|day| (day, block.class))).collect();
     let mut changed = None;
     for (start_ms, class) in days {
         let window = window_of(start_ms);
@@ -189,13 +188,10 @@ impl RollUp {
         Ok(samples.len())
     }
 
-    /// Completes the files; a tier in which no series has a bucket has none.
+    /// Completes the files. Of a day without samples they are empty, and say that it was done.
     pub(crate) fn finish(self) -> Result<Vec<BlockMeta>> {
         let mut metas = Vec::new();
         for mut output in self.outputs {
-            if output.ids.is_empty() {
-                continue;
-            }
             output.ids.sort_unstable();
             let labels = output.ids.iter().map(|id| self.labels[*id as usize].clone());
             metas.push(output.writer.finish(&labels.collect::<Vec<_>>(), &[], &[])?);

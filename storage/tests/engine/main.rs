@@ -12,5 +12,6 @@ mod faults;
 mod machine;
 mod model;
 mod oracle;
+mod rollup;
 mod start_timestamps;
 mod upkeep;

@@ -297,6 +297,10 @@ impl BlockWriter {
         assert_eq!(labels.len(), self.positions as usize, "every series was appended");
         self.finish_page()?;
         self.end_section(SectionKind::Pages);
+        if self.positions == 0 {
+            // An empty rollup lives as long as others of its day.
+            self.meta.range = self.meta.window;
+        }
         let directory = self.page_directory(labels);
         self.section(SectionKind::PageDirectory, &directory)?;
         let columns = std::mem::take(&mut self.columns);

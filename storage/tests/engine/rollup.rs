@@ -1,0 +1,99 @@
+//! Rollups: days of raw samples become blocks of each tier, and are made again when samples change.
+
+use std::sync::Arc;
+
+use icecore_storage::Db;
+use icecore_storage::db::Options;
+use icecore_storage::disk::sim::SimDisk;
+use icecore_storage::labels::Labels;
+use icecore_storage::metrics::batch::Batch;
+use icecore_storage::metrics::block::meta::BlockMeta;
+use icecore_storage::time::{DAY_MS, MINUTE_MS, WINDOW_MS};
+
+use crate::oracle::maintain;
+
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+const FIRST_MS: i64 = 1000 * DAY_MS;
+
+fn open(disk: &SimDisk, now_ms: i64) -> Db {
+    let options = Options {
+        retention_ms: 30 * DAY_MS,
+        tiers_ms: vec![5 * MINUTE_MS, HOUR_MS],
+        seed: 7,
+        ..Options::default()
+    };
+    Db::open(Arc::new(disk.clone()), options, now_ms).unwrap()
+}
+
+fn series(number: usize) -> Labels {
+    Labels::from_pairs([("__name__", "m".to_owned()), ("n", number.to_string())]).unwrap()
+}
+
+fn append(db: &Db, series: &Labels, timestamp: i64, value: f64, now_ms: i64) {
+    let batch = Batch::of_samples([(series, timestamp, value)].into_iter());
+    let appended = db.append(&batch, now_ms).unwrap();
+    assert!(appended.refused.is_empty(), "{:?}", appended.refused);
+}
+
+/// Samples of three series every ten minutes for some days from the first, with upkeep.
+fn days(db: &Db, days: i64) -> i64 {
+    let steps = days * DAY_MS / (10 * MINUTE_MS);
+    for step in 0..=steps {
+        let now_ms = FIRST_MS + step * 10 * MINUTE_MS;
+        for number in 0..3 {
+            append(db, &series(number), now_ms, step as f64 / 7.0, now_ms);
+        }
+        if step % 12 == 0 {
+            maintain(db, now_ms).unwrap();
+        }
+    }
+    FIRST_MS + days * DAY_MS
+}
+
+fn tiers(db: &Db) -> Vec<BlockMeta> {
+    db.blocks().into_iter().filter(|block| block.tier_ms > 0).collect()
+}
+
+#[test]
+fn each_day_is_rolled_up_to_every_tier_and_survives_a_restart() {
+    let disk = SimDisk::new(1);
+    let db = open(&disk, FIRST_MS);
+    let now_ms = days(&db, 3) + 3 * WINDOW_MS;
+    maintain(&db, now_ms).unwrap();
+    let made = tiers(&db);
+    // The midnight with which the first day begins is the end of the one before.
+    let windows: Vec<(u64, i64, u64)> = made
+        .iter()
+        .map(|meta| (meta.tier_ms, (meta.window.start_ms - 1 - FIRST_MS) / DAY_MS, meta.samples))
+        .collect();
+    let five = 5 * MINUTE_MS as u64;
+    let hour = HOUR_MS as u64;
+    let mut expected = vec![(five, -1, 3), (hour, -1, 3)];
+    for day in 0..2 {
+        expected.extend([(five, day, 3 * 144), (hour, day, 3 * 24)]);
+    }
+    assert_eq!(windows[..expected.len()], expected);
+    db.verify().unwrap();
+    drop(db);
+    let again = open(&disk.kill(), now_ms);
+    assert_eq!(tiers(&again), made);
+}
+
+#[test]
+fn a_late_sample_has_its_day_made_again() {
+    let disk = SimDisk::new(2);
+    let db = open(&disk, FIRST_MS);
+    let mut now_ms = days(&db, 2) + 3 * WINDOW_MS;
+    maintain(&db, now_ms).unwrap();
+    let before: Vec<u64> = tiers(&db).iter().map(|meta| meta.samples).collect();
+    let late = FIRST_MS + 7 * HOUR_MS + 12 * MINUTE_MS + 1;
+    append(&db, &series(9), late, 1.0, now_ms);
+    for _ in 0..4 {
+        now_ms += HOUR_MS;
+        maintain(&db, now_ms).unwrap();
+    }
+    let after: Vec<u64> = tiers(&db).iter().map(|meta| meta.samples).collect();
+    let more: u64 = after.iter().sum::<u64>() - before.iter().sum::<u64>();
+    assert_eq!(more, 2, "one more bucket in each tier");
+    db.verify().unwrap();
+}
