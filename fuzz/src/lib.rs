@@ -284,8 +284,11 @@ fn directory() -> SimDisk {
 
 fn all_samples(db: &Db) -> Vec<Option<Vec<u64>>> {
     let snapshot = db.snapshot();
-    let selector =
-        Selector { matchers: vec![Matcher::equal("__name__", "up")], range: TimeRange::ALL };
+    let selector = Selector {
+        matchers: vec![Matcher::equal("__name__", "up")],
+        range: TimeRange::ALL,
+        aligned_ms: 0,
+    };
     let Ok(found) = snapshot.select(&[selector]) else { return Vec::new() };
     let mut samples = Samples::default();
     let mut read = |series: &icecore_storage::snapshot::SelectedSeries| {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use crate::functions::time::rfc3339;
-use crate::go_format::{float_general, float_general_digits, quote};
+use crate::go_format::{duration_ms, float_general, float_general_digits, quote};
 use crate::parser::ast::Span;
 use crate::parser::place;
 
@@ -280,6 +280,26 @@ impl Annotations {
         let text =
             "sort is ineffective for range queries since results are always ordered by labels";
         self.warn(text.into(), span);
+    }
+
+    /// Of our own: raw samples are gone, and a window has less than two buckets of what is left.
+    pub(crate) fn window_widened(&mut self, asked_ms: i64, used_ms: i64, span: Span) {
+        let (asked, used) = (duration_ms(asked_ms), duration_ms(used_ms));
+        self.inform(
+            format!("raw samples are gone for a part of the range: a window of {used} was used in place of {asked}"),
+            span,
+        );
+    }
+
+    /// Of our own: a function that needs all samples had few.
+    pub(crate) fn last_samples_only(&mut self, function: &str, resolution_ms: i64, span: Span) {
+        let resolution = duration_ms(resolution_ms);
+        self.warn(
+            format!(
+                "raw samples are gone for a part of the range: there {function} was computed from the last sample of every {resolution}"
+            ),
+            span,
+        );
     }
 
     pub(crate) fn possible_non_counter(&mut self, metric: &str, span: Span) {

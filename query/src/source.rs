@@ -29,6 +29,9 @@ pub struct Selection {
     pub grouping: Option<(Vec<String>, bool)>,
     /// Every label name that the query mentions.
     pub names: Vec<String>,
+    /// All windows begin and end at multiples of it, in ms, and what is computed on them is right on
+    /// rollups; else 0.
+    pub aligned_ms: i64,
 }
 
 /// A failure to read. The text goes to the client.
@@ -72,6 +75,12 @@ pub trait Source: Send + Sync {
         self.read(series, into)
     }
 
+    /// The resolution in ms of the rollups among what is read of a series: 0 for raw samples alone,
+    /// and whether they are read for want of raw samples.
+    fn resolution(&self, _series: &Self::Series) -> (i64, bool) {
+        (0, false)
+    }
+
     /// A number that grows with every change of the samples. What is selected after it was asked
     /// for holds every change up to it. `None`: the source cannot tell, and nothing is cached.
     fn generation(&self) -> Option<u64> {
@@ -98,6 +107,7 @@ impl Source for Snapshot {
             .map(|selection| Selector {
                 matchers: selection.matchers.clone(),
                 range: selection.range,
+                aligned_ms: selection.aligned_ms,
             })
             .collect();
         let selected = Snapshot::select_charged(self, &selectors, charge)?;
@@ -118,6 +128,10 @@ impl Source for Snapshot {
         into: &mut Samples,
     ) -> Result<(), SourceError> {
         Ok(Snapshot::outline(self, series, outliner, into)?)
+    }
+
+    fn resolution(&self, series: &Self::Series) -> (i64, bool) {
+        Snapshot::resolution(self, series)
     }
 
     fn generation(&self) -> Option<u64> {

@@ -133,10 +133,10 @@ impl Source for Counting<'_> {
             outliner.left_out.clear();
             return self.read(series, into);
         }
-        let Outliner { windows, stand_in, left_out } = outliner;
-        let outliner = Outliner { windows, stand_in, left_out };
+        let Outliner { windows, stand_in, bucket, columns, left_out } = outliner;
+        let outliner = Outliner { windows, stand_in, bucket, columns, left_out };
         Source::outline(self.snapshot, series, outliner, into)?;
-        let samples = left_out.iter().map(|one| u64::from(one.samples)).sum();
+        let samples = left_out.iter().map(|one| one.samples.unsigned_abs()).sum();
         self.left_out.fetch_add(samples, Ordering::Relaxed);
         Ok(())
     }

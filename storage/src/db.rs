@@ -223,6 +223,7 @@ impl Db {
                     manifest,
                     last_checkpoint_ms: now_ms,
                     last_late_seal_ms: now_ms,
+                    late_round: None,
                     last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
                     merging: None,

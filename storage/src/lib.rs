@@ -41,6 +41,7 @@ pub mod retention;
 pub mod scrub;
 mod selection;
 pub mod snapshot;
+pub mod tiers;
 pub mod time;
 mod upkeep;
 pub mod verify;

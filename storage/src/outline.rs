@@ -7,7 +7,9 @@
 //! have one: no other block and nothing of the head reaches into its time.
 
 use crate::metrics::chunk::ChunkStatistics;
+use crate::metrics::rollup::Components;
 use crate::metrics::sample::Samples;
+use crate::tiers::Bucket;
 use crate::time::TimeRange;
 
 /// The windows of a query: each `(end - length, end]`, the ends `first_end_ms + k * step_ms`.
@@ -68,7 +70,8 @@ impl StandIn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     pub at_ms: i64,
-    pub samples: u32,
+    /// Fewer than none where a bucket takes more values than it had samples.
+    pub samples: i64,
 }
 
 /// What a reader wants of chunks.
@@ -76,6 +79,10 @@ pub struct Outliner<'a> {
     pub windows: Windows,
     /// What may stand for a chunk of these statistics; `None` to have its samples.
     pub stand_in: &'a mut dyn FnMut(&ChunkStatistics) -> Option<StandIn>,
+    /// Puts what may stand for a bucket behind the samples: rows within its time, ascending.
+    pub bucket: &'a mut dyn FnMut(&Bucket<'_>, &mut Samples),
+    /// The columns that `bucket` reads.
+    pub columns: Components,
     /// In order of time.
     pub left_out: &'a mut Vec<LeftOut>,
 }
@@ -111,7 +118,7 @@ impl Outliner<'_> {
             let at_ms = if is_first_of_several { range.start_ms } else { range.end_ms - after };
             samples.push(at_ms, *value);
         }
-        let left_out = statistics.count - u32::from(stand_in.length);
+        let left_out = i64::from(statistics.count) - i64::from(stand_in.length);
         self.left_out.push(LeftOut { at_ms: range.end_ms, samples: left_out });
         Some(stand_in.length)
     }
@@ -158,7 +165,13 @@ mod tests {
             length += 1;
             Some(StandIn::new(&[1.0, 2.0, 3.0, 4.0][..length]))
         };
-        let mut outliner = Outliner { windows, stand_in: &mut stand_in, left_out: &mut left_out };
+        let mut outliner = Outliner {
+            windows,
+            stand_in: &mut stand_in,
+            bucket: &mut |_, _| (),
+            columns: Components::default(),
+            left_out: &mut left_out,
+        };
         let range = TimeRange::new(10, 14);
         assert!(!outliner.wants(range, 4) && outliner.wants(range, 5));
         let statistics = ChunkStatistics { count: 5, ..ChunkStatistics::default() };

@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use crate::labels::{self, Labels, SeriesIdentity};
 use crate::metrics::head::read::{HeadCopy, ReadView};
 use crate::snapshot::Version;
+use crate::tiers::Claims;
 use crate::time::TimeRange;
 
 /// A series that [`Snapshot::select`](crate::Snapshot::select) found.
@@ -30,6 +31,8 @@ pub struct SelectedSeries {
 pub(crate) struct Selection {
     pub(crate) range: TimeRange,
     pub(crate) version: Arc<Version>,
+    /// Where rollups answer.
+    pub(crate) claims: Option<Arc<Claims>>,
     /// (index into the version's blocks, id there), series after series and by time.
     places: Vec<(u32, u32)>,
     pub(crate) head: HeadCopy,
@@ -114,11 +117,13 @@ impl Joined {
         mut self,
         range: TimeRange,
         version: &Arc<Version>,
+        claims: Option<Arc<Claims>>,
         head: HeadCopy,
     ) -> Vec<SelectedSeries> {
         self.views.resize(self.labels.len(), None);
         let (places, ends) = by_series(&self.places, self.labels.len());
-        let selection = Arc::new(Selection { range, version: version.clone(), places, head });
+        let selection =
+            Arc::new(Selection { range, version: version.clone(), claims, places, head });
         let mut start = 0;
         let series = self.labels.into_iter().zip(self.views).zip(ends);
         let one = |((labels, head), end)| SelectedSeries {

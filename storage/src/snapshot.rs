@@ -21,11 +21,13 @@ use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::head::Head;
+use crate::metrics::rollup::Rollup;
 use crate::metrics::sample::Samples;
 use crate::metrics::{chunk, companion};
 use crate::outline::Outliner;
 pub use crate::selection::SelectedSeries;
 use crate::selection::{FromHead, HeadSeries, Joined};
+use crate::tiers::{self, Claims, Known};
 use crate::time::TimeRange;
 
 /// The live blocks at one moment, by the start of their windows.
@@ -77,6 +79,9 @@ impl<'a> Charged<'a> {
 pub struct Selector {
     pub matchers: Vec<Matcher>,
     pub range: TimeRange,
+    /// All windows that will be computed begin and end at multiples of it, in ms, and buckets hold
+    /// what they need; 0 if not: then rollups are only read where raw samples are gone.
+    pub aligned_ms: i64,
 }
 
 /// Cheap to make and to clone. What it has selected never changes.
@@ -142,14 +147,20 @@ impl Snapshot {
             charged.settle()?;
             from_head.push((series, of_companions));
         }
+        let head_windows: Vec<i64> = head.windows().map(|(start, _)| start).collect();
         drop(head);
+        let metas: Vec<&BlockMeta> = version.blocks.iter().map(|block| block.meta()).collect();
+        let known = Known { dirty: &version.dirty, head_windows: &head_windows };
         let selections = selectors.iter().zip(from_head);
         let joined = selections.map(|(selector, (head, companions))| {
             let has_companions = !companions.series.is_empty();
-            let mut series = self.join(selector, head, &version, Role::Series, charge)?;
+            let claims = tiers::claims(&metas, known, selector.range, selector.aligned_ms);
+            let claims = claims.map(Arc::new);
+            let of = (selector, &claims);
+            let mut series = self.join(of, head, &version, Role::Series, charge)?;
             if has_companions || has_companions_in(&version, selector.range)? {
                 let role = Role::Companion;
-                attach(&mut series, self.join(selector, companions, &version, role, charge)?);
+                attach(&mut series, self.join(of, companions, &version, role, charge)?);
             }
             Ok(series)
         });
@@ -159,7 +170,7 @@ impl Snapshot {
     /// Adds the blocks' series to those of the head.
     fn join(
         &self,
-        selector: &Selector,
+        (selector, claims): (&Selector, &Option<Arc<Claims>>),
         head: FromHead,
         version: &Arc<Version>,
         role: Role,
@@ -167,8 +178,14 @@ impl Snapshot {
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;
         let overlapping = version.blocks.iter().zip(0..);
-        let overlapping: Vec<(&Arc<Block>, u32)> =
-            overlapping.filter(|(block, _)| block.meta().range.overlaps(range)).collect();
+        let answers = |number: u32, meta: &BlockMeta| match claims {
+            Some(claims) => !claims.of(number).is_empty(),
+            None => meta.tier_ms == 0,
+        };
+        let overlapping: Vec<(&Arc<Block>, u32)> = overlapping
+            .filter(|(block, _)| block.meta().range.overlaps(range))
+            .filter(|(block, number)| answers(*number, block.meta()))
+            .collect();
         let mut joined = Joined::new(head.series, overlapping.len());
         for (block, number) in overlapping {
             let ids = role.of(block.select(&selector.matchers)?, block)?;
@@ -193,12 +210,15 @@ impl Snapshot {
                 charged.settle()?;
             }
         }
-        Ok(joined.finish(range, version, head.copy))
+        Ok(joined.finish(range, version, claims.clone(), head.copy))
     }
 
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
     /// neighbours outside the range may come with them.
     pub fn read(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
+        if series.selection.claims.is_some() {
+            return self.read_claimed(series, None, into);
+        }
         self.read_one(series, None, into)?;
         if let Some(companion) = &series.start_timestamps {
             let mut starts = Samples::default();
@@ -217,10 +237,70 @@ impl Snapshot {
         into: &mut Samples,
     ) -> Result<()> {
         outliner.left_out.clear();
+        if series.selection.claims.is_some() {
+            return self.read_claimed(series, Some(outliner), into);
+        }
         match &series.start_timestamps {
             None => self.read_one(series, Some(&mut outliner), into),
             Some(_) => self.read(series, into),
         }
+    }
+
+    /// The resolution in ms of the rollups among what is read of the series: 0 if there are none,
+    /// and whether they are read for want of raw samples.
+    pub fn resolution(&self, series: &SelectedSeries) -> (i64, bool) {
+        let Some(claims) = &series.selection.claims else { return (0, false) };
+        let tier = |(index, _): &(u32, u32)| {
+            series.selection.version.blocks[*index as usize].meta().tier_ms
+        };
+        let coarsest = series.places().iter().map(tier).max().unwrap_or(0);
+        (i64::try_from(coarsest).unwrap_or(i64::MAX), claims.forced_ms > 0)
+    }
+
+    /// Raw samples and buckets, each of the times that their block answers for.
+    fn read_claimed(
+        &self,
+        series: &SelectedSeries,
+        mut outliner: Option<Outliner<'_>>,
+        into: &mut Samples,
+    ) -> Result<()> {
+        into.clear();
+        let selection = &series.selection;
+        let Some(claims) = &selection.claims else { return Ok(()) };
+        let mut scratch = Samples::default();
+        let mut rollup = Rollup::default();
+        for (index, id) in series.places() {
+            let block = &selection.version.blocks[*index as usize];
+            let is_raw = block.meta().tier_ms == 0;
+            for claim in claims.of(*index) {
+                let range = claim.intersection(selection.range);
+                scratch.clear();
+                if is_raw {
+                    block.read(*id, range, None, &mut scratch)?;
+                } else {
+                    let wanted = tiers::wanted(outliner.as_ref());
+                    block.read_rollup(*id, range, wanted, &mut rollup)?;
+                    rollup.keep(*claim);
+                    tiers::put(&rollup, outliner.as_mut(), &mut scratch);
+                }
+                chunk::merge(into, &scratch);
+            }
+        }
+        if let Some(outliner) = outliner {
+            outliner.left_out.sort_by_key(|one| one.at_ms);
+        }
+        if let Some(view) = &series.head {
+            scratch.clear();
+            let damaged = || Error::Corrupt {
+                path: "head".into(),
+                offset: 0,
+                what: format!("{} does not decode", series.labels),
+            };
+            selection.head.read(view, &mut scratch).ok_or_else(damaged)?;
+            chunk::merge(into, &scratch);
+        }
+        into.timestamps_token = 0;
+        Ok(())
     }
 
     /// [`Self::read`] without start timestamps.

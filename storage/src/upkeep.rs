@@ -36,6 +36,8 @@ pub(crate) struct Upkeep {
     pub(crate) manifest: Manifest,
     pub(crate) last_checkpoint_ms: i64,
     pub(crate) last_late_seal_ms: i64,
+    /// The window of late samples that was sealed last, if there are more to seal.
+    pub(crate) late_round: Option<i64>,
     /// Of the log, under [`SyncMode::Interval`].
     pub(crate) last_sync_ms: i64,
     /// Bytes the log had taken in at the last checkpoint.
@@ -119,6 +121,7 @@ impl Inner {
             sealed_before_ms: head.sealed_before(),
             late_samples: head.late_samples,
             last_late_seal_ms: upkeep.last_late_seal_ms,
+            late_round: upkeep.late_round,
             last_checkpoint_ms: upkeep.last_checkpoint_ms,
             wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
             blocks: upkeep.manifest.blocks.clone(),
@@ -167,7 +170,14 @@ impl Inner {
         head.end_seal(window, sealed.late_samples, &sealed.exemplars);
         head.note_late_windows();
         if was_sealed {
-            upkeep.last_late_seal_ms = now_ms;
+            upkeep.late_round = Some(window.start_ms);
+            // The next round begins when its samples have waited.
+            let sealed_before = head.sealed_before();
+            let is_left = |start: i64| window.start_ms < start && start < sealed_before;
+            if !head.windows().any(|(start, _)| is_left(start)) {
+                upkeep.late_round = None;
+                upkeep.last_late_seal_ms = now_ms;
+            }
         }
         let contiguous = self.sequences.lock().contiguous;
         if head.drop_idle(contiguous) > 0 {

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::engine::QueryError;
 use crate::exec::aggregate::{self, Grouping, Groups};
 use crate::exec::budget::{Budget, Growing};
+use crate::exec::coarse;
 use crate::exec::outline::Outline;
 use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, for_each_bit, same_labelset};
 use crate::exec::select::{self, Emit, Picks};
@@ -51,6 +52,11 @@ pub(crate) trait Input: Sync {
     /// The labels, and whether the name is marked to go.
     fn meta(&self, index: usize) -> (&Labels, bool);
 
+    /// The resolution in ms of rollups that are read for want of raw samples; 0 for none.
+    fn forced_ms(&self, _index: usize) -> i64 {
+        0
+    }
+
     /// With an outline, chunks of storage may have stand-ins.
     fn read(
         &self,
@@ -75,6 +81,13 @@ impl<S: Source> Input for Stored<'_, S> {
 
     fn meta(&self, index: usize) -> (&Labels, bool) {
         (&self.series[index].0, false)
+    }
+
+    fn forced_ms(&self, index: usize) -> i64 {
+        match self.source.resolution(&self.series[index].1) {
+            (resolution_ms, true) => resolution_ms,
+            _ => 0,
+        }
     }
 
     fn read(
@@ -383,22 +396,28 @@ impl<'a, I: Input> Run<'a, I> {
         let Scratch { series, picks, window, row, key, no_counter } = scratch;
         self.input.read(index, self.outline.as_ref(), series)?;
         let session = &mut output.session;
-        session.is_of_its_range |= series.has_histograms();
+        let forced_ms = self.input.forced_ms(index);
+        // Which tiers are left depends on all of the range.
+        session.is_of_its_range |= series.has_histograms() || forced_ms > 0;
         let metric = match &self.leaf {
             Leaf::Select { .. } => "",
             Leaf::Smoothed { .. } | Leaf::Window(_) => labels.metric_name(),
         };
         match &self.leaf {
             Leaf::Select { view, emit } => {
-                let looked_at = select::select(*view, *emit, series, picks, row);
+                let looked_at =
+                    select::select(coarse::look_back(*view, forced_ms), *emit, series, picks, row);
                 session.sample_count.add(session.counted, looked_at, |step| row.cost_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
                 let live = &mut window.live;
+                coarse::note_last_samples("smoothed", forced_ms, *span, session);
                 extended::smooth(*view, *reach, *span, metric, series, live, row, session)?;
             }
             Leaf::Window(call) => {
-                blocks::evaluate(call, metric, series, window, row, session)?;
+                let wide = coarse::widen(call, forced_ms, session);
+                blocks::evaluate(&wide, metric, series, window, row, session)?;
+                coarse::narrow(call, &wide, row);
             }
         }
         if row.is_empty() {

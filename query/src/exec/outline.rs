@@ -6,13 +6,18 @@
 //! loops of [`window`](crate::exec::window) make the same result, to the last bit. The one thing
 //! they cannot make of a stand-in is the number of samples; each step knows how many are left out.
 //!
+//! A bucket of a rollup has a stand-in too. There is nothing else to read then, so it has one for
+//! every function that is right on rollups, whatever its samples were.
+//!
 //! A chunk with stale markers or NaN has no stand-in, a series with histograms none at all. A sum
 //! has some only where every value of the series is a whole number and all of them together stay
 //! below 2^53: then every order of summation gives the same.
 
 use icecore_storage::metrics::chunk::ChunkStatistics;
-use icecore_storage::metrics::sample::is_stale_nan;
+use icecore_storage::metrics::rollup::{Component, Components};
+use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use icecore_storage::outline::{LeftOut, Outliner, StandIn, Windows};
+use icecore_storage::tiers::Bucket;
 use icecore_storage::time::WINDOW_MS;
 
 use crate::exec::rows::{RowBuffer, for_each_bit};
@@ -35,7 +40,11 @@ enum Need {
     Greatest,
     Sum,
     /// First, last, and the value before each reset.
+    Falls,
+    /// First, last, and how many resets are between them.
     Resets,
+    /// First, last, and how many changes are between them. Chunks do not tell it.
+    Changes,
 }
 
 impl Need {
@@ -48,7 +57,9 @@ impl Need {
             MinOverTime => Need::Least,
             MaxOverTime => Need::Greatest,
             SumOverTime | AvgOverTime => Need::Sum,
-            Rate | Increase | Resets => Need::Resets,
+            Rate | Increase => Need::Falls,
+            Resets => Need::Resets,
+            Changes => Need::Changes,
             _ => return None,
         })
     }
@@ -66,7 +77,8 @@ impl Need {
                 let is_exact = of.flags & ChunkStatistics::ALL_INTEGERS != 0;
                 is_exact.then(|| StandIn::new(&[of.sum]))
             }
-            Need::Resets => match of.resets {
+            Need::Changes => None,
+            Need::Falls | Need::Resets => match of.resets {
                 0 => Some(StandIn::new(&[of.first, of.last])),
                 // The only value before a reset is the sum of them. The one after it is less, and
                 // nobody asks how much; but a zero's sign is lost in a sum.
@@ -77,6 +89,103 @@ impl Need {
             },
         }
     }
+
+    /// The columns of a rollup that [`Self::put`] reads.
+    fn columns(self) -> Components {
+        use Component::{Changes, Count, Falls, First, Last, Max, Min, Resets, Sum};
+        Components::of(match self {
+            Need::Last => &[Count, Last],
+            Need::Ends => &[Count, First, Last],
+            Need::Least => &[Count, Min],
+            Need::Greatest => &[Count, Max],
+            Need::Sum => &[Count, Sum],
+            Need::Falls => &[Count, First, Last, Resets, Falls],
+            Need::Resets => &[Count, First, Last, Resets],
+            Need::Changes => &[Count, First, Last, Changes],
+        })
+    }
+
+    /// Appends what stands for a bucket.
+    fn put(self, bucket: &Bucket<'_>, into: &mut Samples) {
+        let ((_, first), (last_ms, last)) = (bucket.first, bucket.last);
+        match self {
+            Need::Last => into.push(last_ms, last),
+            Need::Least => into.push(bucket.end_ms, bucket.min),
+            Need::Greatest => into.push(bucket.end_ms, bucket.max),
+            Need::Sum => into.push(bucket.end_ms, bucket.sum),
+            Need::Ends => put_between(bucket, into, |_| ()),
+            Need::Falls => put_between(bucket, into, |into| {
+                let (times, before) = bucket.falls;
+                // A sum of many: the sample that fell last may not be less than that.
+                let early = i64::from(bucket.resets > times.len() as f64);
+                for (time, before) in times.iter().zip(before) {
+                    put_fall(time - early, *before, into);
+                }
+            }),
+            Need::Resets => {
+                let pair = [f64::INFINITY, f64::NEG_INFINITY];
+                let falls = (0..bucket.resets as usize).flat_map(|_| pair);
+                // Over a NaN a value may be less than one before it and has not fallen.
+                let apart = (bucket.resets == 0.0 && last < first).then_some(f64::NAN);
+                put_at_end(bucket, into, falls.chain(apart));
+            }
+            Need::Changes => {
+                let is_other = |value: &f64| *value != first && *value != last;
+                let mut others = [0.0, 1.0, 2.0, 3.0].into_iter().filter(is_other);
+                let two = [others.next(), others.next()].map(Option::unwrap_or_default);
+                // One change leads to the last value, if there is any.
+                let between = (bucket.changes as usize).saturating_sub(1);
+                put_at_end(bucket, into, two.into_iter().cycle().take(between));
+            }
+        }
+    }
+}
+
+/// The first and the last value of a bucket and what is between them, for what does not ask for
+/// times: a millisecond apart, up to the bucket's end.
+fn put_at_end(bucket: &Bucket<'_>, into: &mut Samples, between: impl Iterator<Item = f64>) {
+    let start = into.len();
+    if bucket.count > 1.0 {
+        into.values.push(bucket.first.1);
+        into.values.extend(between);
+    }
+    into.values.push(bucket.last.1);
+    let rows = (into.values.len() - start) as i64;
+    into.timestamps.extend((0..rows).map(|row| bucket.end_ms - rows + 1 + row));
+}
+
+/// The first and the last sample of a bucket, once if they are one, and what is between them.
+fn put_between(bucket: &Bucket<'_>, into: &mut Samples, between: impl FnOnce(&mut Samples)) {
+    let ((first_ms, first), (last_ms, last)) = (bucket.first, bucket.last);
+    into.push(first_ms, first);
+    between(into);
+    match into.timestamps.last().copied() {
+        Some(time) if time == last_ms => *into.values.last_mut().expect("one a time") = last,
+        _ => put_apart(last_ms, last, into),
+    }
+}
+
+/// A sample that is no fall, though it may be less than the one before it: then there was a NaN.
+fn put_apart(time: i64, value: f64, into: &mut Samples) {
+    if into.values.last().is_some_and(|before| value < *before) {
+        into.push(time - 1, f64::NAN);
+    }
+    into.push(time, value);
+}
+
+/// A sample that is less than the one before it, whose value is `before`.
+fn put_fall(time: i64, before: f64, into: &mut Samples) {
+    let (Some(newest), Some(value)) = (into.timestamps.last(), into.values.last_mut()) else {
+        return;
+    };
+    if *newest >= time - 1 {
+        // That is the one before.
+        *value = before;
+    } else if value.to_bits() != before.to_bits() {
+        put_apart(time - 1, before, into);
+    }
+    // How much less it is nobody asks, and whatever comes is no less than this.
+    into.push(time, f64::NEG_INFINITY);
 }
 
 /// How the series of a call are read.
@@ -84,13 +193,21 @@ impl Need {
 pub(crate) struct Outline {
     need: Need,
     windows: Windows,
+    /// A window may have room for a chunk.
+    for_chunks: bool,
 }
 
 impl Outline {
-    /// `None` for what needs all samples, and for windows that no chunk fits into.
+    /// Whether a function has the same result on buckets as on their samples, if its windows consist
+    /// of whole ones.
+    pub(crate) fn is_right_on_rollups(function: FunctionId) -> bool {
+        Need::of(function).is_some()
+    }
+
+    /// `None` for what needs all samples.
     pub(crate) fn of(call: &WindowCall<'_>) -> Option<Outline> {
         let View { times, window_ms } = call.view;
-        if call.extension.is_some() || window_ms < WINDOW_MS {
+        if call.extension.is_some() {
             return None;
         }
         let windows = Windows {
@@ -99,7 +216,9 @@ impl Outline {
             steps: times.steps,
             length_ms: window_ms,
         };
-        Some(Outline { need: Need::of(call.id)?, windows })
+        let need = Need::of(call.id)?;
+        let for_chunks = window_ms >= WINDOW_MS && need != Need::Changes;
+        Some(Outline { need, windows, for_chunks })
     }
 
     /// [`Source::read`] with stand-ins.
@@ -110,14 +229,27 @@ impl Outline {
         into: &mut Series,
     ) -> Result<(), SourceError> {
         let Series { samples, left_out, .. } = into;
+        let (resolution_ms, _) = source.resolution(series);
+        if resolution_ms == 0 && !self.for_chunks {
+            return source.read(series, samples);
+        }
         let mut magnitude = 0.0;
         let mut stand_in = |of: &ChunkStatistics| {
             let stand_in = self.need.stand_in(of)?;
             magnitude += greatest_sum(of);
             Some(stand_in)
         };
-        let outliner = Outliner { windows: self.windows, stand_in: &mut stand_in, left_out };
+        let outliner = Outliner {
+            windows: self.windows,
+            stand_in: &mut stand_in,
+            bucket: &mut |bucket, samples| self.need.put(bucket, samples),
+            columns: self.need.columns(),
+            left_out,
+        };
         source.outline(series, outliner, samples)?;
+        if resolution_ms > 0 {
+            return Ok(());
+        }
         let is_exact = || {
             let live = samples.values.iter().filter(|value| !is_stale_nan(**value));
             let values =
@@ -146,14 +278,14 @@ pub(crate) fn count_left_out(
     left_out: &[LeftOut],
     times: Times,
     window_ms: i64,
-    counts: &mut Vec<u32>,
+    counts: &mut Vec<i64>,
 ) {
     counts.clear();
     if left_out.is_empty() {
         return;
     }
     // No window has a part of a chunk.
-    let (mut low, mut high, mut count) = (0, 0, 0);
+    let (mut low, mut high, mut count) = (0, 0, 0i64);
     let mut end_ms = times.first_ms;
     for _ in 0..times.steps {
         let start_ms = end_ms.wrapping_sub(window_ms);

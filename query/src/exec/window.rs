@@ -64,7 +64,7 @@ pub(crate) struct Bounds {
     /// Steps whose window is not empty.
     pub(crate) mask: Vec<u64>,
     /// Samples of each window for which others stand; empty where there are none.
-    pub(crate) left_out: Vec<u32>,
+    pub(crate) left_out: Vec<i64>,
     /// Samples in all windows together, and in the largest.
     pub(crate) total: u64,
     pub(crate) largest: u64,
@@ -128,7 +128,7 @@ impl Bounds {
     /// How many samples a window has, whatever stands for them.
     pub(crate) fn samples(&self, step: usize) -> u64 {
         let left_out = self.left_out.get(step).copied().unwrap_or(0);
-        self.window(step).len() as u64 + u64::from(left_out)
+        (self.window(step).len() as i64).saturating_add(left_out).max(0).unsigned_abs()
     }
 
     /// Counts samples for which others stand.

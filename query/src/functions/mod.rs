@@ -148,6 +148,11 @@ pub fn lookup(name: &str) -> Option<&'static Function> {
     Some(&FUNCTIONS[row])
 }
 
+/// What a function is called.
+pub(crate) fn name(id: FunctionId) -> &'static str {
+    FUNCTIONS.iter().find(|function| function.id == id).map_or("", |function| function.name)
+}
+
 const SCALAR: ValueType = ValueType::Scalar;
 const STRING: ValueType = ValueType::String;
 const VECTOR: ValueType = ValueType::InstantVector;

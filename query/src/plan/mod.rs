@@ -24,7 +24,8 @@ use icecore_storage::time::TimeRange;
 
 use crate::engine::{EngineOptions, QueryError};
 use crate::exec::Counted;
-use crate::functions::FunctionId;
+use crate::exec::outline::Outline;
+use crate::functions::{self, FunctionId};
 use crate::parser::ast::{
     Aggregate, AggregateOp, At, Expr, Modifiers, NodeId, NodeKind, ValueType,
 };
@@ -109,6 +110,22 @@ pub(crate) struct View {
     pub(crate) times: Times,
     /// The window of a range selector or subquery, the lookback of an instant selector.
     pub(crate) window_ms: i64,
+}
+
+impl Times {
+    /// What all times, and those a window before them, are multiples of.
+    fn aligned_ms(&self, window_ms: i64) -> i64 {
+        let step_ms = if self.steps > 1 { self.step_ms } else { 0 };
+        let common = |a: u64, b: u64| {
+            let (mut a, mut b) = (a, b);
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        };
+        let of_times = common(self.first_ms.unsigned_abs(), step_ms.unsigned_abs());
+        i64::try_from(common(of_times, window_ms.unsigned_abs())).unwrap_or(0)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -421,7 +438,11 @@ impl<'e> Plan<'e> {
         let around = self.surroundings();
         // What `info()` selects stands in its second argument, which selects nothing itself.
         let mut labels_only = HashSet::new();
+        let mut of_ranges = HashSet::new();
         for id in self.ids() {
+            if let NodeKind::MatrixSelector { selector, .. } = self.kind(id) {
+                of_ranges.insert(*selector);
+            }
             if let NodeKind::Call { function, args } = self.kind(id)
                 && function.id == FunctionId::Info
             {
@@ -442,6 +463,15 @@ impl<'e> Plan<'e> {
             let view = self.node(id).extension.map_or(self.view(id), |extension| extension.reach);
             // Windows and lookbacks are left-open.
             let start_ms = view.times.first_ms.saturating_sub(view.window_ms).saturating_add(1);
+            // An instant selector takes the last sample before a time, however far it looks back.
+            let aligned_ms = match (of_ranges.contains(&id), function.and_then(functions::lookup)) {
+                _ if self.node(id).extension.is_some() => 0,
+                (false, _) => view.times.aligned_ms(0),
+                (true, Some(function)) if Outline::is_right_on_rollups(function.id) => {
+                    view.times.aligned_ms(view.window_ms)
+                }
+                (true, _) => 0,
+            };
             let selection = Selection {
                 matchers,
                 range: TimeRange::new(start_ms, view.times.last_ms()),
@@ -454,6 +484,7 @@ impl<'e> Plan<'e> {
                 },
                 grouping,
                 names: names.clone(),
+                aligned_ms,
             };
             let index = self.selections.len();
             self.selections.push(selection);

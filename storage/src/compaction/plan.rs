@@ -43,8 +43,10 @@ pub(crate) struct Situation {
     /// Windows that end here or before were sealed once.
     pub(crate) sealed_before_ms: i64,
     pub(crate) late_samples: u64,
-    /// When late samples were last sealed.
+    /// When all late samples that waited were last sealed.
     pub(crate) last_late_seal_ms: i64,
+    /// The newest of their windows that was sealed since, if there are more to seal.
+    pub(crate) late_round: Option<i64>,
     pub(crate) last_checkpoint_ms: i64,
     /// Bytes of the log that only a replay could bring back.
     pub(crate) wal_bytes: u64,
@@ -109,6 +111,11 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     let late_quiet_ms = facts.now_ms.saturating_sub(facts.last_late_seal_ms);
     let moment = Moment { sealed_before_ms, late_quiet_ms };
     let merge = windows::due(&facts.blocks, moment, |_| facts.retention_ms);
+    // Of a window that nobody wrote into there is nothing to seal.
+    let sealed_before_ms = match facts.head_windows.is_empty() {
+        true => sealed_before_ms.max(facts.now_ms.saturating_sub(SEAL_GRACE_MS)),
+        false => sealed_before_ms,
+    };
     let moment = rollup::Moment { sealed_before_ms, late_quiet_ms, dirty: &facts.dirty };
     let rollup = rollup::due(&facts.blocks, moment, |_| facts.tiers_ms.clone());
     match (merge, rollup) {
@@ -130,6 +137,7 @@ fn window_to_seal(facts: &Situation) -> Option<TimeRange> {
         let by_data = facts.newest_ms.is_some_and(|newest| newest >= end + SEAL_GRACE_MS);
         let by_clock = facts.now_ms >= end + SEAL_GRACE_MS && quiet_ms >= SEAL_GRACE_MS;
         match (by_data, end <= facts.sealed_before_ms) {
+            (_, true) if facts.late_round.is_some() => facts.late_round < Some(start),
             (true, true) => late_is_due,
             (true, false) => quiet_ms >= SEAL_QUIET_MS || facts.head_windows.len() > WINDOWS_MAX,
             (false, was_sealed) => by_clock && (!was_sealed || late_is_due),
@@ -188,6 +196,21 @@ mod tests {
             ..facts()
         };
         assert_eq!(plan(&quiet), Step::Seal(TimeRange::new(0, WINDOW_MS - 1)));
+    }
+
+    #[test]
+    fn all_late_windows_are_sealed_in_one_round_each_once() {
+        let late = Situation {
+            head_windows: (0..3).map(|i| (i * WINDOW_MS, 0)).collect(),
+            sealed_before_ms: 3 * WINDOW_MS,
+            newest_ms: Some(5 * WINDOW_MS),
+            last_late_seal_ms: WINDOW_MS + 20 * MINUTE,
+            late_round: Some(0),
+            ..facts()
+        };
+        let second = TimeRange::new(WINDOW_MS, 2 * WINDOW_MS - 1);
+        assert_eq!(plan(&late), Step::Seal(second));
+        assert_eq!(plan(&Situation { late_round: Some(2 * WINDOW_MS), ..late }), Step::Idle);
     }
 
     #[test]

@@ -269,6 +269,13 @@ impl Rollup {
         }
     }
 
+    /// Keeps the buckets that end in `range`.
+    pub(crate) fn keep(&mut self, range: TimeRange) {
+        let resolution_ms = self.resolution_ms;
+        let is_inside = |time: i64| range.contains(bucket_end_ms(time, resolution_ms));
+        self.columns.iter_mut().for_each(|column| column.retain(is_inside));
+    }
+
     /// Removes the buckets that have any time of `range`.
     pub(crate) fn remove(&mut self, range: TimeRange) {
         let resolution_ms = self.resolution_ms;

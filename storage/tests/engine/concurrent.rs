@@ -109,7 +109,7 @@ fn request(writer: usize, number: i64, timestamp: i64) -> Vec<Row> {
 /// What one moment of the database has for a writer, by time; panics if its series differ.
 fn seen(db: &Db, writer: usize, kept: impl Fn() -> i64) -> BTreeMap<i64, f64> {
     let matcher = Matcher::new("writer", MatchOp::Equal, writer.to_string()).unwrap();
-    let selector = Selector { matchers: vec![matcher], range: TimeRange::ALL };
+    let selector = Selector { matchers: vec![matcher], range: TimeRange::ALL, aligned_ms: 0 };
     let snapshot = db.snapshot();
     let selected = snapshot.select(&[selector]).unwrap();
     let oldest = kept();

@@ -57,7 +57,7 @@ fn sent_to_database() -> Sent {
 /// did.
 fn check_no_wrong_answer(db: &Db, sent: &Sent, what: &str) -> bool {
     let snapshot = db.snapshot();
-    let all = Selector { matchers: Vec::new(), range: TimeRange::ALL };
+    let all = Selector { matchers: Vec::new(), range: TimeRange::ALL, aligned_ms: 0 };
     let Ok(selected) = snapshot.select(&[all]) else { return false };
     let mut samples = Samples::default();
     let mut complete = snapshot.exemplars(&[], TimeRange::ALL).is_ok();

@@ -73,7 +73,7 @@ fn settle(db: &Db, now_ms: i64) {
 
 fn xor_chunks(db: &Db) -> Vec<(Labels, Vec<u8>)> {
     let snapshot = db.snapshot();
-    let all = Selector { matchers: Vec::new(), range: TimeRange::ALL };
+    let all = Selector { matchers: Vec::new(), range: TimeRange::ALL, aligned_ms: 0 };
     let mut chunks: Vec<(Labels, Vec<u8>)> = Vec::new();
     let mut samples = Samples::default();
     for series in &snapshot.select(&[all]).unwrap()[0] {

@@ -88,7 +88,8 @@ impl Oracle {
     pub(crate) fn of(db: &Db, start_ms: i64) -> Oracle {
         let snapshot = db.snapshot();
         let range = TimeRange::new(start_ms, i64::MAX);
-        let selected = snapshot.select(&[Selector { matchers: Vec::new(), range }]).unwrap();
+        let selected =
+            snapshot.select(&[Selector { matchers: Vec::new(), range, aligned_ms: 0 }]).unwrap();
         let mut oracle = Oracle::default();
         let mut samples = Samples::default();
         for series in &selected[0] {

@@ -15,7 +15,7 @@ const ALL: TimeRange = TimeRange { start_ms: i64::MIN, end_ms: i64::MAX };
 /// Timestamps and start timestamps of a series.
 fn starts(db: &Db, matchers: Vec<Matcher>) -> Vec<(i64, i64)> {
     let snapshot = db.snapshot();
-    let selected = snapshot.select(&[Selector { matchers, range: ALL }]).unwrap();
+    let selected = snapshot.select(&[Selector { matchers, range: ALL, aligned_ms: 0 }]).unwrap();
     let mut found = Vec::new();
     for series in &selected[0] {
         let mut samples = Samples::default();

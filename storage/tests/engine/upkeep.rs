@@ -73,7 +73,8 @@ fn equal_tokens_promise_equal_timestamps_in_any_range() {
     let snapshot = db.snapshot();
     for end in 1..10 {
         let range = TimeRange::new(start + MINUTE, start + end * MINUTE);
-        let selected = snapshot.select(&[Selector { matchers: Vec::new(), range }]).unwrap();
+        let selected =
+            snapshot.select(&[Selector { matchers: Vec::new(), range, aligned_ms: 0 }]).unwrap();
         let read = selected[0].iter().map(|series| {
             let mut samples = Samples::default();
             snapshot.read(series, &mut samples).unwrap();

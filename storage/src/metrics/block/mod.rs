@@ -339,7 +339,7 @@ impl Block {
             },
             _ => Err(self.corrupt(self.pages.offset, "chunk of a rollup")),
         })?;
-        into.restore(wanted);
+        into.restore(stored);
         match into.is_whole(wanted) {
             true => Ok(()),
             false => Err(self.corrupt(self.pages.offset, "columns of a rollup")),

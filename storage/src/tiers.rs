@@ -1,0 +1,321 @@
+//! Which blocks answer for which time: raw samples or one of the tiers.
+//!
+//! For each stretch of time the finest data that still exists; a coarser tier wherever its answer is
+//! the same, which is where every window consists of whole buckets, and no sample came after they
+//! were made. What is decided here is a [`Claims`]: for each block the times that it answers for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::compaction::rollup::{Day, days_of, window_of};
+use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::rollup::{Component, Components, Rollup, bucket_end_ms};
+use crate::metrics::sample::{Samples, stale_nan};
+use crate::outline::{LeftOut, Outliner};
+use crate::time::{TimeRange, WINDOW_MS};
+
+/// For each block of a version the times that it answers for, ascending.
+#[derive(Debug)]
+pub(crate) struct Claims {
+    by_block: Vec<Vec<TimeRange>>,
+    /// The coarsest tier that answers where raw samples are gone and windows do not consist of its
+    /// buckets; 0 for none.
+    pub(crate) forced_ms: i64,
+}
+
+impl Claims {
+    pub(crate) fn of(&self, block: u32) -> &[TimeRange] {
+        &self.by_block[block as usize]
+    }
+}
+
+/// What is known besides the blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) dirty: &'a BTreeSet<Day>,
+    /// Windows of which samples are in the head, by their starts.
+    pub(crate) head_windows: &'a [i64],
+}
+
+/// `None` if raw samples answer for all of `range`. All windows of the query begin and end at
+/// multiples of `aligned_ms`; 0 if it needs more than buckets hold.
+pub(crate) fn claims(
+    blocks: &[&BlockMeta],
+    known: Known<'_>,
+    range: TimeRange,
+    aligned_ms: i64,
+) -> Option<Claims> {
+    if !blocks.iter().any(|meta| meta.tier_ms > 0 && meta.window.overlaps(range)) {
+        return None;
+    }
+    // Buckets at the edges belong to it, and two before, for a look back.
+    let coarsest = blocks.iter().map(|meta| meta.tier_ms).max().unwrap_or(0);
+    let reach_ms = i64::try_from(coarsest).unwrap_or(i64::MAX).saturating_mul(2);
+    let start_ms = range.start_ms.saturating_sub(reach_ms);
+    let range = TimeRange::new(start_ms, range.end_ms.saturating_add(reach_ms));
+    let overlaps = |meta: &BlockMeta| meta.window.overlaps(range);
+    let mut claims = Claims { by_block: vec![Vec::new(); blocks.len()], forced_ms: 0 };
+    let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (index, meta) in blocks.iter().enumerate().filter(|(_, meta)| overlaps(meta)) {
+        classes.entry(meta.class).or_default().push(index);
+    }
+    let mut any = false;
+    for (class, of_class) in classes {
+        let free =
+            claim_of_class(blocks, &of_class, class, known, (range, aligned_ms), &mut claims);
+        any |= free != [range];
+        for index in of_class.into_iter().filter(|index| blocks[*index].tier_ms == 0) {
+            claims.by_block[index].clone_from(&free);
+        }
+    }
+    any.then_some(claims)
+}
+
+/// Gives tiers what they answer for; what is left is raw samples'.
+fn claim_of_class(
+    blocks: &[&BlockMeta],
+    of_class: &[usize],
+    class: u32,
+    known: Known<'_>,
+    (range, aligned_ms): (TimeRange, i64),
+    claims: &mut Claims,
+) -> Vec<TimeRange> {
+    let mut free = vec![range];
+    let mut tiers: Vec<usize> =
+        of_class.iter().copied().filter(|index| blocks[*index].tier_ms > 0).collect();
+    let tier = |index: usize| i64::try_from(blocks[index].tier_ms).unwrap_or(i64::MAX);
+    // The newer of two blocks of a tier was made again from the raw samples.
+    tiers.sort_by_key(|index| (tier(*index), std::cmp::Reverse(blocks[*index].id)));
+    let head = known
+        .head_windows
+        .iter()
+        .map(|start| TimeRange::new(*start, start.saturating_add(WINDOW_MS - 1)));
+    let head: Vec<TimeRange> = head.collect();
+    let changed: BTreeSet<i64> = known
+        .dirty
+        .iter()
+        .filter(|(of, _)| *of == class)
+        .map(|(_, day)| *day)
+        .chain(head.iter().flat_map(|window| days_of(*window)))
+        .collect();
+    let exact = |index: &&usize| aligned_ms > 0 && aligned_ms % tier(**index) == 0;
+    let mut coarsest_first: Vec<usize> = tiers.iter().filter(exact).copied().collect();
+    coarsest_first.sort_by_key(|index| std::cmp::Reverse((tier(*index), blocks[*index].id)));
+    for index in coarsest_first {
+        let days = changed.iter().map(|day| window_of(*day));
+        let part = days.fold(vec![blocks[index].window], |left, day| without(&left, day));
+        take(&mut free, &part, &mut claims.by_block[index]);
+    }
+    // Raw samples go by age: behind the oldest there are all that ever came.
+    let raw = blocks.iter().filter(|meta| meta.tier_ms == 0 && meta.class == class);
+    let windows = raw.map(|meta| meta.window.start_ms).chain(known.head_windows.iter().copied());
+    let raw_start_ms = windows.min();
+    for index in tiers {
+        // A bucket that raw samples have a part of goes to them, less the sample at its end.
+        let resolution_ms = tier(index);
+        let has_raw = raw_start_ms.map(|start_ms| {
+            let start_ms = bucket_end_ms(start_ms, resolution_ms).saturating_add(1);
+            TimeRange::new(start_ms, i64::MAX)
+        });
+        let window = vec![blocks[index].window];
+        let part = has_raw.map_or(window.clone(), |has_raw| without(&window, has_raw));
+        let before = claims.by_block[index].len();
+        take(&mut free, &part, &mut claims.by_block[index]);
+        if claims.by_block[index].len() > before {
+            claims.forced_ms = claims.forced_ms.max(resolution_ms);
+        }
+    }
+    claims.by_block.iter_mut().for_each(|claimed| claimed.sort_by_key(|one| one.start_ms));
+    free
+}
+
+/// Moves from `free` to `taken` what is in both `free` and `part`.
+fn take(free: &mut Vec<TimeRange>, part: &[TimeRange], taken: &mut Vec<TimeRange>) {
+    for one in part {
+        let both = free.iter().map(|of| of.intersection(*one));
+        taken.extend(both.filter(|both| !both.is_empty()));
+        *free = without(free, *one);
+    }
+}
+
+/// What is left of some times.
+fn without(times: &[TimeRange], range: TimeRange) -> Vec<TimeRange> {
+    if range.is_empty() {
+        return times.to_vec();
+    }
+    let parts = times.iter().flat_map(|one| {
+        let before = TimeRange::new(one.start_ms, one.end_ms.min(range.start_ms.saturating_sub(1)));
+        let after = TimeRange::new(one.start_ms.max(range.end_ms.saturating_add(1)), one.end_ms);
+        [before, after]
+    });
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// One bucket, as a reader sees it. Columns that were not wanted are 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket<'a> {
+    pub end_ms: i64,
+    pub count: f64,
+    pub first: (i64, f64),
+    pub last: (i64, f64),
+    pub sum: f64,
+    pub min: f64,
+    pub max: f64,
+    pub resets: f64,
+    pub changes: f64,
+    /// The values before each reset, at the times of the samples that fell.
+    pub falls: (&'a [i64], &'a [f64]),
+}
+
+/// Calls `visit` with each bucket.
+fn each_bucket(rollup: &Rollup, mut visit: impl FnMut(&Bucket<'_>)) {
+    use Component::*;
+    let value =
+        |component, row: usize| rollup.column(component).values.get(row).copied().unwrap_or(0.0);
+    let sample = |component, row: usize| {
+        let time = rollup.column(component).timestamps.get(row).copied().unwrap_or(0);
+        (time, value(component, row))
+    };
+    let falls = rollup.column(Falls);
+    let mut fell = 0;
+    for (row, &end_ms) in rollup.ends().iter().enumerate() {
+        let start = fell;
+        fell += falls.timestamps[fell..].partition_point(|time| *time <= end_ms);
+        visit(&Bucket {
+            end_ms,
+            count: value(Count, row),
+            first: sample(First, row),
+            last: sample(Last, row),
+            sum: value(Sum, row),
+            min: value(Min, row),
+            max: value(Max, row),
+            resets: value(Resets, row),
+            changes: value(Changes, row),
+            falls: (&falls.timestamps[start..fell], &falls.values[start..fell]),
+        });
+    }
+}
+
+/// The columns that [`put`] reads.
+pub(crate) fn wanted(outliner: Option<&Outliner<'_>>) -> Components {
+    outliner
+        .map_or(Components::of(&[Component::Last, Component::Ended]), |outliner| outliner.columns)
+}
+
+/// Appends what stands for the buckets: what the reader makes of them, or else their last samples
+/// and the markers behind these.
+pub(crate) fn put(rollup: &Rollup, outliner: Option<&mut Outliner<'_>>, into: &mut Samples) {
+    let Some(outliner) = outliner else {
+        let ended = &rollup.column(Component::Ended).timestamps;
+        let mut ended = ended.iter().copied().peekable();
+        let last = rollup.column(Component::Last);
+        for (timestamp, value) in last.timestamps.iter().zip(&last.values) {
+            while let Some(marker) = ended.next_if(|marker| marker < timestamp) {
+                into.push(marker, stale_nan());
+            }
+            into.push(*timestamp, *value);
+        }
+        ended.for_each(|marker| into.push(marker, stale_nan()));
+        return;
+    };
+    each_bucket(rollup, |bucket| {
+        let before = into.len();
+        (outliner.bucket)(bucket, into);
+        let rows = (into.len() - before) as i64;
+        let samples = bucket.count as i64 - rows;
+        if samples != 0 {
+            outliner.left_out.push(LeftOut { at_ms: bucket.end_ms, samples });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::block::meta::BlockId;
+    use crate::time::{DAY_MS, MINUTE_MS};
+
+    const HOUR_MS: i64 = 60 * MINUTE_MS;
+
+    fn block(id: u64, tier_ms: i64, window: TimeRange) -> BlockMeta {
+        BlockMeta {
+            id: BlockId(id),
+            tier_ms: tier_ms as u64,
+            window,
+            range: window,
+            ..BlockMeta::default()
+        }
+    }
+
+    fn of(
+        blocks: &[BlockMeta],
+        dirty: &[i64],
+        range: TimeRange,
+        aligned_ms: i64,
+    ) -> Option<(Vec<Vec<TimeRange>>, i64)> {
+        let dirty = dirty.iter().map(|day| (0, *day)).collect();
+        let blocks: Vec<&BlockMeta> = blocks.iter().collect();
+        let known = Known { dirty: &dirty, head_windows: &[3 * DAY_MS] };
+        let claims = claims(&blocks, known, range, aligned_ms)?;
+        let clipped = claims.by_block.iter().map(|claimed| {
+            let inside = claimed.iter().map(|one| one.intersection(range));
+            inside.filter(|one| !one.is_empty()).collect()
+        });
+        Some((clipped.collect(), claims.forced_ms))
+    }
+
+    fn day(number: i64) -> TimeRange {
+        window_of(number * DAY_MS)
+    }
+
+    fn raw(number: i64) -> TimeRange {
+        TimeRange::new(number * DAY_MS, (number + 1) * DAY_MS - 1)
+    }
+
+    #[test]
+    fn the_coarsest_tier_that_is_exact_answers() {
+        let blocks = [
+            block(1, 0, raw(0)),
+            block(2, 0, raw(1)),
+            block(3, 5 * MINUTE_MS, day(0)),
+            block(4, HOUR_MS, day(0)),
+        ];
+        let range = TimeRange::new(1, 2 * DAY_MS);
+        let rest = vec![day(1)];
+        let of_hours = of(&blocks, &[], range, 2 * HOUR_MS).unwrap();
+        assert_eq!(of_hours, (vec![rest.clone(), rest.clone(), vec![], vec![day(0)]], 0));
+        let of_minutes = of(&blocks, &[], range, 10 * MINUTE_MS).unwrap();
+        assert_eq!(of_minutes.0[2..], [vec![day(0)], vec![]]);
+        assert_eq!(of(&blocks, &[], range, 0), None, "raw samples are there");
+        assert_eq!(of(&blocks, &[0], range, HOUR_MS), None, "what changed is read raw");
+        assert_eq!(of(&blocks, &[], day(1), HOUR_MS), None);
+    }
+
+    #[test]
+    fn where_raw_samples_are_gone_the_finest_tier_answers() {
+        let blocks = [
+            block(1, 0, TimeRange::new(DAY_MS + WINDOW_MS, 2 * DAY_MS - 1)),
+            block(2, 5 * MINUTE_MS, day(0)),
+            block(3, HOUR_MS, TimeRange::new(1, 4 * DAY_MS)),
+        ];
+        let (claims, forced_ms) = of(&blocks, &[0], TimeRange::new(1, 2 * DAY_MS), 0).unwrap();
+        assert_eq!(forced_ms, HOUR_MS);
+        assert_eq!(claims[1], [day(0)]);
+        assert_eq!(claims[2], [TimeRange::new(DAY_MS + 1, DAY_MS + WINDOW_MS)]);
+        assert_eq!(claims[0], [TimeRange::new(DAY_MS + WINDOW_MS + 1, 2 * DAY_MS)]);
+    }
+
+    #[test]
+    fn what_is_in_the_head_of_a_day_has_it_read_raw() {
+        let blocks = [block(1, 0, raw(3)), block(2, HOUR_MS, day(3)), block(3, HOUR_MS, day(2))];
+        let range = TimeRange::new(2 * DAY_MS + 1, 4 * DAY_MS);
+        let (claims, _) = of(&blocks, &[], range, HOUR_MS).unwrap();
+        // Midnight is of the second day, and the first window of the head begins with it.
+        assert_eq!(
+            claims,
+            [vec![day(3)], vec![], vec![day(2)]].map(|mut claimed| {
+                claimed.retain(|one| *one != day(9));
+                claimed
+            })
+        );
+    }
+}
