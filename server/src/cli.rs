@@ -15,6 +15,7 @@ use icecore_storage::db::{self, SyncMode};
 use crate::config::{Config, LISTEN_ADDRESS};
 use crate::duration;
 use crate::features::Features;
+use crate::import::ImportArgs;
 use crate::process::machine_bytes;
 use crate::size::{Size, parse_bytes, parse_share};
 
@@ -29,18 +30,17 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Run the database (the default).
     Serve(ServeArgs),
+    /// Take in the history of another database.
+    Import(ImportArgs),
 }
 
 impl Cli {
-    /// The flags of the one command there is, whichever way it was asked for.
-    pub fn into_serve(self) -> ServeArgs {
-        match self.command {
-            Some(Command::Serve(args)) => args,
-            None => self.serve,
-        }
+    /// What was asked for, with its flags.
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Serve(self.serve))
     }
 }
 
@@ -208,7 +208,7 @@ fn parse_positive(text: &str) -> Result<i64, String> {
     }
 }
 
-fn parse_retention(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_retention(text: &str) -> Result<i64, String> {
     let least_ms = icecore_storage::time::WINDOW_MS;
     match duration::parse_ms(text)? {
         ms if ms < least_ms => Err("samples are dropped in blocks of 2h; want at least 2h".into()),
@@ -236,7 +236,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 
 /// Something that differs from process to process, from what the standard library seeds its maps
 /// with.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
@@ -246,7 +246,10 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         Cli::try_parse_from(std::iter::once(&"icecore").chain(args))
-            .map(|cli| cli.into_serve().into_config())
+            .map(|cli| match cli.into_command() {
+                Command::Serve(args) => args.into_config(),
+                other => panic!("{other:?} serves nothing"),
+            })
             .map_err(|e| e.to_string())
     }
 

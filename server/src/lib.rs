@@ -23,6 +23,7 @@ mod counters;
 mod duration;
 pub mod features;
 mod http;
+pub mod import;
 mod maintenance;
 mod metrics;
 mod process;

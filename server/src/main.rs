@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use icecore_server::cli::Cli;
-use icecore_server::{Config, Server, telemetry};
+use icecore_server::cli::{Cli, Command, LogFormat, LogLevel};
+use icecore_server::{Config, Server, import, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Blocking work that never ends must not keep the process from ending.
@@ -18,12 +18,20 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const THREAD_STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    let args = Cli::parse().into_serve();
-    telemetry::start(args.log_level, args.log_format);
-    for (option, text) in args.features().warnings() {
-        tracing::warn!(option, "{text}");
-    }
-    match run(args.into_config()) {
+    let outcome = match Cli::parse().into_command() {
+        Command::Serve(args) => {
+            telemetry::start(args.log_level, args.log_format);
+            for (option, text) in args.features().warnings() {
+                tracing::warn!(option, "{text}");
+            }
+            run(args.into_config())
+        }
+        Command::Import(args) => {
+            telemetry::start(LogLevel::Warn, LogFormat::Text);
+            import::run(args)
+        }
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -25,6 +25,7 @@ pub mod db;
 pub mod disk;
 pub mod encoding;
 pub mod error;
+pub mod import;
 pub mod index;
 pub mod labels;
 pub mod limits;

@@ -11,6 +11,7 @@ use crate::disk::Disk;
 use crate::encoding::frame;
 use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::error::{Error, Result, io_error};
+use crate::import::Done;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::time::TimeRange;
 
@@ -38,6 +39,13 @@ pub(crate) struct Manifest {
     pub(crate) retired: Vec<u64>,
     /// Between the newest stored sample and a start: no sample of these times is missing by fault.
     pub(crate) gaps: Vec<TimeRange>,
+    /// Windows of other databases that are in the blocks: what need not be imported again.
+    pub(crate) imports: Vec<Done>,
+}
+
+/// Tags of the fields behind the fixed part; never reused.
+mod tag {
+    pub(super) const IMPORTS: u64 = 4;
 }
 
 /// A manifest could not be stored.
@@ -128,6 +136,10 @@ impl Manifest {
             varint::write_signed(&mut out, gap.start_ms);
             varint::write_signed(&mut out, gap.end_ms);
         }
+        if !self.imports.is_empty() {
+            varint::write(&mut out, tag::IMPORTS);
+            write_bytes(&mut out, &encode_imports(&self.imports));
+        }
         out
     }
 
@@ -157,7 +169,9 @@ impl Manifest {
             Some(TimeRange::new(start, varint::read_signed(&mut rest)?))
         });
         let gaps = gaps.collect::<Option<_>>()?;
-        let manifest = Manifest { generation, next_number, checkpoint, blocks, retired, gaps };
+        let imports = Vec::new();
+        let mut manifest =
+            Manifest { generation, next_number, checkpoint, blocks, retired, gaps, imports };
         while !rest.is_empty() {
             let tag = varint::read(&mut rest)?;
             let field = read_bytes(&mut rest)?;
@@ -168,10 +182,14 @@ impl Manifest {
         Some(Decoded::Known(manifest))
     }
 
-    /// What came to the format later is in fields with tags; there is none yet. Whether the tag is
-    /// known; `None` if the field does not decode.
-    fn take_field(&self, _tag: u64, _field: &[u8]) -> Option<bool> {
-        Some(false)
+    /// What came to the format later is in fields with tags. Whether the tag is known; `None` if the
+    /// field does not decode.
+    fn take_field(&mut self, tag: u64, field: &[u8]) -> Option<bool> {
+        match tag {
+            tag::IMPORTS => self.imports = decode_imports(field)?,
+            _ => return Some(false),
+        }
+        Some(true)
     }
 
     /// Stops naming a block.
@@ -179,6 +197,27 @@ impl Manifest {
         self.blocks.retain(|block| block.id != id);
         self.retired.push(id.0);
     }
+}
+
+fn encode_imports(imports: &[Done]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for done in imports {
+        write_bytes(&mut out, done.source.as_bytes());
+        varint::write_signed(&mut out, done.window.start_ms);
+        varint::write_signed(&mut out, done.window.end_ms);
+    }
+    out
+}
+
+fn decode_imports(mut field: &[u8]) -> Option<Vec<Done>> {
+    let mut imports = Vec::new();
+    while !field.is_empty() {
+        let source = std::str::from_utf8(read_bytes(&mut field)?).ok()?.to_owned();
+        let start_ms = varint::read_signed(&mut field)?;
+        let window = TimeRange::new(start_ms, varint::read_signed(&mut field)?);
+        imports.push(Done { source, window });
+    }
+    Some(imports)
 }
 
 /// The content of an intact manifest.
@@ -240,6 +279,7 @@ mod tests {
             blocks: vec![BlockMeta { id: BlockId(3), ..BlockMeta::default() }],
             retired: vec![1, 2],
             gaps: vec![TimeRange::new(-5, 6)],
+            imports: vec![Done { source: "prometheus 1".into(), window: TimeRange::new(-7, 7) }],
             ..Manifest::default()
         }
     }

@@ -115,7 +115,9 @@ struct SealedWindows {
 impl SealedWindows {
     fn of(blocks: &[Arc<Block>], covered: u64) -> SealedWindows {
         let mut sealed = SealedWindows { by_start: HashMap::new(), windows: Vec::new() };
-        for meta in blocks.iter().map(|block| block.meta()).filter(|m| m.sequence >= covered) {
+        // A block of sequence 0 was imported: it says nothing of the log.
+        let says = |meta: &&BlockMeta| meta.sequence >= covered.max(1);
+        for meta in blocks.iter().map(|block| block.meta()).filter(says) {
             let sequence = sealed.by_start.entry(meta.window.start_ms).or_insert(0);
             *sequence = meta.sequence.max(*sequence);
             sealed.windows.push(meta.window);
@@ -291,6 +293,7 @@ fn rebuild(disk: &Arc<dyn Disk>, generation: u64, report: &mut RecoveryReport) -
         blocks: metas,
         retired: replaced.into_iter().map(|id| id.0).collect(),
         gaps: Vec::new(),
+        imports: Vec::new(),
     })
 }
 

@@ -79,7 +79,12 @@ impl Inner {
         }
     }
 
-    fn new_meta(&self, upkeep: &mut Upkeep, window: TimeRange, sequence: u64) -> BlockMeta {
+    pub(crate) fn new_meta(
+        &self,
+        upkeep: &mut Upkeep,
+        window: TimeRange,
+        sequence: u64,
+    ) -> BlockMeta {
         BlockMeta {
             id: BlockId(upkeep.manifest.next_number()),
             data_type: DataType::Metrics,
@@ -145,7 +150,7 @@ impl Inner {
         }
     }
 
-    fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
+    pub(crate) fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
         let opened = Block::open(self.disk.clone(), meta.id);
         if opened.is_err() {
             let _ = self.disk.remove(&block::path(meta.id));
@@ -231,7 +236,7 @@ impl Inner {
     }
 
     /// Makes a changed manifest the truth; on failure the present one stays.
-    fn store(
+    pub(crate) fn store(
         &self,
         upkeep: &mut Upkeep,
         mut manifest: Manifest,
@@ -247,7 +252,12 @@ impl Inner {
 
     /// [`Inner::store`] of a manifest that is the first to name a new file: without the manifest,
     /// the file goes, so that failures do not fill the disk.
-    fn store_with_file(&self, upkeep: &mut Upkeep, manifest: Manifest, file: &Path) -> Result<()> {
+    pub(crate) fn store_with_file(
+        &self,
+        upkeep: &mut Upkeep,
+        manifest: Manifest,
+        file: &Path,
+    ) -> Result<()> {
         let stored = self.store(upkeep, manifest);
         if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
             let _ = self.disk.remove(file);
@@ -256,7 +266,7 @@ impl Inner {
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
-    fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+    pub(crate) fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
         let mut version = self.version.write();
         let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
         let (retired, mut blocks): (Vec<_>, Vec<_>) =

@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 
+use crate::metrics::chunk;
 use crate::metrics::histogram::Histogram;
 
 /// The NaN by which a sender says "this series ended here".
@@ -61,6 +62,12 @@ impl Samples {
         let value = if is_stale_nan(histogram.sum) { stale_nan() } else { 0.0 };
         self.histograms.push((row, histogram));
         self.push(timestamp, value);
+    }
+
+    /// Joins the samples of another part of the series, ascending as these; of two values for a
+    /// timestamp the greater in the order of [`replaces`] stays.
+    pub fn merge(&mut self, other: &Samples) {
+        chunk::merge(self, other);
     }
 
     pub fn histogram(&self, row: usize) -> Option<&Histogram> {
