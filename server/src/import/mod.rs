@@ -204,7 +204,7 @@ fn import_window(
 ) -> Result<(), Error> {
     loop {
         // What a try counts is forgotten if it fails.
-        let mut counted = Summary { retention: summary.retention.clone(), ..Summary::default() };
+        let mut counted = summary.of_a_window();
         match try_window(db, source, window, verify, &mut counted, progress) {
             Ok(()) => {
                 summary.absorb(counted);

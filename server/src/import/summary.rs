@@ -45,6 +45,15 @@ impl Summary {
         }
     }
 
+    /// An empty one for a window, to be absorbed once that is done.
+    pub(super) fn of_a_window(&self) -> Summary {
+        Summary {
+            retention: self.retention.clone(),
+            oldest_ms: self.oldest_ms,
+            ..Summary::default()
+        }
+    }
+
     /// Adds what was counted of one window.
     pub(super) fn absorb(&mut self, part: Summary) {
         self.windows += part.windows;
