@@ -130,18 +130,8 @@ pub fn run(args: ImportArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut summary = Summary::default();
     let outcome = match &args.from {
-        From::Prometheus(from) => {
-            let db = open(&from.into)?;
-            let mut source =
-                prometheus::PrometheusSource::open(&from.dir, from.skip_damaged, &mut summary)?;
-            import(&db, &mut source, &from.into, &mut summary)
-        }
-        From::Jsonl(from) => {
-            let db = open(&from.into)?;
-            let mut source =
-                jsonl::JsonlSource::open(&from.file, &from.into.storage_path, &mut summary)?;
-            import(&db, &mut source, &from.into, &mut summary)
-        }
+        From::Prometheus(from) => import_prometheus(from, &mut summary),
+        From::Jsonl(from) => import_jsonl(from, &mut summary),
     };
     summary.elapsed = started.elapsed();
     let text = summary.to_string();
@@ -153,6 +143,18 @@ pub fn run(args: ImportArgs) -> anyhow::Result<()> {
         0 => Ok(()),
         count => anyhow::bail!("{count} damaged parts were left out"),
     }
+}
+
+fn import_prometheus(from: &PrometheusArgs, summary: &mut Summary) -> anyhow::Result<()> {
+    let db = open(&from.into)?;
+    let mut source = prometheus::PrometheusSource::open(&from.dir, from.skip_damaged, summary)?;
+    import(&db, &mut source, &from.into, summary)
+}
+
+fn import_jsonl(from: &JsonlArgs, summary: &mut Summary) -> anyhow::Result<()> {
+    let db = open(&from.into)?;
+    let mut source = jsonl::JsonlSource::open(&from.file, &from.into.storage_path, summary)?;
+    import(&db, &mut source, &from.into, summary)
 }
 
 fn open(into: &IntoArgs) -> anyhow::Result<Db> {

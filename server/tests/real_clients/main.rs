@@ -6,6 +6,8 @@
 //!   answer thousands of generated queries alike, and take patterns alike.
 //! - `crash`: killed in the middle of writing, again and again.
 //! - `bad_input`: bodies and queries that mean harm.
+//! - `prometheus_import`: a switch from Debian's Prometheus: its directory is imported, and both answer
+//!   alike.
 //! - `data_directory`: a full disk, and a second process on the same directory.
 //!
 //! Every program is a child of the test and ends with it. Where one is missing the test says
@@ -34,5 +36,6 @@ mod data_directory;
 mod icecore;
 mod pair;
 mod process;
+mod prometheus_import;
 mod random_patterns;
 mod random_queries;

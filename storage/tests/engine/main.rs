@@ -8,6 +8,7 @@ mod corruption;
 mod crash;
 mod determinism;
 mod faults;
+mod import;
 mod machine;
 mod model;
 mod oracle;
