@@ -65,6 +65,12 @@ pub(crate) struct Done {
 }
 
 impl Db {
+    /// The times of which samples are taken at present: from the retention to a little after the
+    /// clock.
+    pub fn accepted_times(&self, now_ms: i64) -> TimeRange {
+        self.inner.accepted_age(now_ms).range
+    }
+
     /// Whether [`Db::import`] has nothing to do for this window of this source.
     pub fn has_imported(&self, source: &str, window: TimeRange, now_ms: i64) -> bool {
         let wanted = window.intersection(self.inner.accepted_age(now_ms).range);

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::import::summary::Summary;
-use crate::import::{Content, DAY_MS, Source, SourceWindow, windows_of};
+use crate::import::{Content, DAY_MS, Source, SourceWindow, span_of, windows_of};
 
 /// A line of VictoriaMetrics holds a series of a few months at most.
 const LINE_BYTES_MAX: u64 = 1 << 30;
@@ -177,9 +177,28 @@ impl JsonlSource {
 }
 
 impl Source for JsonlSource {
-    fn windows(&mut self, _summary: &mut Summary) -> Result<Vec<SourceWindow>, Error> {
+    fn windows(
+        &mut self,
+        accepted: TimeRange,
+        summary: &mut Summary,
+    ) -> Result<Vec<SourceWindow>, Error> {
         let day = |start_ms: &i64| TimeRange::new(*start_ms, start_ms.saturating_add(DAY_MS - 1));
-        let windows = windows_of(&self.days.keys().map(day).collect::<Vec<_>>());
+        let windows = windows_of(&self.days.keys().map(day).collect::<Vec<_>>(), accepted);
+        let span = span_of(&windows);
+        let (mut before, mut after) = (0, 0);
+        for (start_ms, runs) in &self.days {
+            let mut rows = Vec::new();
+            if day(start_ms).intersection(span) == day(start_ms) {
+                continue;
+            }
+            for run in runs {
+                self.read_run(*run, &mut rows)?;
+            }
+            before += rows.iter().filter(|(time, _)| *time < span.start_ms).count() as u64;
+            let later = |time: i64| time > span.end_ms && time >= span.start_ms;
+            after += rows.iter().filter(|(time, _)| later(*time)).count() as u64;
+        }
+        summary.refuse_times(before, after);
         let named = |range| SourceWindow { range, name: self.name.clone() };
         Ok(windows.into_iter().map(named).collect())
     }
@@ -323,7 +342,7 @@ mod tests {
             r#""timestamps":[11,12,13,9,10]}"#,
         ))
         .unwrap();
-        let windows = source.windows(&mut summary).unwrap();
+        let windows = source.windows(TimeRange::ALL, &mut summary).unwrap();
         // Of two days all is recent: twelve windows each.
         assert_eq!(windows.len(), 24);
         let content = source.begin(windows[0].range, &mut summary).unwrap();

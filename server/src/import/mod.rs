@@ -106,8 +106,13 @@ struct Content {
 
 /// Where an import gets its samples.
 trait Source {
-    /// Ascending and apart, each whole windows of the two-hour grid.
-    fn windows(&mut self, summary: &mut Summary) -> Result<Vec<SourceWindow>, Error>;
+    /// The windows with a part of what is `accepted`, ascending and apart, each whole windows of the
+    /// two-hour grid. What lies in none of them is refused.
+    fn windows(
+        &mut self,
+        accepted: TimeRange,
+        summary: &mut Summary,
+    ) -> Result<Vec<SourceWindow>, Error>;
 
     /// Turns to a window. What can be told to be refusable is not in the content.
     fn begin(&mut self, window: TimeRange, summary: &mut Summary) -> Result<Content, Error>;
@@ -179,8 +184,7 @@ fn import(
     summary: &mut Summary,
 ) -> anyhow::Result<()> {
     summary.retention = duration::format_ms(into.retention_ms);
-    summary.oldest_ms = clock::now_ms().saturating_sub(into.retention_ms);
-    let windows = source.windows(summary)?;
+    let windows = source.windows(db.accepted_times(clock::now_ms()), summary)?;
     let mut progress = Progress::start(windows.len());
     for window in &windows {
         progress.window(window.range, summary.skipped);
@@ -248,10 +252,12 @@ fn try_window(
     Ok(())
 }
 
-/// The windows that have a part of these ranges, ascending: days, and towards the end, where live
-/// data will follow, the two hours in which it is sealed. Which of them is a function of the ranges
-/// alone, so that a second import has the same windows.
-fn windows_of(ranges: &[TimeRange]) -> Vec<TimeRange> {
+/// The windows that have a part of these ranges, of what is `accepted` of them, ascending: days, and
+/// towards the end, where live data will follow, the two hours in which it is sealed. Which of them
+/// is a function of the ranges, so that a second import has the same windows.
+fn windows_of(ranges: &[TimeRange], accepted: TimeRange) -> Vec<TimeRange> {
+    let ranges = ranges.iter().map(|range| range.intersection(accepted));
+    let ranges: Vec<TimeRange> = ranges.filter(|range| !range.is_empty()).collect();
     let Some(newest_ms) = ranges.iter().map(|range| range.end_ms).max() else { return Vec::new() };
     let days_end_ms = newest_ms.div_euclid(DAY_MS).saturating_sub(1).saturating_mul(DAY_MS);
     let mut starts = std::collections::BTreeSet::new();
@@ -263,6 +269,14 @@ fn windows_of(ranges: &[TimeRange]) -> Vec<TimeRange> {
         }
     }
     starts.into_iter().map(|start_ms| window_of(start_ms, days_end_ms)).collect()
+}
+
+/// From the start of the first window to the end of the last.
+fn span_of(windows: &[TimeRange]) -> TimeRange {
+    match (windows.first(), windows.last()) {
+        (Some(first), Some(last)) => first.union(*last),
+        _ => TimeRange::default(),
+    }
 }
 
 fn window_of(timestamp: i64, days_end_ms: i64) -> TimeRange {
@@ -326,14 +340,18 @@ mod tests {
             TimeRange::new(day + 5, day + DAY_MS + 5),
             TimeRange::new(day + 3 * DAY_MS, day + 3 * DAY_MS + WINDOW_MS),
         ];
-        let windows = windows_of(&ranges);
+        let windows = windows_of(&ranges, TimeRange::ALL);
         let lengths: Vec<(i64, i64)> =
             windows.iter().map(|w| (w.start_ms - day, w.end_ms + 1 - w.start_ms)).collect();
         let late = 3 * DAY_MS;
         let expected =
             [(0, DAY_MS), (DAY_MS, DAY_MS), (late, WINDOW_MS), (late + WINDOW_MS, WINDOW_MS)];
         assert_eq!(lengths, expected);
-        assert!(windows_of(&[]).is_empty());
+        assert!(windows_of(&[], TimeRange::ALL).is_empty());
+        // A sample in the far future does not make windows up to it.
+        let far = [TimeRange::new(day, i64::MAX), TimeRange::new(i64::MIN, day)];
+        let accepted = TimeRange::new(day, day + 5);
+        assert_eq!(windows_of(&far, accepted).len(), 1);
     }
 
     #[test]

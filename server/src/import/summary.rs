@@ -11,8 +11,6 @@ use icecore_storage::import::Imported;
 pub(super) struct Summary {
     pub(super) elapsed: Duration,
     pub(super) retention: String,
-    /// Samples before it are too old.
-    pub(super) oldest_ms: i64,
     pub(super) windows: u64,
     /// Windows that the journal has.
     pub(super) skipped: u64,
@@ -47,11 +45,7 @@ impl Summary {
 
     /// An empty one for a window, to be absorbed once that is done.
     pub(super) fn of_a_window(&self) -> Summary {
-        Summary {
-            retention: self.retention.clone(),
-            oldest_ms: self.oldest_ms,
-            ..Summary::default()
-        }
+        Summary { retention: self.retention.clone(), ..Summary::default() }
     }
 
     /// Adds what was counted of one window.
@@ -80,16 +74,16 @@ impl Summary {
         self.histograms += imported.histograms;
         self.exemplars += imported.exemplars;
         self.bytes += imported.bytes;
-        let too_old = self.too_old();
-        self.refuse(imported.too_old, &too_old, String::new);
-        self.refuse(imported.too_new, "more than 10 minutes in the future", String::new);
+        self.refuse_times(imported.too_old, imported.too_new);
         let why = "exemplars of series without samples around them, or out of the retention";
         self.refuse(imported.exemplars_refused, why, String::new);
     }
 
-    /// The reason of samples before the retention.
-    pub(super) fn too_old(&self) -> String {
-        format!("older than --storage.retention={}", self.retention)
+    /// Counts samples before the retention and after the clock.
+    pub(super) fn refuse_times(&mut self, too_old: u64, too_new: u64) {
+        let why = format!("older than --storage.retention={}", self.retention);
+        self.refuse(too_old, &why, String::new);
+        self.refuse(too_new, "more than 10 minutes in the future", String::new);
     }
 }
 

@@ -11,7 +11,7 @@ use icecore_storage::metrics::sample::Samples;
 use icecore_storage::time::TimeRange;
 use serde::Deserialize;
 
-use crate::import::prometheus::Files;
+use crate::import::prometheus::{Files, outside};
 use crate::import::summary::Summary;
 use crate::import::{DAY_MS, forget_resets, join, retain};
 
@@ -65,7 +65,7 @@ pub(super) struct BlockDir {
     /// Both ends included.
     pub(super) range: TimeRange,
     /// As it says itself; those under tombstones are counted.
-    pub(super) samples: u64,
+    samples: u64,
     pub(super) tombstones_hash: u64,
     is_out_of_order: bool,
     /// Blocks that it replaces.
@@ -159,18 +159,52 @@ impl BlockDir {
                 tombstones::parse(&file).map_err(|e| files.damage(&path, e))?
             }
         };
-        Ok(OpenBlock { index, index_path, segments, tombstones, range: self.range })
+        Ok(OpenBlock { index, index_path, segments, tombstones })
+    }
+
+    /// Samples before and after a range, those under tombstones included.
+    pub(super) fn count_outside(&self, files: &Files, range: TimeRange) -> Result<[u64; 2], Error> {
+        if range.start_ms <= self.range.start_ms && self.range.end_ms <= range.end_ms {
+            return Ok([0, 0]);
+        }
+        if !self.range.overlaps(range) {
+            let is_after = self.range.start_ms > range.end_ms && !range.is_empty();
+            return Ok(if is_after { [0, self.samples] } else { [self.samples, 0] });
+        }
+        let block = self.open(files)?;
+        let damage = |e| files.damage(&block.index_path, e);
+        let (mut total, mut samples) = ([0, 0], Samples::default());
+        for series in block.index.series() {
+            for place in series.map_err(damage)?.chunks().map_err(damage)? {
+                if place.range.intersection(range) != place.range {
+                    block.with_chunk(files, place, |chunk| chunk.decode(&mut samples))?;
+                    let [before, after] = outside(&samples.timestamps, range);
+                    total = [total[0] + before, total[1] + after];
+                }
+            }
+        }
+        Ok(total)
     }
 
     /// Reads everything that an import reads and checks its sums, so that a block which is damaged
     /// anywhere is left out from its first window on.
-    pub(super) fn check(&self, files: &Files) -> Result<(), Error> {
+    pub(super) fn check(&mut self, files: &Files) -> Result<(), Error> {
         let block = self.open(files)?;
+        let said = TimeRange::new(self.range.start_ms, self.range.end_ms.saturating_add(1));
         for series in block.index.series() {
             let series = series.map_err(|e| files.damage(&block.index_path, e))?;
             let _ = series.labels().map_err(|e| files.damage(&block.index_path, e))?;
             for place in series.chunks().map_err(|e| files.damage(&block.index_path, e))? {
                 block.with_chunk(files, place, |_| Ok(()))?;
+                // Nothing else tells damage of the times: there is no checksum over them.
+                if place.range.intersection(said) != place.range {
+                    let (from, to) = (place.range.start_ms, place.range.end_ms);
+                    let what =
+                        format!("the block has samples from {from} to {to}, it says {said:?}");
+                    let path = files.root.join(&self.name).join("meta.json");
+                    return Err(Error::Corrupt { path, offset: 0, what });
+                }
+                self.range = self.range.union(place.range);
             }
         }
         Ok(())
@@ -193,7 +227,6 @@ pub(super) struct OpenBlock {
     index_path: PathBuf,
     segments: Vec<(Segment, PathBuf)>,
     tombstones: Tombstones,
-    range: TimeRange,
 }
 
 impl OpenBlock {
@@ -228,7 +261,6 @@ impl OpenBlock {
         let series: Series<'_> = self.index.series_at(offset).map_err(damage)?;
         let none = Vec::new();
         let deleted = self.tombstones.get(&series.reference).unwrap_or(&none);
-        let window = window.intersection(self.range);
         let (mut part, mut gone) = (Samples::default(), 0);
         for place in series.chunks().map_err(damage)? {
             if !place.range.overlaps(window) {

@@ -22,8 +22,8 @@ use icecore_storage::metrics::sample::Samples;
 use icecore_storage::time::TimeRange;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::import::prometheus::Files;
 use crate::import::prometheus::blocks::delete;
+use crate::import::prometheus::{Files, outside};
 use crate::import::summary::Summary;
 use crate::import::{join, retain};
 
@@ -130,6 +130,22 @@ impl Head {
         let gone = delete(&mut own, &series.deleted);
         join(into, &own);
         Ok(gone)
+    }
+
+    /// Samples before and after a range, those under tombstones included.
+    pub(super) fn count_outside(&self, files: &Files, range: TimeRange) -> Result<[u64; 2], Error> {
+        let mut total = [0, 0];
+        if self.range.is_none_or(|own| own.intersection(range) == own) {
+            return Ok(total);
+        }
+        let mut samples = Samples::default();
+        for id in 0..self.series.len() {
+            samples.clear();
+            self.read_series(files, id, TimeRange::ALL, &mut samples)?;
+            let [before, after] = outside(&samples.timestamps, range);
+            total = [total[0] + before, total[1] + after];
+        }
+        Ok(total)
     }
 
     /// Exemplars of the window by the places of their series among `series`, which are in order;

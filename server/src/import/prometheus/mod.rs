@@ -25,7 +25,14 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::import::prometheus::blocks::{BlockDir, OpenBlock};
 use crate::import::prometheus::head::Head;
 use crate::import::summary::Summary;
-use crate::import::{Content, Source, SourceWindow, retain, windows_of};
+use crate::import::{Content, Source, SourceWindow, retain, span_of, windows_of};
+
+/// How many of these times lie before a range, and how many after it.
+fn outside(timestamps: &[i64], range: TimeRange) -> [u64; 2] {
+    let before = timestamps.iter().filter(|time| **time < range.start_ms).count();
+    let after = timestamps.iter().filter(|time| **time > range.end_ms && **time >= range.start_ms);
+    [before as u64, after.count() as u64]
+}
 
 /// The files below the directory, and what becomes of their errors.
 #[derive(Clone, Debug)]
@@ -82,7 +89,7 @@ pub(super) struct PrometheusSource {
 }
 
 impl PrometheusSource {
-    /// Reads the head, and checks every byte of every block that will be read.
+    /// Reads the head, and checks every byte of every block.
     pub(super) fn open(
         dir: &Path,
         skip_damaged: bool,
@@ -92,17 +99,17 @@ impl PrometheusSource {
         let metadata = metadata.with_context(|| format!("cannot open {}", dir.display()))?;
         anyhow::ensure!(metadata.is_dir(), "{} is no directory", dir.display());
         let files = Files { disk: Arc::new(OsDisk::new(dir.to_owned())), root: dir.to_owned() };
-        Ok(PrometheusSource::read(files, skip_damaged, summary)?)
+        PrometheusSource::read(files, skip_damaged, summary)
     }
 
     fn read(
         files: Files,
         skip_damaged: bool,
         summary: &mut Summary,
-    ) -> Result<PrometheusSource, Error> {
+    ) -> anyhow::Result<PrometheusSource> {
         let mut damaged = Vec::new();
         let mut blocks = blocks::list(&files, &mut damaged, summary)?;
-        blocks.retain(|block| match block.check(&files) {
+        blocks.retain_mut(|block| match block.check(&files) {
             Ok(()) => true,
             Err(error) => {
                 damaged.push(error);
@@ -111,8 +118,11 @@ impl PrometheusSource {
         });
         let head = Head::read(&files, blocks::head_starts(&blocks), &mut damaged, summary)?;
         summary.damaged.extend(damaged.iter().map(Error::to_string));
-        if let Some(first) = damaged.into_iter().next().filter(|_| !skip_damaged) {
-            return Err(first);
+        if !damaged.is_empty() && !skip_damaged {
+            let count = damaged.len();
+            anyhow::bail!(
+                "{count} parts are damaged, and nothing was imported: --skip-damaged goes on without them"
+            );
         }
         let open = blocks.iter().map(|_| None).collect();
         Ok(PrometheusSource {
@@ -211,17 +221,21 @@ impl PrometheusSource {
 }
 
 impl Source for PrometheusSource {
-    fn windows(&mut self, summary: &mut Summary) -> Result<Vec<SourceWindow>, Error> {
-        let oldest_ms = summary.oldest_ms;
-        for block in self.blocks.iter().filter(|block| block.range.end_ms < oldest_ms) {
-            let why = summary.too_old();
-            summary.refuse(block.samples, &why, || format!("all of block {}", block.name));
-        }
-        self.blocks.retain(|block| block.range.end_ms >= oldest_ms);
-        self.open = self.blocks.iter().map(|_| None).collect();
+    fn windows(
+        &mut self,
+        accepted: TimeRange,
+        summary: &mut Summary,
+    ) -> Result<Vec<SourceWindow>, Error> {
         let mut ranges: Vec<TimeRange> = self.blocks.iter().map(|block| block.range).collect();
         ranges.extend(self.head.range);
-        let windows = windows_of(&ranges);
+        let windows = windows_of(&ranges, accepted);
+        let span = span_of(&windows);
+        for block in &self.blocks {
+            let [before, after] = block.count_outside(&self.files, span)?;
+            summary.refuse_times(before, after);
+        }
+        let [before, after] = self.head.count_outside(&self.files, span)?;
+        summary.refuse_times(before, after);
         let named = windows.into_iter().map(|range| {
             let name = self.name_of(range);
             SourceWindow { range, name }
