@@ -151,6 +151,9 @@ pub fn run(args: ImportArgs) -> anyhow::Result<()> {
 }
 
 fn import_prometheus(from: &PrometheusArgs, summary: &mut Summary) -> anyhow::Result<()> {
+    let dir = from.dir.display();
+    let metadata = std::fs::metadata(&from.dir).with_context(|| format!("cannot open {dir}"))?;
+    anyhow::ensure!(metadata.is_dir(), "{dir} is no directory");
     let db = open(&from.into)?;
     let mut source = prometheus::PrometheusSource::open(&from.dir, from.skip_damaged, summary)?;
     import(&db, &mut source, &from.into, summary)

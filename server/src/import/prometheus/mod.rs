@@ -11,7 +11,6 @@ mod head;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use icecore_ingest::prometheus::Damage;
 use icecore_storage::Error;
 use icecore_storage::disk::Disk;
@@ -95,9 +94,6 @@ impl PrometheusSource {
         skip_damaged: bool,
         summary: &mut Summary,
     ) -> anyhow::Result<PrometheusSource> {
-        let metadata = std::fs::metadata(dir);
-        let metadata = metadata.with_context(|| format!("cannot open {}", dir.display()))?;
-        anyhow::ensure!(metadata.is_dir(), "{} is no directory", dir.display());
         let files = Files { disk: Arc::new(OsDisk::new(dir.to_owned())), root: dir.to_owned() };
         PrometheusSource::read(files, skip_damaged, summary)
     }
