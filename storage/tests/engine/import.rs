@@ -9,6 +9,7 @@ use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::import::{Import, Imported};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::Exemplar;
+use icecore_storage::metrics::block::meta::BlockMeta;
 use icecore_storage::metrics::sample::Samples;
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Error};
@@ -251,4 +252,22 @@ fn samples_out_of_the_retention_are_counted_and_come_once_it_is_longer() {
     assert!(!db.has_imported("other", window(2), later));
     import_all(&db).unwrap();
     assert_eq!(Oracle::of(&db, i64::MIN), everything());
+}
+
+#[test]
+fn a_start_takes_no_imported_window_for_one_that_was_sealed() {
+    let disk = SimDisk::new(16);
+    let db = open(&disk);
+    import_rows(&db, "other", window(3), &rows(3)).unwrap();
+    db.close(now()).unwrap();
+    drop(db);
+    let db = open(&disk);
+    let later = now() + 20 * 60_000;
+    let live =
+        [Row::float(labels(1), window(3).start_ms + 7, 1.0), Row::float(labels(1), later, 1.0)];
+    db.append(&batch(&live), later).unwrap();
+    // Its time has come; what is late would wait for company.
+    maintain(&db, later + 2 * 60_000).unwrap();
+    let sealed = |block: &BlockMeta| block.window == window(3) && block.sequence > 0;
+    assert!(db.blocks().iter().any(sealed), "{:?}", db.blocks());
 }
