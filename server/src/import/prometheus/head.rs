@@ -453,3 +453,61 @@ impl HeadSeries {
         is_new
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use icecore_storage::disk::sim::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn the_log_is_read_as_prometheus_would_at_a_start() {
+        let labels = Labels::from_pairs([("__name__", "up"), ("job", "node")]);
+        let nameless = Labels::from_pairs([("job", "node")]);
+        let mut replay = Replay { starts_ms: 100, ..Replay::default() };
+        let mut apply = |record, is_late| replay.apply(record, is_late);
+        // After a restart a series may have another reference.
+        apply(Record::Series(vec![(1, labels.clone()), (2, labels), (3, nameless)]), false);
+        let in_order = [
+            (1, 99, 0.5), // In a block.
+            (1, 100, 1.0),
+            (2, 110, 2.0),
+            (1, 105, 8.0), // Refused by Prometheus, which logs before it looks.
+            (2, 110, 8.0),
+            (1, 120, 3.0),
+            (9, 100, 1.0),
+            (3, 100, 1.0),
+        ];
+        apply(Record::Samples(in_order.to_vec()), false);
+        // As they came, and one twice.
+        let late = [(2, 105, 5.0), (1, 50, 6.0), (1, 50, 6.0)];
+        apply(Record::Samples(late.to_vec()), true);
+        apply(Record::Tombstones(vec![(2, TimeRange::new(110, 115))]), false);
+        let mut summary = Summary::default();
+        let head = replay.finish(&mut summary);
+        assert_eq!(head.range, Some(TimeRange::new(50, 120)));
+        let files = Files { disk: Arc::new(SimDisk::new(1)), root: PathBuf::new() };
+        let mut samples = Samples::default();
+        assert_eq!(head.read_series(&files, 0, TimeRange::ALL, &mut samples).unwrap(), 1);
+        assert_eq!(samples.timestamps, [50, 100, 105, 120]);
+        assert_eq!(samples.values, [6.0, 1.0, 5.0, 3.0]);
+        samples.clear();
+        head.read_series(&files, 0, TimeRange::new(60, 100), &mut samples).unwrap();
+        assert_eq!(samples.timestamps, [100]);
+        let text = summary.to_string();
+        assert!(text.contains("1: rows of the log of series that it does not define"), "{text}");
+        assert!(
+            text.contains("1: series of the head with labels that no series may have"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn metadata_is_of_the_family() {
+        assert_eq!(family_of("latency_bucket", MetricKind::Histogram), "latency");
+        assert_eq!(family_of("latency_sum", MetricKind::Summary), "latency");
+        assert_eq!(family_of("requests_count", MetricKind::Counter), "requests_count");
+    }
+}
