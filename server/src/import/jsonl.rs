@@ -22,7 +22,7 @@ use serde::Deserialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::import::summary::Summary;
-use crate::import::{Content, DAY_MS, Source, SourceWindow, span_of, windows_of};
+use crate::import::{Content, DAY_MS, Source, span_of, windows_of};
 
 /// A line of VictoriaMetrics holds a series of a few months at most.
 const LINE_BYTES_MAX: u64 = 1 << 30;
@@ -181,7 +181,7 @@ impl Source for JsonlSource {
         &mut self,
         accepted: TimeRange,
         summary: &mut Summary,
-    ) -> Result<Vec<SourceWindow>, Error> {
+    ) -> Result<Vec<TimeRange>, Error> {
         let day = |start_ms: &i64| TimeRange::new(*start_ms, start_ms.saturating_add(DAY_MS - 1));
         let windows = windows_of(&self.days.keys().map(day).collect::<Vec<_>>(), accepted);
         let span = span_of(&windows);
@@ -199,8 +199,11 @@ impl Source for JsonlSource {
             after += rows.iter().filter(|(time, _)| later(*time)).count() as u64;
         }
         summary.refuse_times(before, after);
-        let named = |range| SourceWindow { range, name: self.name.clone() };
-        Ok(windows.into_iter().map(named).collect())
+        Ok(windows)
+    }
+
+    fn name_of(&self, _window: TimeRange) -> String {
+        self.name.clone()
     }
 
     fn begin(&mut self, window: TimeRange, _summary: &mut Summary) -> Result<Content, Error> {
@@ -345,7 +348,7 @@ mod tests {
         let windows = source.windows(TimeRange::ALL, &mut summary).unwrap();
         // Of two days all is recent: twelve windows each.
         assert_eq!(windows.len(), 24);
-        let content = source.begin(windows[0].range, &mut summary).unwrap();
+        let content = source.begin(windows[0], &mut summary).unwrap();
         let names: Vec<String> = content.series.iter().map(Labels::to_string).collect();
         assert_eq!(names, ["b", "a"]);
         let mut samples = Samples::default();
@@ -354,7 +357,7 @@ mod tests {
         let bits: Vec<u64> = samples.values.iter().map(|value| value.to_bits()).collect();
         let expected = [-0.0, 1e300, stale_nan(), NAN, f64::NEG_INFINITY];
         assert_eq!(bits, expected.map(f64::to_bits));
-        source.begin(windows[12].range, &mut summary).unwrap();
+        source.begin(windows[12], &mut summary).unwrap();
         samples.clear();
         source.read(0, &mut samples, &mut summary).unwrap();
         assert_eq!(samples.timestamps, [86_400_005]);

@@ -86,14 +86,6 @@ struct IntoArgs {
     verify: bool,
 }
 
-/// One window of a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct SourceWindow {
-    range: TimeRange,
-    /// Differs wherever the content of the window may differ: what the journal knows it by.
-    name: String,
-}
-
 /// What a window has besides its samples.
 #[derive(Debug, Default)]
 struct Content {
@@ -112,7 +104,10 @@ trait Source {
         &mut self,
         accepted: TimeRange,
         summary: &mut Summary,
-    ) -> Result<Vec<SourceWindow>, Error>;
+    ) -> Result<Vec<TimeRange>, Error>;
+
+    /// Differs wherever the content of a window may differ: what the journal knows it by.
+    fn name_of(&self, window: TimeRange) -> String;
 
     /// Turns to a window. What can be told to be refusable is not in the content.
     fn begin(&mut self, window: TimeRange, summary: &mut Summary) -> Result<Content, Error>;
@@ -189,15 +184,14 @@ fn import(
     summary.retention = duration::format_ms(into.retention_ms);
     let windows = source.windows(db.accepted_times(clock::now_ms()), summary)?;
     let mut progress = Progress::start(windows.len());
-    for window in &windows {
-        progress.window(window.range, summary.skipped);
-        if db.has_imported(&window.name, window.range, clock::now_ms()) {
+    for window in windows {
+        progress.window(window, summary.skipped);
+        if db.has_imported(&source.name_of(window), window, clock::now_ms()) {
             summary.skipped += 1;
             continue;
         }
-        import_window(db, source, window, into.verify, summary, &mut progress).with_context(
-            || format!("the import stopped at {}", progress::name_of(window.range)),
-        )?;
+        import_window(db, source, window, into.verify, summary, &mut progress)
+            .with_context(|| format!("the import stopped at {}", progress::name_of(window)))?;
     }
     progress.end();
     db.close(clock::now_ms()).context("cannot close the database")
@@ -206,7 +200,7 @@ fn import(
 fn import_window(
     db: &Db,
     source: &mut dyn Source,
-    window: &SourceWindow,
+    window: TimeRange,
     verify: bool,
     summary: &mut Summary,
     progress: &mut Progress,
@@ -228,16 +222,17 @@ fn import_window(
 fn try_window(
     db: &Db,
     source: &mut dyn Source,
-    window: &SourceWindow,
+    window: TimeRange,
     verify: bool,
     summary: &mut Summary,
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let content = source.begin(window.range, summary)?;
+    let content = source.begin(window, summary)?;
+    let name = source.name_of(window);
     let identities: Vec<u128> = content.series.iter().map(Labels::identity).collect();
     let import = Import {
-        source: &window.name,
-        window: window.range,
+        source: &name,
+        window,
         series: content.series,
         exemplars: content.exemplars,
         metadata: content.metadata,

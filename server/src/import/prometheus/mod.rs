@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::import::prometheus::blocks::{BlockDir, OpenBlock};
 use crate::import::prometheus::head::Head;
 use crate::import::summary::Summary;
-use crate::import::{Content, Source, SourceWindow, retain, span_of, windows_of};
+use crate::import::{Content, Source, retain, span_of, windows_of};
 
 /// How many of these times lie before a range, and how many after it.
 fn outside(timestamps: &[i64], range: TimeRange) -> [u64; 2] {
@@ -133,20 +133,6 @@ impl PrometheusSource {
         })
     }
 
-    /// Changes with whatever may change what the window holds.
-    fn name_of(&self, window: TimeRange) -> String {
-        let mut hasher = Xxh3::new();
-        for block in self.blocks.iter().filter(|block| block.range.overlaps(window)) {
-            hasher.update(block.name.as_bytes());
-            hasher.update(&block.tombstones_hash.to_le_bytes());
-        }
-        if self.head.range.is_some_and(|range| range.overlaps(window)) {
-            hasher.update(b"head");
-            hasher.update(&self.head.state.to_le_bytes());
-        }
-        format!("prometheus {:032x}", hasher.digest128())
-    }
-
     /// Opens the blocks that overlap the window and closes the others.
     fn open_blocks(&mut self, window: TimeRange) -> Result<(), Error> {
         for (block, open) in self.blocks.iter().zip(&mut self.open) {
@@ -221,7 +207,7 @@ impl Source for PrometheusSource {
         &mut self,
         accepted: TimeRange,
         summary: &mut Summary,
-    ) -> Result<Vec<SourceWindow>, Error> {
+    ) -> Result<Vec<TimeRange>, Error> {
         let mut ranges: Vec<TimeRange> = self.blocks.iter().map(|block| block.range).collect();
         ranges.extend(self.head.range);
         let windows = windows_of(&ranges, accepted);
@@ -232,11 +218,20 @@ impl Source for PrometheusSource {
         }
         let [before, after] = self.head.count_outside(&self.files, span)?;
         summary.refuse_times(before, after);
-        let named = windows.into_iter().map(|range| {
-            let name = self.name_of(range);
-            SourceWindow { range, name }
-        });
-        Ok(named.collect())
+        Ok(windows)
+    }
+
+    fn name_of(&self, window: TimeRange) -> String {
+        let mut hasher = Xxh3::new();
+        for block in self.blocks.iter().filter(|block| block.range.overlaps(window)) {
+            hasher.update(block.name.as_bytes());
+            hasher.update(&block.tombstones_hash.to_le_bytes());
+        }
+        if self.head.range.is_some_and(|range| range.overlaps(window)) {
+            hasher.update(b"head");
+            hasher.update(&self.head.state.to_le_bytes());
+        }
+        format!("prometheus {:032x}", hasher.digest128())
     }
 
     fn begin(&mut self, window: TimeRange, summary: &mut Summary) -> Result<Content, Error> {
