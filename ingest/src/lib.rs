@@ -13,6 +13,7 @@
 
 pub mod compression;
 mod error;
+pub mod prometheus;
 pub mod protobuf;
 pub mod remote_write;
 

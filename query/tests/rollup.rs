@@ -1,6 +1,8 @@
 //! Rollups in place of raw samples: windows that consist of whole buckets have the answer of the raw
 //! samples, whatever came late.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::sync::Arc;
 
 use icecore_query::engine::{Engine, EngineOptions, QueryOptions};

@@ -16,6 +16,7 @@ use crate::backup::BackupArgs;
 use crate::config::{Config, LISTEN_ADDRESS};
 use crate::duration;
 use crate::features::Features;
+use crate::import::ImportArgs;
 use crate::inspect::InspectArgs;
 use crate::process::machine_bytes;
 use crate::restore::RestoreArgs;
@@ -44,6 +45,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Show what is in manifest, blocks and log.
     Inspect(InspectArgs),
+    /// Take in the history of another database.
+    Import(ImportArgs),
 }
 
 /// What a command line asks for.
@@ -54,6 +57,7 @@ pub enum Action {
     Restore(RestoreArgs),
     Verify(VerifyArgs),
     Inspect(InspectArgs),
+    Import(ImportArgs),
 }
 
 impl Cli {
@@ -65,6 +69,7 @@ impl Cli {
             Some(Command::Restore(args)) => Action::Restore(args),
             Some(Command::Verify(args)) => Action::Verify(args),
             Some(Command::Inspect(args)) => Action::Inspect(args),
+            Some(Command::Import(args)) => Action::Import(args),
         }
     }
 }
@@ -245,7 +250,7 @@ fn parse_positive(text: &str) -> Result<i64, String> {
     }
 }
 
-fn parse_retention(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_retention(text: &str) -> Result<i64, String> {
     let least_ms = icecore_storage::time::WINDOW_MS;
     match duration::parse_ms(text)? {
         ms if ms < least_ms => Err("samples are dropped in blocks of 2h; want at least 2h".into()),
@@ -273,7 +278,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 
 /// Something that differs from process to process, from what the standard library seeds its maps
 /// with.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
@@ -332,9 +337,11 @@ mod tests {
     fn every_flag_and_default_is_documented() {
         let docs = include_str!("../../docs/operations.md");
         let command = <Cli as clap::CommandFactory>::command();
+        let import = command.find_subcommand("import").unwrap();
+        let of_import = import.get_subcommands().flat_map(clap::Command::get_arguments);
         let flags: Vec<&clap::Arg> =
-            command.get_arguments().filter(|arg| arg.get_id() != "help").collect();
-        assert!(flags.len() > 8);
+            command.get_arguments().chain(of_import).filter(|arg| arg.get_id() != "help").collect();
+        assert!(flags.len() > 12);
         for flag in flags {
             let Some(name) = flag.get_long().filter(|name| *name != "version") else { continue };
             let default = flag.get_default_values().first().and_then(|value| value.to_str());

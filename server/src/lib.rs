@@ -26,6 +26,7 @@ mod duration;
 pub mod features;
 mod http;
 mod http_client;
+pub mod import;
 pub mod inspect;
 mod maintenance;
 mod metrics;

@@ -414,7 +414,7 @@ impl Inner {
         Appended { refused, ..Appended::default() }
     }
 
-    fn accepted_age(&self, now_ms: i64) -> AcceptedAge {
+    pub(crate) fn accepted_age(&self, now_ms: i64) -> AcceptedAge {
         let oldest = now_ms.saturating_sub(self.options.retention_ms);
         AcceptedAge { range: TimeRange::new(oldest, now_ms.saturating_add(FUTURE_MS)), now_ms }
     }

@@ -27,6 +27,7 @@ pub mod db;
 pub mod disk;
 pub mod encoding;
 pub mod error;
+pub mod import;
 pub mod index;
 pub mod inspect;
 pub mod labels;

@@ -13,6 +13,7 @@ use crate::disk::Disk;
 use crate::encoding::frame;
 use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::error::{Error, Result, io_error};
+use crate::import::Done;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::time::TimeRange;
 
@@ -42,11 +43,14 @@ pub(crate) struct Manifest {
     pub(crate) gaps: Vec<TimeRange>,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: BTreeSet<Day>,
+    /// Windows of other databases that are in the blocks: what need not be imported again.
+    pub(crate) imports: Vec<Done>,
 }
 
 /// Tags of the fields that came to the format later; never reused.
 mod tag {
     pub(super) const DIRTY: u64 = 3;
+    pub(super) const IMPORTS: u64 = 4;
 }
 
 /// A manifest could not be stored.
@@ -137,7 +141,8 @@ impl Manifest {
             varint::write_signed(&mut out, gap.start_ms);
             varint::write_signed(&mut out, gap.end_ms);
         }
-        let fields = [(tag::DIRTY, self.encode_dirty())];
+        let imports = encode_imports(&self.imports);
+        let fields = [(tag::DIRTY, self.encode_dirty()), (tag::IMPORTS, imports)];
         for (tag, field) in fields.iter().filter(|(_, field)| !field.is_empty()) {
             varint::write(&mut out, *tag);
             write_bytes(&mut out, field);
@@ -209,6 +214,7 @@ impl Manifest {
                     self.dirty.insert((class, varint::read_signed(&mut field)?));
                 }
             }
+            tag::IMPORTS => self.imports = decode_imports(field)?,
             _ => return Some(false),
         }
         Some(true)
@@ -223,6 +229,27 @@ impl Manifest {
         self.blocks.retain(|block| block.id != id);
         self.retired.push(id.0);
     }
+}
+
+fn encode_imports(imports: &[Done]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for done in imports {
+        write_bytes(&mut out, done.source.as_bytes());
+        varint::write_signed(&mut out, done.window.start_ms);
+        varint::write_signed(&mut out, done.window.end_ms);
+    }
+    out
+}
+
+fn decode_imports(mut field: &[u8]) -> Option<Vec<Done>> {
+    let mut imports = Vec::new();
+    while !field.is_empty() {
+        let source = std::str::from_utf8(read_bytes(&mut field)?).ok()?.to_owned();
+        let start_ms = varint::read_signed(&mut field)?;
+        let window = TimeRange::new(start_ms, varint::read_signed(&mut field)?);
+        imports.push(Done { source, window });
+    }
+    Some(imports)
 }
 
 /// The content of an intact manifest.
@@ -285,6 +312,7 @@ mod tests {
             retired: vec![1, 2],
             gaps: vec![TimeRange::new(-5, 6)],
             dirty: BTreeSet::from([(0, -5), (3, 7)]),
+            imports: vec![Done { source: "prometheus 1".into(), window: TimeRange::new(-7, 7) }],
             ..Manifest::default()
         }
     }

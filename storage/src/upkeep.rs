@@ -64,7 +64,7 @@ pub(crate) struct RollingUp {
 }
 
 /// Notes that raw samples of a time have changed which may be rolled up already.
-fn mark_dirty(
+pub(crate) fn mark_dirty(
     rolling_up: Option<&mut RollingUp>,
     manifest: &mut Manifest,
     class: u32,
@@ -134,7 +134,12 @@ impl Inner {
         }
     }
 
-    fn new_meta(&self, upkeep: &mut Upkeep, window: TimeRange, sequence: u64) -> BlockMeta {
+    pub(crate) fn new_meta(
+        &self,
+        upkeep: &mut Upkeep,
+        window: TimeRange,
+        sequence: u64,
+    ) -> BlockMeta {
         BlockMeta {
             id: BlockId(upkeep.manifest.next_number()),
             data_type: DataType::Metrics,
@@ -208,7 +213,7 @@ impl Inner {
         }
     }
 
-    fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
+    pub(crate) fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
         let opened = Block::open(self.disk.clone(), meta.id, &self.pages);
         if opened.is_err() {
             let _ = self.disk.remove(&block::path(meta.id));
@@ -423,7 +428,7 @@ impl Inner {
     }
 
     /// Makes a changed manifest the truth; on failure the present one stays.
-    fn store(
+    pub(crate) fn store(
         &self,
         upkeep: &mut Upkeep,
         mut manifest: Manifest,
@@ -439,7 +444,12 @@ impl Inner {
 
     /// [`Inner::store`] of a manifest that is the first to name a new file: without the manifest,
     /// the file goes, so that failures do not fill the disk.
-    fn store_with_file(&self, upkeep: &mut Upkeep, manifest: Manifest, file: &Path) -> Result<()> {
+    pub(crate) fn store_with_file(
+        &self,
+        upkeep: &mut Upkeep,
+        manifest: Manifest,
+        file: &Path,
+    ) -> Result<()> {
         let stored = self.store(upkeep, manifest);
         if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
             let _ = self.disk.remove(file);
@@ -448,7 +458,7 @@ impl Inner {
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
-    fn publish(&self, upkeep: &Upkeep, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+    pub(crate) fn publish(&self, upkeep: &Upkeep, added: Vec<Arc<Block>>, removed: &[BlockId]) {
         let mut version = self.version.write();
         let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
         let (retired, mut blocks): (Vec<_>, Vec<_>) =

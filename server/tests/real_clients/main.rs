@@ -6,6 +6,9 @@
 //!   answer thousands of generated queries alike, and take patterns alike.
 //! - `crash`: killed in the middle of writing, again and again.
 //! - `bad_input`: bodies and queries that mean harm.
+//! - `jsonl_import`: an export of VictoriaMetrics.
+//! - `prometheus_import`: a switch from Debian's Prometheus: its directory is imported, and both answer
+//!   alike.
 //! - `data_directory`: a full disk, and a second process on the same directory.
 //!
 //! Every program is a child of the test and ends with it. Where one is missing the test says
@@ -32,7 +35,9 @@ mod comparison;
 mod crash;
 mod data_directory;
 mod icecore;
+mod jsonl_import;
 mod pair;
 mod process;
+mod prometheus_import;
 mod random_patterns;
 mod random_queries;

@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 
+use crate::metrics::chunk;
 use crate::metrics::histogram::Histogram;
 
 /// The NaN by which a sender says "this series ended here".
@@ -81,6 +82,12 @@ impl Samples {
                 None => self.push(timestamp, value),
             }
         }
+    }
+
+    /// Joins the samples of another part of the series, ascending as these; of two values for a
+    /// timestamp the greater in the order of [`replaces`] stays.
+    pub fn merge(&mut self, other: &Samples) {
+        chunk::merge(self, other);
     }
 
     pub fn histogram(&self, row: usize) -> Option<&Histogram> {

@@ -9,6 +9,7 @@ mod corruption;
 mod crash;
 mod determinism;
 mod faults;
+mod import;
 mod machine;
 mod model;
 mod oracle;
