@@ -30,7 +30,7 @@ fn series(number: usize) -> Labels {
 }
 
 fn append(db: &Db, series: &Labels, timestamp: i64, value: f64, now_ms: i64) {
-    let batch = Batch::of_samples([(series, timestamp, value)].into_iter());
+    let batch = Batch::of_samples([(series, timestamp, value)]);
     let appended = db.append(&batch, now_ms).unwrap();
     assert!(appended.refused.is_empty(), "{:?}", appended.refused);
 }
