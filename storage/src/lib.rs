@@ -22,6 +22,7 @@
 
 pub(crate) mod compaction;
 pub mod db;
+pub mod deletes;
 pub mod disk;
 pub mod encoding;
 pub mod error;

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::deletes::Deletes;
 use crate::disk::Disk;
 use crate::encoding::frame;
 use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
@@ -38,6 +39,14 @@ pub(crate) struct Manifest {
     pub(crate) retired: Vec<u64>,
     /// Between the newest stored sample and a start: no sample of these times is missing by fault.
     pub(crate) gaps: Vec<TimeRange>,
+    /// What deletes still hide in blocks, and the receipts of the last ones.
+    pub(crate) deletes: Deletes,
+}
+
+/// Tags of the fields behind the fixed part; never reused.
+mod tag {
+    pub(super) const TOMBSTONES: u64 = 2;
+    pub(super) const RECEIPTS: u64 = 6;
 }
 
 /// A manifest could not be stored.
@@ -128,6 +137,14 @@ impl Manifest {
             varint::write_signed(&mut out, gap.start_ms);
             varint::write_signed(&mut out, gap.end_ms);
         }
+        let fields = [
+            (tag::TOMBSTONES, self.deletes.write_tombstones()),
+            (tag::RECEIPTS, self.deletes.write_receipts()),
+        ];
+        for (tag, field) in fields.iter().filter(|(_, field)| !field.is_empty()) {
+            varint::write(&mut out, *tag);
+            write_bytes(&mut out, field);
+        }
         out
     }
 
@@ -157,7 +174,9 @@ impl Manifest {
             Some(TimeRange::new(start, varint::read_signed(&mut rest)?))
         });
         let gaps = gaps.collect::<Option<_>>()?;
-        let manifest = Manifest { generation, next_number, checkpoint, blocks, retired, gaps };
+        let deletes = Deletes::default();
+        let mut manifest =
+            Manifest { generation, next_number, checkpoint, blocks, retired, gaps, deletes };
         while !rest.is_empty() {
             let tag = varint::read(&mut rest)?;
             let field = read_bytes(&mut rest)?;
@@ -168,10 +187,15 @@ impl Manifest {
         Some(Decoded::Known(manifest))
     }
 
-    /// What came to the format later is in fields with tags; there is none yet. Whether the tag is
-    /// known; `None` if the field does not decode.
-    fn take_field(&self, _tag: u64, _field: &[u8]) -> Option<bool> {
-        Some(false)
+    /// What came to the format later is in fields with tags. Whether the tag is known; `None` if the
+    /// field does not decode.
+    fn take_field(&mut self, tag: u64, field: &[u8]) -> Option<bool> {
+        match tag {
+            tag::TOMBSTONES => self.deletes.read_tombstones(field)?,
+            tag::RECEIPTS => self.deletes.read_receipts(field)?,
+            _ => return Some(false),
+        }
+        Some(true)
     }
 
     /// Stops naming a block.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use crate::db::Inner;
+use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::matcher::Matcher;
@@ -28,7 +29,7 @@ use crate::time::TimeRange;
 /// The live blocks at one moment, by the start of their windows.
 #[derive(Debug, Default)]
 pub(crate) struct Version {
-    pub(crate) blocks: Vec<Arc<Block>>,
+    pub(crate) blocks: Vec<LiveBlock>,
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.
@@ -160,11 +161,12 @@ impl Snapshot {
     ) -> Result<Vec<SelectedSeries>> {
         let range = selector.range;
         let overlapping = version.blocks.iter().zip(0..);
-        let overlapping: Vec<(&Arc<Block>, u32)> =
+        let overlapping: Vec<(&LiveBlock, u32)> =
             overlapping.filter(|(block, _)| block.meta().range.overlaps(range)).collect();
         let mut joined = Joined::new(head.series, overlapping.len());
         for (block, number) in overlapping {
             let ids = role.of(block.select(&selector.matchers)?, block)?;
+            let ids = block.visible(ids, range)?;
             let mut charged = Charged::new(charge);
             let mut rest = ids.iter();
             loop {
@@ -282,7 +284,9 @@ impl Snapshot {
             |part| {
                 match part {
                     Part::Head(head, ids) => found.extend(of_head(head, &live(head, ids, range))),
-                    Part::Block(block, ids) => found.extend(of_block(block, ids)?),
+                    Part::Block(block, ids) => {
+                        found.extend(of_block(block, &block.visible(ids.clone(), range)?)?);
+                    }
                 }
                 Ok(())
             },
@@ -438,5 +442,5 @@ fn live(head: &Head, ids: &RoaringBitmap, range: TimeRange) -> RoaringBitmap {
 
 enum Part<'a> {
     Head(&'a Head, &'a RoaringBitmap),
-    Block(&'a Block, &'a RoaringBitmap),
+    Block(&'a LiveBlock, &'a RoaringBitmap),
 }

@@ -3,6 +3,7 @@
 //! Every step ends in one new manifest, and only then is anything forgotten. One thread at a time:
 //! whoever holds [`Upkeep`] is the only one who changes the manifest.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +13,7 @@ use crate::compaction::plan::{Situation, Step, plan};
 use crate::compaction::seal;
 use crate::compaction::windows::Due;
 use crate::db::{Inner, Progress, SyncMode};
+use crate::deletes::live::{LiveBlock, select_any};
 use crate::error::{Error, Result};
 use crate::manifest::{CheckpointId, Manifest, NotStored};
 use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
@@ -40,9 +42,21 @@ pub(crate) struct Upkeep {
     /// Bytes the log had taken in at the last checkpoint.
     pub(crate) checkpoint_wal_bytes: u64,
     pub(crate) merging: Option<Merging>,
+    /// Rewriting what deletes up to this one touch does not wait.
+    pub(crate) free_up_to: u64,
+    /// When the last step was asked for.
+    pub(crate) now_ms: i64,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
 }
+
+impl Upkeep {
+    /// The number of a block that was begun and is not live yet.
+    pub(crate) fn in_the_making(&self) -> Option<BlockId> {
+        self.merging.as_ref().map(|merging| merging.merge.id())
+    }
+}
+
 /// The merge in progress.
 #[derive(Debug)]
 pub(crate) struct Merging {
@@ -57,6 +71,7 @@ impl Inner {
             return Ok(Progress::Idle);
         }
         let mut upkeep = self.upkeep.lock();
+        upkeep.now_ms = now_ms;
         if let SyncMode::Interval(interval) = self.options.sync
             && now_ms.saturating_sub(upkeep.last_sync_ms) >= interval.as_millis() as i64
         {
@@ -66,7 +81,8 @@ impl Inner {
         let step = plan(&self.situation(&upkeep, now_ms));
         match step {
             Step::Idle => return Ok(Progress::Idle),
-            Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids)?,
+            Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks outlived their retention")?,
+            Step::DropDeleted(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks were deleted")?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
             Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
@@ -90,6 +106,7 @@ impl Inner {
             wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
             blocks: upkeep.manifest.blocks.clone(),
             retention_ms: self.options.retention_ms,
+            touched: self.touched(upkeep),
             is_merging: upkeep.merging.is_some(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
         }
@@ -171,8 +188,8 @@ impl Inner {
 
     fn begin_merge(&self, upkeep: &mut Upkeep, due: &Due) -> Result<()> {
         let version = self.version();
-        let is_input = |block: &&Arc<Block>| due.inputs.contains(&block.meta().id);
-        let inputs: Vec<Arc<Block>> = version.blocks.iter().filter(is_input).cloned().collect();
+        let is_input = |block: &&LiveBlock| due.inputs.contains(&block.meta().id);
+        let inputs: Vec<LiveBlock> = version.blocks.iter().filter(is_input).cloned().collect();
         let Some(first) = inputs.first().map(|block| block.meta().clone()) else { return Ok(()) };
         let meta = BlockMeta {
             data_type: first.data_type,
@@ -196,7 +213,7 @@ impl Inner {
     fn go_on_merging(&self, upkeep: &mut Upkeep) -> Result<Progress> {
         let Some(mut merging) = upkeep.merging.take() else { return Ok(Progress::Idle) };
         let inputs = merging.merge.inputs().to_vec();
-        let live = |block: &Arc<Block>| {
+        let live = |block: &LiveBlock| {
             let id = block.meta().id;
             upkeep.manifest.blocks.iter().any(|meta| meta.id == id)
         };
@@ -225,16 +242,28 @@ impl Inner {
     fn publish_merged(
         &self,
         upkeep: &mut Upkeep,
-        inputs: &[Arc<Block>],
-        meta: BlockMeta,
+        inputs: &[LiveBlock],
+        meta: Option<BlockMeta>,
     ) -> Result<()> {
+        let mut manifest = upkeep.manifest.clone();
+        let inputs: Vec<BlockId> = inputs.iter().map(|block| block.meta().id).collect();
+        inputs.iter().for_each(|id| manifest.retire(*id));
+        let Some(meta) = meta else {
+            self.store(upkeep, manifest)?;
+            self.publish(Vec::<LiveBlock>::new(), &inputs);
+            return Ok(());
+        };
         let path = block::path(meta.id);
         let block = self.open_new(&meta)?;
+        // Deletes that came since the merge was begun apply to what it made.
+        for one in &mut manifest.deletes.tombstones {
+            if meta.id <= one.greatest_block && !select_any(&block, &one.selectors)?.is_empty() {
+                one.blocks.push(meta.id);
+            }
+        }
+        let block = LiveBlock::of(block, &manifest.deletes.tombstones)?;
         tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
             bytes = meta.bytes, "merged");
-        let inputs: Vec<BlockId> = inputs.iter().map(|block| block.meta().id).collect();
-        let mut manifest = upkeep.manifest.clone();
-        inputs.iter().for_each(|id| manifest.retire(*id));
         manifest.blocks.push(meta);
         self.store_with_file(upkeep, manifest, &path)?;
         self.publish(vec![block], &inputs);
@@ -246,7 +275,7 @@ impl Inner {
     fn quarantine_blocks(
         &self,
         upkeep: &mut Upkeep,
-        blocks: &[Arc<Block>],
+        blocks: &[impl Deref<Target = Block>],
         error: Error,
     ) -> Result<()> {
         let damaged: Vec<BlockId> = blocks
@@ -270,8 +299,8 @@ impl Inner {
         Ok(())
     }
 
-    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId]) -> Result<()> {
-        tracing::info!(blocks = ids.len(), "blocks outlived their retention");
+    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId], why: &str) -> Result<()> {
+        tracing::info!(blocks = ids.len(), "{why}");
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
         self.store(upkeep, manifest)?;
@@ -287,18 +316,20 @@ impl Inner {
         let mut head = self.head.write();
         head.generations.advance();
         gone.for_each(|block| head.generations.note_range(block.meta().range));
-        self.publish(Vec::new(), ids);
+        self.publish(Vec::<LiveBlock>::new(), ids);
         // Files go with the last reference, which is not to be dropped under the lock.
         drop(head);
         drop(version);
     }
 
     /// Makes a changed manifest the truth; on failure the present one stays.
-    fn store(
+    pub(crate) fn store(
         &self,
         upkeep: &mut Upkeep,
         mut manifest: Manifest,
     ) -> std::result::Result<(), NotStored> {
+        let (before, in_the_making) = (&upkeep.manifest.blocks, upkeep.in_the_making());
+        manifest.deletes.settle(before, &manifest.blocks, in_the_making, upkeep.now_ms);
         let stored = manifest.store(self.disk.as_ref());
         match stored {
             Ok(()) => upkeep.manifest = manifest,
@@ -319,12 +350,12 @@ impl Inner {
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
-    fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+    fn publish(&self, added: Vec<impl Into<LiveBlock>>, removed: &[BlockId]) {
         let mut version = self.version.write();
-        let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
+        let is_removed = |block: &LiveBlock| removed.contains(&block.meta().id);
         let (retired, mut blocks): (Vec<_>, Vec<_>) =
             version.blocks.iter().cloned().partition(is_removed);
-        blocks.extend(added);
+        blocks.extend(added.into_iter().map(Into::into));
         recovery::sort_blocks(&mut blocks);
         retired.iter().for_each(|block| block.retire());
         *version = Arc::new(Version { blocks });

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
+
 use crate::compaction::seal::families;
+use crate::deletes::live::LiveBlock;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
-use crate::metrics::block::Block;
-use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::writer::{BlockWriter, Pages, data_order, sort_series};
 use crate::metrics::chunk;
 use crate::metrics::rollup::{Components, Rollup};
@@ -27,12 +29,15 @@ type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
 /// A block in the making.
 #[derive(Debug)]
 pub(crate) struct Merge {
-    inputs: Vec<Arc<Block>>,
+    id: BlockId,
+    inputs: Vec<LiveBlock>,
     labels: Vec<Labels>,
     origins: Vec<Origins>,
     /// Ids in the order of data, and how many of them are written.
     order: Vec<u32>,
     written: usize,
+    /// Series of which deletes have left nothing.
+    emptied: RoaringBitmap,
     writer: BlockWriter,
     is_rollup: bool,
     samples: Samples,
@@ -45,7 +50,7 @@ impl Merge {
     /// sequence follow from the inputs.
     pub(crate) fn begin(
         disk: &Arc<dyn Disk>,
-        inputs: Vec<Arc<Block>>,
+        inputs: Vec<LiveBlock>,
         meta: BlockMeta,
     ) -> Result<Merge> {
         let meta = BlockMeta {
@@ -56,15 +61,32 @@ impl Merge {
         };
         let is_recent = meta.window.end_ms.saturating_sub(meta.window.start_ms) < WINDOW_MS;
         let pages = if is_recent { Pages::Plain } else { Pages::Compressed };
-        let is_rollup = meta.tier_ms > 0;
+        let (id, is_rollup) = (meta.id, meta.tier_ms > 0);
         let (labels, origins) = union(&inputs)?;
         let order = data_order(labels.iter());
         let writer = BlockWriter::create(disk.clone(), meta, pages)?;
-        let (samples, other) = Default::default();
-        Ok(Merge { inputs, labels, origins, order, written: 0, writer, is_rollup, samples, other })
+        let (emptied, samples, other) = Default::default();
+        Ok(Merge {
+            id,
+            inputs,
+            labels,
+            origins,
+            order,
+            written: 0,
+            emptied,
+            writer,
+            is_rollup,
+            samples,
+            other,
+        })
     }
 
-    pub(crate) fn inputs(&self) -> &[Arc<Block>] {
+    /// Number of the block in the making.
+    pub(crate) fn id(&self) -> BlockId {
+        self.id
+    }
+
+    pub(crate) fn inputs(&self) -> &[LiveBlock] {
         &self.inputs
     }
 
@@ -90,8 +112,11 @@ impl Merge {
             self.inputs[*input as usize].read(*id, TimeRange::ALL, other)?;
             chunk::merge(samples, other);
         }
-        self.writer.append(samples)?;
-        Ok(samples.len())
+        match samples.is_empty() {
+            true => self.emptied.insert(id),
+            false => return self.writer.append(samples).map(|()| samples.len()),
+        };
+        Ok(1)
     }
 
     fn append_rollup(&mut self, id: u32) -> Result<usize> {
@@ -102,20 +127,32 @@ impl Merge {
             input.read_rollup(*id, TimeRange::ALL, Components::ALL, &mut one)?;
             merged.merge(one);
         }
-        self.writer.append_rollup(&merged)?;
-        Ok(merged.ends().len())
+        match merged.is_empty() {
+            true => self.emptied.insert(id),
+            false => return self.writer.append_rollup(&merged).map(|()| merged.ends().len()),
+        };
+        Ok(1)
     }
 
-    /// Completes the file. All series have been written.
-    pub(crate) fn finish(self) -> Result<BlockMeta> {
+    /// Completes the file. All series have been written. `None` if nothing is left of them.
+    pub(crate) fn finish(mut self) -> Result<Option<BlockMeta>> {
+        if !self.emptied.is_empty() {
+            let mut ids = 0..;
+            self.labels.retain(|_| ids.next().is_some_and(|id| !self.emptied.contains(id)));
+            let mut ids = 0..;
+            self.origins.retain(|_| ids.next().is_some_and(|id| !self.emptied.contains(id)));
+        }
+        if self.labels.is_empty() {
+            return Ok(None);
+        }
         let (exemplars, metadata) = describe(&self.inputs, &self.labels, &self.origins)?;
-        self.writer.finish(&self.labels, &exemplars, &metadata)
+        self.writer.finish(&self.labels, &exemplars, &metadata).map(Some)
     }
 }
 
 /// Up to which write all rows of the window are in the inputs: of each two hours the newest that an
 /// input knows of, and of those the oldest. 0 if some of them are in none.
-fn sequence(inputs: &[Arc<Block>], window: TimeRange) -> u64 {
+fn sequence(inputs: &[LiveBlock], window: TimeRange) -> u64 {
     let known = |start: i64| {
         let of_window = TimeRange::new(start, start);
         let inputs = inputs.iter().map(|block| block.meta());
@@ -126,7 +163,7 @@ fn sequence(inputs: &[Arc<Block>], window: TimeRange) -> u64 {
 }
 
 /// All series in the order of ids, each with its origins.
-fn union(inputs: &[Arc<Block>]) -> Result<(Vec<Labels>, Vec<Origins>)> {
+fn union(inputs: &[LiveBlock]) -> Result<(Vec<Labels>, Vec<Origins>)> {
     let mut series: Vec<(Labels, (u32, u32))> = Vec::new();
     for (input, block) in inputs.iter().enumerate() {
         block.visit_labels(&block.index.all(), |id, labels| {
@@ -148,7 +185,7 @@ fn union(inputs: &[Arc<Block>]) -> Result<(Vec<Labels>, Vec<Origins>)> {
     Ok((labels, origins))
 }
 
-fn describe(inputs: &[Arc<Block>], labels: &[Labels], origins: &[Origins]) -> Result<Described> {
+fn describe(inputs: &[LiveBlock], labels: &[Labels], origins: &[Origins]) -> Result<Described> {
     let mut merged_ids: Vec<((u32, u32), u32)> = Vec::new();
     for (id, origins) in origins.iter().enumerate() {
         merged_ids.extend(origins.iter().map(|origin| (*origin, id as u32)));

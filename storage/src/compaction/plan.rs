@@ -1,6 +1,7 @@
 //! What upkeep is due: a pure function of plain facts.
 
 use crate::compaction::windows::{self, Due, Moment};
+use crate::deletes::settle::{self, Touched};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention;
 use crate::time::{TimeRange, WINDOW_MS};
@@ -47,6 +48,8 @@ pub(crate) struct Situation {
     pub(crate) wal_bytes: u64,
     pub(crate) blocks: Vec<BlockMeta>,
     pub(crate) retention_ms: i64,
+    /// Blocks that hold deleted samples.
+    pub(crate) touched: Vec<Touched>,
     /// A merge was begun and is not finished.
     pub(crate) is_merging: bool,
     /// The wall clock cannot be trusted: nothing is dropped.
@@ -57,6 +60,8 @@ pub(crate) struct Situation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Drop(Vec<BlockId>),
+    /// Nothing of these is left by deletes.
+    DropDeleted(Vec<BlockId>),
     /// Put the head's samples of a window into a block.
     Seal(TimeRange),
     Checkpoint,
@@ -80,6 +85,10 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if !dead.is_empty() {
         return Step::Drop(dead);
     }
+    let deleted = settle::to_drop(&facts.touched);
+    if !deleted.is_empty() {
+        return Step::DropDeleted(deleted);
+    }
     if let Some(window) = window_to_seal(facts) {
         return Step::Seal(window);
     }
@@ -95,7 +104,14 @@ pub(crate) fn plan(facts: &Situation) -> Step {
         late_quiet_ms: facts.now_ms.saturating_sub(facts.last_late_seal_ms),
     };
     let due = windows::due(&facts.blocks, moment, |_| facts.retention_ms);
-    due.map_or(Step::Idle, Step::Merge)
+    // A merge leaves out what is deleted; a block with no other to be merged with is rewritten.
+    let rewrite = || settle::to_rewrite(&facts.touched, facts.now_ms).map(alone);
+    due.or_else(rewrite).map_or(Step::Idle, Step::Merge)
+}
+
+fn alone(block: &Touched) -> Due {
+    let &Touched { block, window, is_asked_for, .. } = block;
+    Due { inputs: vec![block], window, is_urgent: is_asked_for }
 }
 
 /// The oldest window of the head whose time has come.

@@ -1,0 +1,233 @@
+//! Blocks as readers see them: without what was deleted since they were written.
+
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use roaring::RoaringBitmap;
+
+use crate::deletes::Tombstone;
+use crate::error::Result;
+use crate::matcher::Matcher;
+use crate::metrics::batch::Exemplar;
+use crate::metrics::block::Block;
+use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::chunk;
+use crate::metrics::rollup::{Component, Components, Rollup};
+use crate::metrics::sample::Samples;
+use crate::time::TimeRange;
+
+/// Series of which it is found out, for one block, whether a delete has left them samples.
+const EXAMINED_MAX: u64 = 20_000;
+
+/// A block in a version. What reads samples or exemplars is here and leaves out the deleted ones;
+/// the rest is the block's.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveBlock {
+    block: Arc<Block>,
+    /// `None` if nothing is deleted, as of most.
+    hidden: Option<Arc<Hidden>>,
+}
+
+#[derive(Debug, Default)]
+struct Hidden {
+    /// Of all parts.
+    ids: RoaringBitmap,
+    parts: Vec<Part>,
+    /// Series that have nothing left, once somebody asks.
+    emptied: OnceLock<RoaringBitmap>,
+}
+
+/// Series that miss a range of time, which lies within the block's.
+#[derive(Clone, Debug)]
+struct Part {
+    range: TimeRange,
+    ids: RoaringBitmap,
+}
+
+impl From<Arc<Block>> for LiveBlock {
+    fn from(block: Arc<Block>) -> LiveBlock {
+        LiveBlock { block, hidden: None }
+    }
+}
+
+impl Deref for LiveBlock {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
+        &self.block
+    }
+}
+
+/// The ids of a block's series that fulfil all matchers of any of the lists.
+pub(crate) fn select_any(block: &Block, selectors: &[Vec<Matcher>]) -> Result<RoaringBitmap> {
+    let mut ids = RoaringBitmap::new();
+    for matchers in selectors {
+        ids |= block.select(matchers)?;
+    }
+    Ok(ids)
+}
+
+/// All times that a sample or an exemplar of a block may have.
+fn extent(meta: &BlockMeta) -> TimeRange {
+    match meta.range.is_empty() {
+        true => meta.window,
+        false => meta.window.union(meta.range),
+    }
+}
+
+impl LiveBlock {
+    /// A block without what those of the tombstones hide that name it.
+    pub(crate) fn of(block: Arc<Block>, tombstones: &[Tombstone]) -> Result<LiveBlock> {
+        let id = block.meta().id;
+        let mut live = LiveBlock::from(block);
+        for tombstone in tombstones.iter().filter(|one| one.blocks.contains(&id)) {
+            live.hide(select_any(&live, &tombstone.selectors)?, tombstone.range);
+        }
+        Ok(live)
+    }
+
+    /// Leaves out these series' samples of `range` from now on.
+    pub(crate) fn hide(&mut self, ids: RoaringBitmap, range: TimeRange) {
+        let range = range.intersection(extent(self.meta()));
+        if ids.is_empty() || range.is_empty() {
+            return;
+        }
+        let mut hidden = Hidden::default();
+        if let Some(known) = &self.hidden {
+            hidden.ids = known.ids.clone();
+            hidden.parts = known.parts.clone();
+        }
+        hidden.ids |= &ids;
+        match hidden.parts.iter_mut().find(|part| part.range == range) {
+            Some(part) => part.ids |= ids,
+            None => hidden.parts.push(Part { range, ids }),
+        }
+        self.hidden = Some(Arc::new(hidden));
+    }
+
+    /// Whether samples of the series and the range are deleted: then statistics of its chunks there
+    /// say nothing.
+    pub(crate) fn is_touched(&self, id: u32, range: TimeRange) -> bool {
+        self.parts_of(id).any(|part| part.overlaps(range))
+    }
+
+    /// Whether anything at all is deleted.
+    pub(crate) fn has_deletes(&self) -> bool {
+        self.hidden.is_some()
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_all_deleted(&self) -> bool {
+        let Some(hidden) = &self.hidden else { return false };
+        let whole = |part: &Part| part.ids.len() == self.meta().series && self.covers(part.range);
+        hidden.parts.iter().any(whole)
+    }
+
+    fn covers(&self, part: TimeRange) -> bool {
+        let all = extent(self.meta());
+        part.start_ms <= all.start_ms && all.end_ms <= part.end_ms
+    }
+
+    /// The ranges that are deleted of a series.
+    fn parts_of(&self, id: u32) -> impl Iterator<Item = TimeRange> + Clone + '_ {
+        let hidden = self.hidden.as_ref().filter(|hidden| hidden.ids.contains(id));
+        let parts = hidden.map_or(&[][..], |hidden| &hidden.parts).iter();
+        parts.filter(move |part| part.ids.contains(id)).map(|part| part.range)
+    }
+
+    /// Those of the series that may have something in the range.
+    pub(crate) fn visible(&self, ids: RoaringBitmap, range: TimeRange) -> Result<RoaringBitmap> {
+        let Some(hidden) = &self.hidden else { return Ok(ids) };
+        let mut ids = ids - self.emptied(hidden)?;
+        let asked = range.intersection(self.meta().range);
+        for part in &hidden.parts {
+            if part.range.start_ms <= asked.start_ms && asked.end_ms <= part.range.end_ms {
+                ids -= &part.ids;
+            }
+        }
+        Ok(ids)
+    }
+
+    fn emptied<'a>(&self, hidden: &'a Hidden) -> Result<&'a RoaringBitmap> {
+        if let Some(emptied) = hidden.emptied.get() {
+            return Ok(emptied);
+        }
+        let mut emptied = RoaringBitmap::new();
+        if hidden.ids.len() <= EXAMINED_MAX {
+            for id in &hidden.ids {
+                if self.count(id, TimeRange::ALL)? == 0 {
+                    emptied.insert(id);
+                }
+            }
+        }
+        Ok(hidden.emptied.get_or_init(|| emptied))
+    }
+
+    /// How many samples, or buckets, a series has left in a range. Values are not decoded.
+    pub(crate) fn count(&self, id: u32, range: TimeRange) -> Result<u64> {
+        if self.meta().tier_ms > 0 {
+            let mut rollup = Rollup::default();
+            let wanted = Components::of(&[Component::Count, Component::Ended]);
+            self.read_rollup(id, TimeRange::ALL, wanted, &mut rollup)?;
+            let rows = |of: &Rollup| of.ends().len() + of.column(Component::Ended).len();
+            let all = rows(&rollup);
+            rollup.remove(range);
+            return Ok((all - rows(&rollup)) as u64);
+        }
+        let mut times = Vec::new();
+        self.block.read_times(id, &mut times)?;
+        let deleted = self.parts_of(id);
+        let is_left = |time: &&i64| {
+            range.contains(**time) && !deleted.clone().any(|part| part.contains(**time))
+        };
+        Ok(times.iter().filter(is_left).count() as u64)
+    }
+
+    /// As [`Block::read`], without what is deleted.
+    pub(crate) fn read(&self, id: u32, range: TimeRange, into: &mut Samples) -> Result<()> {
+        if !self.is_touched(id, TimeRange::ALL) {
+            return self.block.read(id, range, into);
+        }
+        let mut own = Samples::default();
+        self.block.read(id, range, &mut own)?;
+        let deleted = self.parts_of(id);
+        own.retain(|time| !deleted.clone().any(|part| part.contains(time)));
+        if into.is_empty() {
+            // Of a series of which nothing was left out here, the token still holds.
+            *into = own;
+        } else {
+            chunk::append(into, &own, 0..own.len());
+            into.timestamps_token = 0;
+        }
+        Ok(())
+    }
+
+    /// As [`Block::read_rollup`], without the buckets of which any time is deleted.
+    pub(crate) fn read_rollup(
+        &self,
+        id: u32,
+        range: TimeRange,
+        wanted: Components,
+        into: &mut Rollup,
+    ) -> Result<()> {
+        self.block.read_rollup(id, range, wanted, into)?;
+        self.parts_of(id).for_each(|part| into.remove(part));
+        Ok(())
+    }
+
+    /// Exemplars with the ids of their series, without those that are deleted and those of series
+    /// that have no samples left.
+    pub(crate) fn exemplars(&self) -> Result<Vec<(u32, Exemplar)>> {
+        let mut exemplars = self.block.exemplars()?;
+        if let Some(hidden) = &self.hidden
+            && !exemplars.is_empty()
+        {
+            let emptied = self.emptied(hidden)?;
+            exemplars.retain(|(id, one)| {
+                let deleted = || self.parts_of(*id).any(|part| part.contains(one.timestamp));
+                !emptied.contains(*id) && !deleted()
+            });
+        }
+        Ok(exemplars)
+    }
+}
