@@ -6,6 +6,7 @@
 mod concurrent;
 mod corruption;
 mod crash;
+mod deletes;
 mod determinism;
 mod faults;
 mod machine;
