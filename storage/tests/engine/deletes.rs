@@ -1,6 +1,9 @@
 //! Deletes: what they hide and what they do not, whatever happens meanwhile and afterwards.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
@@ -8,6 +11,7 @@ use icecore_storage::matcher::{MatchOp, Matcher};
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Error};
 
+use crate::concurrent::SlowDisk;
 use crate::oracle::*;
 
 const MINUTE: i64 = 60_000;
@@ -313,6 +317,36 @@ fn room_is_freed_when_asked_for_or_after_a_while_and_the_index_with_it() {
     assert_eq!(db.deletes().len(), 3);
 }
 
+/// A merge reads its inputs as they were when it was begun.
+#[test]
+fn what_a_merge_was_making_meanwhile_is_deleted_too() {
+    let disk = SimDisk::new(2);
+    let (db, mut oracle, now) = with_block(&disk);
+    let start = time_of(0);
+    let delete = |name: &str, end: i64, oracle: &mut Oracle| {
+        let range = TimeRange::new(i64::MIN, start + end * MINUTE);
+        db.delete(&named(name), range, now).unwrap();
+        oracle.delete(is_named(name), range);
+    };
+    delete("a", 30, &mut oracle);
+    db.free_deleted();
+    db.maintain(now).unwrap();
+    let before = db.blocks().remove(0);
+    delete("a", 60, &mut oracle);
+    delete("b", 40, &mut oracle);
+    db.maintain(now).unwrap();
+    let merged = db.blocks().remove(0);
+    assert_eq!(merged.sources, [before.id], "it was begun before and is done now");
+    assert_eq!(merged.samples, 120 - 31 + 120);
+    assert_eq!(Oracle::of(&db, i64::MIN), oracle);
+    let again = open(&disk.kill(), now).unwrap();
+    assert_eq!(Oracle::of(&again, i64::MIN), oracle, "after a kill");
+    maintain(&db, now + 61 * MINUTE).unwrap();
+    assert_eq!(Oracle::of(&db, i64::MIN), oracle, "rewritten");
+    assert_eq!(db.blocks()[0].samples, 120 - 61 + 120 - 41);
+    assert!(db.deletes().iter().all(|receipt| receipt.freed_ms.is_some()));
+}
+
 /// Two deletes that leave nothing together, though neither does alone.
 #[test]
 fn a_rewrite_of_which_nothing_is_left_leaves_no_block() {
@@ -389,4 +423,51 @@ fn selectors_that_are_too_long_are_refused() {
     db.close(time_of(0)).unwrap();
     let refused = db.delete(&named("x"), TimeRange::ALL, time_of(0));
     assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
+}
+
+/// Writers and deletes at once: of each row it is known by the sequences whether it is there.
+#[test]
+fn a_delete_hides_lower_sequences_and_no_higher_ones() {
+    let disk = SimDisk::new(2);
+    let now = time_of(0) + WINDOW_MS;
+    let db = open_on(Arc::new(SlowDisk(disk.clone())), now).unwrap();
+    // All write the same minute, one after the other, and that one is deleted.
+    let written = AtomicI64::new(0);
+    let minute = |rows: i64| now - 100 * MINUTE + rows / 60 * MINUTE;
+    let writer = |number: i64| {
+        let (db, written) = (&db, &written);
+        move || {
+            let rows = (0..400).map(|_| {
+                let row = written.fetch_add(1, Ordering::Relaxed);
+                let (name, time) = (format!("m{number}"), minute(row) + row % 60);
+                let sequence = db.append(&batch(&[sample(&name, time, 1.0)]), now).unwrap().sequence;
+                ((name, time), sequence)
+            });
+            rows.collect::<Vec<_>>()
+        }
+    };
+    let (rows, deleted) = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4).map(|number| scope.spawn(writer(number))).collect();
+        let mut deleted: BTreeMap<i64, u64> = BTreeMap::new();
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            let start = minute(written.load(Ordering::Relaxed));
+            let range = TimeRange::new(start, start + MINUTE - 1);
+            let last = deleted.entry(start).or_default();
+            *last = db.delete(&[vec![]], range, now).unwrap().id.max(*last);
+        }
+        let rows = writers.into_iter().flat_map(|writer| writer.join().unwrap());
+        (rows.collect::<Vec<_>>(), deleted)
+    });
+    let is_left = |(key, sequence): &&((String, i64), u64)| {
+        let last = deleted.range(..=key.1).next_back();
+        last.is_none_or(|(start, last)| start + MINUTE <= key.1 || last < sequence)
+    };
+    let left: BTreeSet<_> = rows.iter().filter(is_left).map(|(key, _)| key.clone()).collect();
+    assert!(!left.is_empty() && left.len() < rows.len(), "{} of {}", left.len(), rows.len());
+    for (db, what) in [(&db, "at once"), (&open(&disk.kill(), now).unwrap(), "replayed")] {
+        let found: BTreeSet<_> = Oracle::of(db, i64::MIN).rows.into_keys().collect();
+        let (lost, extra) = (left.difference(&found), found.difference(&left));
+        let (lost, extra) = (lost.collect::<Vec<_>>(), extra.collect::<Vec<_>>());
+        assert!(lost.is_empty() && extra.is_empty(), "{what}: lost {lost:?}, extra {extra:?}");
+    }
 }
