@@ -252,7 +252,8 @@ fn without_deleted(
         }
     }
     // What touches nothing after all is forgotten with the next manifest.
-    let touched = |id: &BlockId| live.iter().any(|live| live.meta().id == *id && live.has_deletes());
+    let touched =
+        |id: &BlockId| live.iter().any(|live| live.meta().id == *id && live.has_deletes());
     manifest.deletes.tombstones.iter_mut().for_each(|one| one.blocks.retain(touched));
     Ok(live)
 }

@@ -81,7 +81,9 @@ impl Inner {
         let step = plan(&self.situation(&upkeep, now_ms));
         match step {
             Step::Idle => return Ok(Progress::Idle),
-            Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks outlived their retention")?,
+            Step::Drop(ids) => {
+                self.drop_blocks(&mut upkeep, &ids, "blocks outlived their retention")?
+            }
             Step::DropDeleted(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks were deleted")?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,

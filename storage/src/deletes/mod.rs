@@ -264,8 +264,9 @@ impl Delete {
 /// by which these differ.
 fn for_companions_too(selectors: &[Vec<Matcher>]) -> Selectors {
     let of_companions = |matcher: &&Matcher| matcher.name() == companion::LABEL;
-    let may_match =
-        |matchers: &&Vec<Matcher>| matchers.iter().filter(of_companions).all(Matcher::matches_empty);
+    let may_match = |matchers: &&Vec<Matcher>| {
+        matchers.iter().filter(of_companions).all(Matcher::matches_empty)
+    };
     let rest = |matchers: &Vec<Matcher>| {
         matchers.iter().filter(|matcher| !of_companions(matcher)).cloned().collect()
     };

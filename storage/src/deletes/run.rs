@@ -43,7 +43,8 @@ struct Found {
 
 impl Found {
     fn in_blocks(version: &Version, selectors: &Selectors, range: TimeRange) -> Result<Found> {
-        let mut found = Found { hides: Hides { is_exact: true, ..Hides::default() }, ..Found::default() };
+        let mut found =
+            Found { hides: Hides { is_exact: true, ..Hides::default() }, ..Found::default() };
         for (place, live) in version.blocks.iter().enumerate() {
             if live.meta().window.union(live.meta().range).overlaps(range) {
                 found.add(place, live, selectors, range)?;
@@ -115,7 +116,8 @@ fn estimated(meta: &BlockMeta, series: u64, range: TimeRange) -> u64 {
         return 0;
     }
     let length = |range: TimeRange| range.end_ms.saturating_sub(range.start_ms).saturating_add(1);
-    let part = length(range.intersection(meta.range)).max(0) as f64 / length(meta.range).max(1) as f64;
+    let part =
+        length(range.intersection(meta.range)).max(0) as f64 / length(meta.range).max(1) as f64;
     (meta.samples as f64 * (series as f64 / meta.series.max(1) as f64) * part) as u64
 }
 
@@ -181,8 +183,13 @@ impl Inner {
             in_the_making: upkeep.in_the_making().is_some(),
         };
         let receipt = upkeep.manifest.deletes.push(ticket.sequence, &delete, numbers);
-        tracing::info!(id = receipt.id, series = hidden.series, samples = hidden.samples,
-            blocks = hidden.blocks, "deleted");
+        tracing::info!(
+            id = receipt.id,
+            series = hidden.series,
+            samples = hidden.samples,
+            blocks = hidden.blocks,
+            "deleted"
+        );
         let manifest = upkeep.manifest.clone();
         if let Err(e) = self.store(&mut upkeep, manifest) {
             tracing::error!(error = %e.error, "a delete is in the log and not in the manifest yet");

@@ -31,7 +31,8 @@ impl Deleted {
         }
         let now = time_of(number);
         let back = |minutes: i64| now - minutes * MINUTE;
-        let regex = |name: &str, pattern: &str| Matcher::new(name, MatchOp::Regex, pattern).unwrap();
+        let regex =
+            |name: &str, pattern: &str| Matcher::new(name, MatchOp::Regex, pattern).unwrap();
         let (matcher, range) = match number / 5 % 6 {
             0 => (Matcher::equal("instance", "host-1"), TimeRange::new(back(33), back(7))),
             1 => (Matcher::equal("__name__", "metric_1"), TimeRange::new(back(200), now)),
@@ -178,8 +179,7 @@ fn a_delete_is_done_or_refused_whichever_operation_fails() {
         (disk, db, oracle)
     };
     let now = time_of(40);
-    let deleted =
-        Deleted { matcher: Matcher::equal("instance", "host-1"), range: TimeRange::ALL };
+    let deleted = Deleted { matcher: Matcher::equal("instance", "host-1"), range: TimeRange::ALL };
     for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
         for at in 0..20 {
             let (disk, db, oracle) = prepared();
@@ -440,7 +440,8 @@ fn a_delete_hides_lower_sequences_and_no_higher_ones() {
             let rows = (0..400).map(|_| {
                 let row = written.fetch_add(1, Ordering::Relaxed);
                 let (name, time) = (format!("m{number}"), minute(row) + row % 60);
-                let sequence = db.append(&batch(&[sample(&name, time, 1.0)]), now).unwrap().sequence;
+                let sequence =
+                    db.append(&batch(&[sample(&name, time, 1.0)]), now).unwrap().sequence;
                 ((name, time), sequence)
             });
             rows.collect::<Vec<_>>()

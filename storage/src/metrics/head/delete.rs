@@ -45,9 +45,8 @@ impl Head {
             let gone = late - series.late_count();
             self.late_samples = self.late_samples.saturating_sub(gone);
         }
-        self.exemplars.retain(|known| {
-            !(ids.contains(known.id) && range.contains(known.exemplar.timestamp))
-        });
+        self.exemplars
+            .retain(|known| !(ids.contains(known.id) && range.contains(known.exemplar.timestamp)));
         self.generations.advance();
         let windows: HashSet<i64> = self.windows.keys().copied().collect();
         for start in windows {

@@ -15,12 +15,7 @@ enum Share {
     Some(Vec<i64>),
 }
 
-fn share(
-    window: i64,
-    entry: &Entry<'_>,
-    range: TimeRange,
-    columns: &TimestampColumns,
-) -> Share {
+fn share(window: i64, entry: &Entry<'_>, range: TimeRange, columns: &TimestampColumns) -> Share {
     let of_window = TimeRange::new(window, window.saturating_add(WINDOW_MS - 1));
     if !of_window.overlaps(range) {
         return Share::None;
@@ -113,7 +108,8 @@ impl MemSeries {
         if !self.tail().any(|(time, _)| range.contains(time)) {
             return;
         }
-        let kept: Vec<(i64, f64)> = self.tail().filter(|(time, _)| !range.contains(*time)).collect();
+        let kept: Vec<(i64, f64)> =
+            self.tail().filter(|(time, _)| !range.contains(*time)).collect();
         self.tail_length = u8::try_from(kept.len()).expect("a tail is short");
         self.tail_start = kept.first().map_or(0, |(time, _)| *time);
         for (row, (time, value)) in kept.into_iter().enumerate() {
