@@ -13,6 +13,7 @@ use icecore_query::parser::ParserOptions;
 use icecore_storage::db::{self, SyncMode};
 
 use crate::config::{Config, LISTEN_ADDRESS};
+use crate::delete::DeleteArgs;
 use crate::duration;
 use crate::features::Features;
 use crate::process::machine_bytes;
@@ -31,15 +32,24 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the database (the default).
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Delete samples by selector and time.
+    Delete(DeleteArgs),
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Action {
+    Serve(Box<ServeArgs>),
+    Delete(DeleteArgs),
 }
 
 impl Cli {
-    /// The flags of the one command there is, whichever way it was asked for.
-    pub fn into_serve(self) -> ServeArgs {
+    pub fn into_action(self) -> Action {
         match self.command {
-            Some(Command::Serve(args)) => args,
-            None => self.serve,
+            None => Action::Serve(Box::new(self.serve)),
+            Some(Command::Serve(args)) => Action::Serve(args),
+            Some(Command::Delete(args)) => Action::Delete(args),
         }
     }
 }
@@ -50,6 +60,10 @@ pub struct ServeArgs {
     /// behind a proxy that asks.
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS, value_parser = parse_address)]
     listen_address: String,
+
+    /// Let this server be asked for deletes, as `icecore delete` does.
+    #[arg(long = "web.enable-admin-api")]
+    enable_admin_api: bool,
 
     /// The data directory; created where missing.
     #[arg(long = "storage.path", value_name = "PATH", default_value = "./icecore-data")]
@@ -145,6 +159,7 @@ impl ServeArgs {
                 seed: random_seed(),
                 ..db::Options::default()
             },
+            enable_admin_api: self.enable_admin_api,
             engine: EngineOptions {
                 lookback_ms: self.lookback_ms,
                 max_samples: self.query_samples_max,
@@ -189,6 +204,7 @@ impl ServeArgs {
             ("storage.path", self.storage_path.display().to_string()),
             ("storage.retention", duration::format_ms(self.retention_ms)),
             ("storage.wal-sync", sync),
+            ("web.enable-admin-api", self.enable_admin_api.to_string()),
             ("web.listen-address", self.listen_address.clone()),
         ]
     }
@@ -246,7 +262,10 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         Cli::try_parse_from(std::iter::once(&"icecore").chain(args))
-            .map(|cli| cli.into_serve().into_config())
+            .map(|cli| match cli.into_action() {
+                Action::Serve(args) => args.into_config(),
+                other => panic!("{other:?}"),
+            })
             .map_err(|e| e.to_string())
     }
 
@@ -259,6 +278,7 @@ mod tests {
             assert_eq!(config.storage.retention_ms, 30 * 24 * 60 * 60 * 1000);
             assert_eq!(config.storage.sync, SyncMode::Always);
             assert_eq!(config.engine.timeout, Duration::from_secs(120));
+            assert!(!config.enable_admin_api);
             assert_eq!(config.query_concurrency, 20);
             assert_eq!(config.result_cache_bytes, 64 << 20);
             let of_all = config.engine.max_query_bytes * 2;

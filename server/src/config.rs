@@ -57,6 +57,8 @@ pub struct Config {
     /// The data directory.
     pub storage_path: PathBuf,
     pub storage: db::Options,
+    /// Whether deletes may be asked for.
+    pub enable_admin_api: bool,
     pub engine: EngineOptions,
     pub parser: ParserOptions,
     /// Queries that run at once; others wait.
@@ -76,6 +78,7 @@ impl Config {
             listen_address: LISTEN_ADDRESS.into(),
             storage_path: storage_path.into(),
             storage: db::Options::default(),
+            enable_admin_api: false,
             engine: EngineOptions::default(),
             parser: ParserOptions::default(),
             query_concurrency: 20,

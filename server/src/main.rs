@@ -1,4 +1,4 @@
-//! The `icecore` binary: reads the command line, runs the server, says what to open.
+//! The `icecore` binary: reads the command line, runs a command or the server, says what to open.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use icecore_server::cli::Cli;
-use icecore_server::{Config, Server, telemetry};
+use icecore_server::cli::{Action, Cli, ServeArgs};
+use icecore_server::{Config, Server, delete, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Blocking work that never ends must not keep the process from ending.
@@ -18,7 +18,18 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const THREAD_STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    let args = Cli::parse().into_serve();
+    let outcome = match Cli::parse().into_action() {
+        Action::Serve(args) => return serve_until_stopped(*args),
+        Action::Delete(args) => delete::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        // That nobody reads it is no reason to break off.
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn serve_until_stopped(args: ServeArgs) -> ExitCode {
     telemetry::start(args.log_level, args.log_format);
     for (option, text) in args.features().warnings() {
         tracing::warn!(option, "{text}");

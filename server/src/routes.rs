@@ -20,7 +20,9 @@ use hyper::{HeaderMap, Method, StatusCode};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use crate::api::{exemplars, health, home, labels, metadata, parse_query, query, status, write};
+use crate::api::{
+    deletes, exemplars, health, home, labels, metadata, parse_query, query, status, write,
+};
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
 use crate::counters::OTHER_ROUTE;
@@ -43,6 +45,8 @@ pub(crate) enum Methods {
     GetOrPost,
     /// And GET for senders that ask for the protocol's version.
     Write,
+    /// And POST.
+    Put,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,9 @@ enum Endpoint {
     RuntimeInfo,
     Flags,
     Tsdb,
+    Deletes,
+    DeleteSeries,
+    CleanTombstones,
     Healthy,
     Ready,
     Metrics,
@@ -73,7 +80,7 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub(crate) const ROUTES: [Route; 20] = [
+pub(crate) const ROUTES: [Route; 23] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
@@ -90,6 +97,9 @@ pub(crate) const ROUTES: [Route; 20] = [
     route("/api/v1/status/runtimeinfo", Methods::Get, Endpoint::RuntimeInfo),
     route("/api/v1/status/flags", Methods::Get, Endpoint::Flags),
     route("/api/v1/status/tsdb", Methods::Get, Endpoint::Tsdb),
+    route("/api/v1/status/deletes", Methods::Get, Endpoint::Deletes),
+    route("/api/v1/admin/tsdb/delete_series", Methods::Put, Endpoint::DeleteSeries),
+    route("/api/v1/admin/tsdb/clean_tombstones", Methods::Put, Endpoint::CleanTombstones),
     route("/-/healthy", Methods::Get, Endpoint::Healthy),
     route("/-/ready", Methods::Get, Endpoint::Ready),
     route("/metrics", Methods::Get, Endpoint::Metrics),
@@ -110,6 +120,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         let mut filter = match route.methods {
             Methods::Get => MethodFilter::GET,
             Methods::GetOrPost | Methods::Write => MethodFilter::GET.or(MethodFilter::POST),
+            Methods::Put => MethodFilter::PUT.or(MethodFilter::POST),
         };
         if is_api(route.template) {
             filter = filter.or(MethodFilter::OPTIONS);
@@ -156,6 +167,12 @@ async fn dispatch(
         Endpoint::RuntimeInfo => Ok(status::runtime_info(app)),
         Endpoint::Flags => Ok(status::flags(app)),
         Endpoint::Tsdb => status::tsdb(app, params(request).await?).await,
+        Endpoint::Deletes => deletes::list(app).await,
+        Endpoint::DeleteSeries => {
+            let headers = request.headers().clone();
+            deletes::delete_series(app, &headers, params(request).await?).await
+        }
+        Endpoint::CleanTombstones => deletes::clean_tombstones(app, request.headers()).await,
         Endpoint::Healthy => Ok(health::healthy()),
         Endpoint::Ready => health::ready(app),
         Endpoint::Metrics => Ok(health::metrics(app)),
@@ -172,7 +189,8 @@ async fn params(request: Request) -> Result<Params, ApiError> {
         let media_type = content_type.split(';').next().unwrap_or("").trim();
         media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded")
     });
-    if parts.method != Method::POST || !is_form {
+    let may_have_form = parts.method == Method::POST || parts.method == Method::PUT;
+    if !may_have_form || !is_form {
         return Ok(Params::new(url_query, b""));
     }
     let declared = body::declared_length(&parts.headers);

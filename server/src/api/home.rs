@@ -112,6 +112,7 @@ fn push_routes(body: &mut String) {
             Methods::Get => "GET",
             Methods::GetOrPost => "GET POST",
             Methods::Write => "POST",
+            Methods::Put => "POST PUT",
         };
         let path = escaped(route.template);
         let link = route.methods == Methods::Get && !route.template.contains('{');

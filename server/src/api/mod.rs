@@ -4,6 +4,7 @@
 //! and turns what comes back into an answer. What all share (forms, envelopes, errors) is in
 //! `http`; which path leads here is in `routes`.
 
+pub(crate) mod deletes;
 pub(crate) mod exemplars;
 pub(crate) mod health;
 pub(crate) mod home;

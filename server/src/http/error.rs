@@ -19,6 +19,7 @@ pub(crate) enum ErrorKind {
     Canceled,
     Internal,
     NotFound,
+    Forbidden,
     /// Too much is asked at a time.
     Unavailable,
     /// The database is being opened or closed: a plain 503, no envelope.
@@ -66,6 +67,7 @@ impl ApiError {
             ErrorKind::Canceled => StatusCode::from_u16(499).expect("499 is a status"),
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
         }
     }
 
@@ -77,6 +79,7 @@ impl ApiError {
             ErrorKind::Canceled => "canceled",
             ErrorKind::Internal => "internal",
             ErrorKind::NotFound => "not_found",
+            ErrorKind::Forbidden => "forbidden",
             ErrorKind::Unavailable | ErrorKind::NotReady { .. } => "unavailable",
         }
     }
@@ -95,12 +98,16 @@ impl From<QueryError> for ApiError {
     }
 }
 
-/// A failure to read. Writes have their own answers.
+/// A failure to read or to delete. Writes have their own answers.
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> ApiError {
         match error {
             StorageError::Closed => {
                 ApiError::new(ErrorKind::NotReady { stopping: true }, error.to_string())
+            }
+            StorageError::Invalid { what } => ApiError::bad_data(what),
+            StorageError::Unavailable { reason, .. } => {
+                ApiError::new(ErrorKind::Unavailable, reason)
             }
             _ => ApiError::new(ErrorKind::Internal, error.to_string()),
         }
