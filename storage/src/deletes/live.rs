@@ -16,7 +16,8 @@ use crate::metrics::rollup::{Component, Components, Rollup};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 
-/// Series of which it is found out, for one block, whether a delete has left them samples.
+/// Series of which it is found out, for one block and one delete, whether it has left them samples;
+/// more stay listed until the block is rewritten, unless a delete covers all of the block's time.
 const EXAMINED_MAX: u64 = 20_000;
 
 /// A block in a version. What reads samples or exemplars is here and leaves out the deleted ones;
@@ -33,8 +34,11 @@ struct Hidden {
     /// Of all parts.
     ids: RoaringBitmap,
     parts: Vec<Part>,
-    /// Series that have nothing left, once somebody asks.
+    /// Series that have nothing left, once somebody asks: some were known before, others are to be
+    /// looked at.
     emptied: OnceLock<RoaringBitmap>,
+    known_emptied: RoaringBitmap,
+    unexamined: RoaringBitmap,
 }
 
 /// Series that miss a range of time, which lies within the block's.
@@ -96,8 +100,13 @@ impl LiveBlock {
         if let Some(known) = &self.hidden {
             hidden.ids = known.ids.clone();
             hidden.parts = known.parts.clone();
+            (hidden.known_emptied, hidden.unexamined) = match known.emptied.get() {
+                Some(emptied) => (emptied.clone(), RoaringBitmap::new()),
+                None => (known.known_emptied.clone(), known.unexamined.clone()),
+            };
         }
         hidden.ids |= &ids;
+        hidden.unexamined |= &ids;
         match hidden.parts.iter_mut().find(|part| part.range == range) {
             Some(part) => part.ids |= ids,
             None => hidden.parts.push(Part { range, ids }),
@@ -152,9 +161,9 @@ impl LiveBlock {
         if let Some(emptied) = hidden.emptied.get() {
             return Ok(emptied);
         }
-        let mut emptied = RoaringBitmap::new();
-        if hidden.ids.len() <= EXAMINED_MAX {
-            for id in &hidden.ids {
+        let mut emptied = hidden.known_emptied.clone();
+        if hidden.unexamined.len() <= EXAMINED_MAX {
+            for id in &hidden.unexamined {
                 if self.count(id, TimeRange::ALL)? == 0 {
                     emptied.insert(id);
                 }
