@@ -264,6 +264,7 @@ mod tests {
             blocks: vec![BlockMeta { id: BlockId(3), ..BlockMeta::default() }],
             retired: vec![1, 2],
             gaps: vec![TimeRange::new(-5, 6)],
+            deletes: crate::deletes::tests::deletes(),
             ..Manifest::default()
         }
     }

@@ -320,10 +320,10 @@ fn read_range(rest: &mut &[u8]) -> Option<TimeRange> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn delete() -> Delete {
+    pub(crate) fn delete() -> Delete {
         let regex = Matcher::new("job", MatchOp::NotRegex, "a.*|").unwrap();
         Delete {
             at_ms: -7,
@@ -333,17 +333,23 @@ mod tests {
         }
     }
 
+    pub(crate) fn deletes() -> Deletes {
+        let mut deletes = Deletes::default();
+        for (sequence, touched) in [(5, vec![]), (8, vec![BlockId(2), BlockId(300)])] {
+            let numbers = Numbers { greatest: BlockId(301), touched, in_the_making: false };
+            deletes.push(sequence, &delete(), numbers);
+        }
+        deletes
+    }
+
     #[test]
     fn what_is_written_is_read_and_what_is_cut_is_not() {
         let bytes = delete().encode();
         assert_eq!(Delete::decode(&bytes), Some(delete()));
         assert!((0..bytes.len()).all(|end| Delete::decode(&bytes[..end]).is_none()));
-        let mut deletes = Deletes::default();
-        assert!(deletes.write_tombstones().is_empty() && deletes.write_receipts().is_empty());
-        for (sequence, touched) in [(5, vec![]), (8, vec![BlockId(2), BlockId(300)])] {
-            let numbers = Numbers { greatest: BlockId(301), touched, in_the_making: false };
-            deletes.push(sequence, &delete(), numbers);
-        }
+        let none = Deletes::default();
+        assert!(none.write_tombstones().is_empty() && none.write_receipts().is_empty());
+        let deletes = deletes();
         assert_eq!((deletes.last, deletes.tombstones.len(), deletes.receipts.len()), (8, 1, 2));
         let mut read = Deletes::default();
         read.read_tombstones(&deletes.write_tombstones()).unwrap();
