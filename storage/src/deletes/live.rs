@@ -240,3 +240,71 @@ impl LiveBlock {
         Ok(exemplars)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compaction::merge::Merge;
+    use crate::disk::Disk;
+    use crate::disk::sim::SimDisk;
+    use crate::labels::Labels;
+    use crate::metrics::block::meta::BlockId;
+    use crate::metrics::block::page_cache::PageCache;
+    use crate::metrics::block::writer::{BlockWriter, Pages};
+    use crate::time::DAY_MS;
+
+    const RESOLUTION_MS: i64 = 300_000;
+
+    fn meta(id: u64) -> BlockMeta {
+        let window = TimeRange::new(1, DAY_MS);
+        BlockMeta { id: BlockId(id), tier_ms: 300_000, window, ..BlockMeta::default() }
+    }
+
+    fn read(block: &LiveBlock, id: u32) -> Rollup {
+        let mut rollup = Rollup::default();
+        block.read_rollup(id, TimeRange::ALL, Components::ALL, &mut rollup).unwrap();
+        for component in Component::OF_ROLLUPS {
+            rollup.column_mut(component).timestamps_token = 0;
+        }
+        rollup
+    }
+
+    #[test]
+    fn of_a_rollup_whole_buckets_go_and_stay_away_when_it_is_rewritten() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        disk.create_dir_all("blocks".as_ref()).unwrap();
+        let cache = Arc::new(PageCache::new(1 << 20));
+        let mut samples = Samples::default();
+        (1..2000i64).for_each(|i| samples.push(i * 40_000, (i % 50) as f64));
+        let whole = Rollup::of(&samples, RESOLUTION_MS);
+        let name = |name| Labels::from_pairs([("__name__", name)]).unwrap();
+        let labels = ["a", "b", "c"].map(name);
+        let mut writer = BlockWriter::create(disk.clone(), meta(1), Pages::Plain).unwrap();
+        labels.iter().for_each(|_| writer.append_rollup(&whole).unwrap());
+        writer.finish(&labels, &[], &[]).unwrap();
+        let block = Block::open(disk.clone(), BlockId(1), &cache).unwrap();
+        let mut live = LiveBlock::from(Arc::new(block));
+        // From the middle of a bucket to the middle of another.
+        let range = TimeRange::new(10 * RESOLUTION_MS + 7, 20 * RESOLUTION_MS + 7);
+        let ids = |ids: &[u32]| ids.iter().copied().collect::<RoaringBitmap>();
+        assert_eq!(live.count(1, range).unwrap(), 11);
+        live.hide(ids(&[1]), range);
+        live.hide(ids(&[2]), TimeRange::ALL);
+        let mut expected = read(&live, 0);
+        assert_eq!(expected, whole);
+        expected.remove(range);
+        assert_eq!(expected.ends().len(), whole.ends().len() - 11);
+        assert_eq!(read(&live, 1), expected);
+        assert!(read(&live, 2).is_empty());
+        assert_eq!([live.count(1, range).unwrap(), live.count(0, range).unwrap()], [0, 11]);
+        assert_eq!(live.visible(ids(&[0, 1, 2]), TimeRange::ALL).unwrap(), ids(&[0, 1]));
+        assert!(live.is_touched(1, range) && !live.is_touched(0, range));
+        assert!(!live.is_touched(1, TimeRange::new(0, range.start_ms - 1)));
+        let mut merge = Merge::begin(&disk, vec![live], meta(2)).unwrap();
+        assert!(merge.advance(usize::MAX).unwrap());
+        let written = merge.finish().unwrap().unwrap();
+        assert_eq!(written.series, 2);
+        let rewritten: LiveBlock = Arc::new(Block::open(disk, BlockId(2), &cache).unwrap()).into();
+        assert_eq!([read(&rewritten, 0), read(&rewritten, 1)], [whole, expected]);
+    }
+}
