@@ -13,7 +13,7 @@ use crate::compaction::plan::{Situation, Step, plan};
 use crate::compaction::seal;
 use crate::compaction::windows::Due;
 use crate::db::{Inner, Progress, SyncMode};
-use crate::deletes::live::{LiveBlock, select_any};
+use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::manifest::{CheckpointId, Manifest, NotStored};
 use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
@@ -257,13 +257,7 @@ impl Inner {
         };
         let path = block::path(meta.id);
         let block = self.open_new(&meta)?;
-        // Deletes that came since the merge was begun apply to what it made.
-        for one in &mut manifest.deletes.tombstones {
-            if meta.id <= one.greatest_block && !select_any(&block, &one.selectors)?.is_empty() {
-                one.blocks.push(meta.id);
-            }
-        }
-        let block = LiveBlock::of(block, &manifest.deletes.tombstones)?;
+        let block = LiveBlock::made_meanwhile(block, &mut manifest.deletes.tombstones)?;
         tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
             bytes = meta.bytes, "merged");
         manifest.blocks.push(meta);

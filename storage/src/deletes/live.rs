@@ -90,6 +90,21 @@ impl LiveBlock {
         Ok(live)
     }
 
+    /// A block that is new: deletes that came since it was begun apply to it, of which its inputs knew
+    /// nothing, and name it from now on.
+    pub(crate) fn made_meanwhile(
+        block: Arc<Block>,
+        tombstones: &mut [Tombstone],
+    ) -> Result<LiveBlock> {
+        let id = block.meta().id;
+        for one in tombstones.iter_mut().filter(|one| id <= one.greatest_block) {
+            if !select_any(&block, &one.selectors)?.is_empty() {
+                one.blocks.push(id);
+            }
+        }
+        LiveBlock::of(block, tombstones)
+    }
+
     /// Leaves out these series' samples of `range` from now on.
     pub(crate) fn hide(&mut self, ids: RoaringBitmap, range: TimeRange) {
         let range = range.intersection(extent(self.meta()));
