@@ -14,6 +14,7 @@ use icecore_storage::db::{self, SyncMode};
 
 use crate::backup::BackupArgs;
 use crate::config::{Config, LISTEN_ADDRESS};
+use crate::delete::DeleteArgs;
 use crate::duration;
 use crate::features::Features;
 use crate::import::ImportArgs;
@@ -47,6 +48,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Take in the history of another database.
     Import(ImportArgs),
+    /// Delete samples by selector and time.
+    Delete(DeleteArgs),
 }
 
 /// What a command line asks for.
@@ -58,6 +61,7 @@ pub enum Action {
     Verify(VerifyArgs),
     Inspect(InspectArgs),
     Import(ImportArgs),
+    Delete(DeleteArgs),
 }
 
 impl Cli {
@@ -70,6 +74,7 @@ impl Cli {
             Some(Command::Verify(args)) => Action::Verify(args),
             Some(Command::Inspect(args)) => Action::Inspect(args),
             Some(Command::Import(args)) => Action::Import(args),
+            Some(Command::Delete(args)) => Action::Delete(args),
         }
     }
 }
@@ -81,9 +86,9 @@ pub struct ServeArgs {
     #[arg(long = "web.listen-address", value_name = "ADDRESS", default_value = LISTEN_ADDRESS, value_parser = parse_address)]
     listen_address: String,
 
-    /// Let this server be asked for snapshots, which `icecore backup` needs.
+    /// Let this server be asked for deletes and snapshots, as `icecore delete` and `icecore backup` do.
     #[arg(long = "web.enable-admin-api")]
-    admin_api: bool,
+    enable_admin_api: bool,
 
     /// The data directory; created where missing.
     #[arg(long = "storage.path", value_name = "PATH", default_value = "./icecore-data")]
@@ -184,7 +189,7 @@ impl ServeArgs {
                 ..db::Options::default()
             },
             scrub_bytes_per_second: self.scrub_rate.bytes(machine_bytes),
-            admin_api: self.admin_api,
+            enable_admin_api: self.enable_admin_api,
             engine: EngineOptions {
                 lookback_ms: self.lookback_ms,
                 max_samples: self.query_samples_max,
@@ -230,7 +235,7 @@ impl ServeArgs {
             ("storage.retention", duration::format_ms(self.retention_ms)),
             ("storage.scrub-rate", self.scrub_rate.to_string()),
             ("storage.wal-sync", sync),
-            ("web.enable-admin-api", self.admin_api.to_string()),
+            ("web.enable-admin-api", self.enable_admin_api.to_string()),
             ("web.listen-address", self.listen_address.clone()),
         ]
     }
@@ -305,8 +310,9 @@ mod tests {
             assert_eq!(config.storage.retention_ms, 30 * 24 * 60 * 60 * 1000);
             assert_eq!(config.storage.sync, SyncMode::Always);
             assert_eq!(config.scrub_bytes_per_second, SCRUB_BYTES_PER_SECOND);
-            assert!(!config.admin_api);
+            assert!(!config.enable_admin_api);
             assert_eq!(config.engine.timeout, Duration::from_secs(120));
+            assert!(!config.enable_admin_api);
             assert_eq!(config.query_concurrency, 20);
             assert_eq!(config.result_cache_bytes, 64 << 20);
             let of_all = config.engine.max_query_bytes * 2;

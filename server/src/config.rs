@@ -62,8 +62,8 @@ pub struct Config {
     pub storage: db::Options,
     /// Blocks are checked at this rate; 0 checks none.
     pub scrub_bytes_per_second: u64,
-    /// Whether snapshots may be asked for.
-    pub admin_api: bool,
+    /// Whether snapshots and deletes may be asked for.
+    pub enable_admin_api: bool,
     pub engine: EngineOptions,
     pub parser: ParserOptions,
     /// Queries that run at once; others wait.
@@ -84,7 +84,7 @@ impl Config {
             storage_path: storage_path.into(),
             storage: db::Options::default(),
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
-            admin_api: false,
+            enable_admin_api: false,
             engine: EngineOptions::default(),
             parser: ParserOptions::default(),
             query_concurrency: 20,

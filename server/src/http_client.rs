@@ -1,4 +1,4 @@
-//! One request to a server of ours: what `icecore backup` needs of HTTP, and no more.
+//! One request to a server of ours: what commands need of HTTP, and no more.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -42,6 +42,17 @@ impl Client {
                 let text = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
                 let error = answer["error"].as_str().map_or(text, str::to_owned);
                 bail!("{}: status {status}: {error}", what())
+            }
+        }
+    }
+
+    /// A request that is answered by 204 alone.
+    pub(crate) fn order(&self, method: &str, path: &str) -> anyhow::Result<()> {
+        match self.exchange(method, path)? {
+            (204, _) => Ok(()),
+            (status, body) => {
+                let text = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
+                bail!("{method} http://{}{path}: status {status}: {text}", self.authority)
             }
         }
     }

@@ -22,6 +22,7 @@ pub mod config;
 mod connection;
 mod counters;
 mod data_directory;
+pub mod delete;
 mod duration;
 pub mod features;
 mod http;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use icecore_server::cli::{Action, Cli, LogFormat, LogLevel, ServeArgs};
-use icecore_server::{Config, Server, backup, import, inspect, restore, telemetry, verify};
+use icecore_server::{Config, Server, backup, delete, import, inspect, restore, telemetry, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Blocking work that never ends must not keep the process from ending.
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
             import::run(args).map(|()| ExitCode::SUCCESS)
         }
+        Action::Delete(args) => delete::run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
         // That nobody reads it is no reason to break off.

@@ -22,7 +22,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 use crate::api::{
-    admin, exemplars, health, home, labels, metadata, parse_query, query, status, write,
+    admin, deletes, exemplars, health, home, labels, metadata, parse_query, query, status, write,
 };
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
@@ -72,6 +72,9 @@ enum Endpoint {
     Scrub,
     TakeSnapshot,
     RemoveSnapshot,
+    Deletes,
+    DeleteSeries,
+    CleanTombstones,
     Healthy,
     Ready,
     Metrics,
@@ -82,7 +85,7 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub(crate) const ROUTES: [Route; 23] = [
+pub(crate) const ROUTES: [Route; 26] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
@@ -102,6 +105,9 @@ pub(crate) const ROUTES: [Route; 23] = [
     route("/api/v1/status/scrub", Methods::Get, Endpoint::Scrub),
     route("/api/v1/admin/tsdb/snapshot", Methods::Put, Endpoint::TakeSnapshot),
     route("/api/v1/admin/tsdb/snapshot/{name}", Methods::Delete, Endpoint::RemoveSnapshot),
+    route("/api/v1/status/deletes", Methods::Get, Endpoint::Deletes),
+    route("/api/v1/admin/tsdb/delete_series", Methods::Put, Endpoint::DeleteSeries),
+    route("/api/v1/admin/tsdb/clean_tombstones", Methods::Put, Endpoint::CleanTombstones),
     route("/-/healthy", Methods::Get, Endpoint::Healthy),
     route("/-/ready", Methods::Get, Endpoint::Ready),
     route("/metrics", Methods::Get, Endpoint::Metrics),
@@ -180,6 +186,12 @@ async fn dispatch(
             let name = path_name(&mut parts).await.unwrap_or_default();
             admin::remove_snapshot(app, &parts.headers, name).await
         }
+        Endpoint::Deletes => deletes::list(app).await,
+        Endpoint::DeleteSeries => {
+            let headers = request.headers().clone();
+            deletes::delete_series(app, &headers, params(request).await?).await
+        }
+        Endpoint::CleanTombstones => deletes::clean_tombstones(app, request.headers()).await,
         Endpoint::Healthy => Ok(health::healthy()),
         Endpoint::Ready => health::ready(app),
         Endpoint::Metrics => Ok(health::metrics(app)),
@@ -196,7 +208,8 @@ async fn params(request: Request) -> Result<Params, ApiError> {
         let media_type = content_type.split(';').next().unwrap_or("").trim();
         media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded")
     });
-    if parts.method != Method::POST || !is_form {
+    let may_have_form = parts.method == Method::POST || parts.method == Method::PUT;
+    if !may_have_form || !is_form {
         return Ok(Params::new(url_query, b""));
     }
     let declared = body::declared_length(&parts.headers);

@@ -32,7 +32,7 @@ fn now_seconds() -> i64 {
 
 fn start(folder: &Path) -> Running {
     let mut config = Config::new(folder);
-    config.admin_api = true;
+    config.enable_admin_api = true;
     config.scrub_bytes_per_second = 1 << 40;
     config.flags = vec![("storage.path", folder.display().to_string())];
     Running::start_with(config).unwrap()

@@ -4,7 +4,8 @@
 //! visible before it is durable. Everything that takes long happens in [`Db::maintain`], one
 //! bounded step a call, one call at a time. Neither reads a clock: `now_ms` is an argument.
 //!
-//! Locks, in the order in which they may be taken: upkeep, head, then version or sequences alone.
+//! Locks, in the order in which they may be taken: upkeep, writes, head, then version or sequences
+//! alone.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,12 +16,14 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use crate::backup;
+use crate::deletes::live::LiveBlock;
+use crate::deletes::{Preview, Receipt};
 use crate::disk::Disk;
 use crate::error::{Error, Result, io_error};
 use crate::labels::Labels;
 use crate::limits::Limits;
+use crate::matcher::Matcher;
 use crate::metrics::batch::{Batch, Refusals};
-use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::head::{AcceptedAge, Head};
@@ -149,6 +152,8 @@ pub(crate) struct Inner {
     pub(crate) version: RwLock<Arc<Version>>,
     pub(crate) sequences: Mutex<Sequences>,
     pub(crate) upkeep: Mutex<Upkeep>,
+    /// Writes in flight share it; a delete waits for them and lets no others begin.
+    pub(crate) writes: RwLock<()>,
     pub(crate) closed: AtomicBool,
     pub(crate) clock_in_doubt: AtomicBool,
     /// Newest sample of head and blocks; `i64::MIN` for none.
@@ -174,7 +179,7 @@ pub(crate) struct Sequences {
 }
 
 impl Sequences {
-    fn settle(&mut self, sequence: u64) {
+    pub(crate) fn settle(&mut self, sequence: u64) {
         self.beyond.insert(sequence);
         while self.beyond.remove(&(self.contiguous + 1)) {
             self.contiguous += 1;
@@ -228,8 +233,11 @@ impl Db {
                     checkpoint_wal_bytes: 0,
                     merging: None,
                     rolling_up: None,
+                    free_up_to: 0,
+                    now_ms,
                     damaged_files: recovered.damaged_files,
                 }),
+                writes: RwLock::new(()),
                 closed: AtomicBool::new(false),
                 clock_in_doubt: AtomicBool::new(false),
                 newest_ms: AtomicI64::new(newest.unwrap_or(i64::MIN)),
@@ -274,6 +282,35 @@ impl Db {
     /// Stores the acceptable rows of `batch`, all or none, as durably as [`Options::sync`] says.
     pub fn append(&self, batch: &Batch, now_ms: i64) -> Result<Appended> {
         self.inner.append(batch, now_ms)
+    }
+
+    /// Deletes the samples of `range` of all series that fulfil all matchers of any of `selectors`,
+    /// exemplars and start timestamps with them. Durable, and gone for readers, when this returns;
+    /// what is written afterwards is not touched. Blocks are rewritten later, by [`Self::maintain`].
+    ///
+    /// Deleting nothing writes nothing and gives a receipt without a number.
+    pub fn delete(
+        &self,
+        selectors: &[Vec<Matcher>],
+        range: TimeRange,
+        now_ms: i64,
+    ) -> Result<Receipt> {
+        self.inner.delete(selectors, range, now_ms)
+    }
+
+    /// What [`Self::delete`] would hide now.
+    pub fn preview_delete(&self, selectors: &[Vec<Matcher>], range: TimeRange) -> Result<Preview> {
+        self.inner.preview_delete(selectors, range)
+    }
+
+    /// Receipts of the last deletes, the oldest first.
+    pub fn deletes(&self) -> Vec<Receipt> {
+        self.inner.upkeep.lock().manifest.deletes.receipts.clone()
+    }
+
+    /// Has [`Self::maintain`] free the room of what is deleted by now without waiting.
+    pub fn free_deleted(&self) {
+        self.inner.free_deleted();
     }
 
     /// The database as it is now.
@@ -342,7 +379,7 @@ fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
     })
 }
 
-fn newest_of(head: &Head, blocks: &[Arc<Block>]) -> Option<i64> {
+fn newest_of(head: &Head, blocks: &[LiveBlock]) -> Option<i64> {
     let in_blocks = blocks.iter().map(|block| block.meta().range.end_ms).max();
     head.newest.max(in_blocks)
 }
@@ -356,12 +393,18 @@ impl Inner {
         self.version.read().clone()
     }
 
-    fn append(&self, batch: &Batch, now_ms: i64) -> Result<Appended> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::Closed);
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::Closed),
+            false => Ok(()),
         }
+    }
+
+    fn append(&self, batch: &Batch, now_ms: i64) -> Result<Appended> {
+        self.check_open()?;
         let age = self.accepted_age(now_ms);
         self.check_clock(batch, age)?;
+        let _in_flight = self.writes.read();
         let (mut decided, ticket) = {
             let mut head = self.head.write();
             let mut decided = head.decide(batch, &self.options.limits, age);

@@ -20,6 +20,9 @@ pub enum Error {
     /// Not now: the same request may succeed later. Nothing of it was stored.
     #[error("{reason}")]
     Unavailable { reason: String, retry_after_seconds: u32 },
+    /// The request can never be carried out.
+    #[error("{what}")]
+    Invalid { what: String },
     /// Another process has the data directory.
     #[error("data directory {} is in use by another process", path.display())]
     Locked { path: PathBuf },

@@ -24,6 +24,7 @@ pub mod backup;
 pub(crate) mod compaction;
 pub mod data_file;
 pub mod db;
+pub mod deletes;
 pub mod disk;
 pub mod encoding;
 pub mod error;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::compaction::rollup::Day;
+use crate::deletes::Deletes;
 use crate::disk::Disk;
 use crate::encoding::frame;
 use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
@@ -45,12 +46,16 @@ pub(crate) struct Manifest {
     pub(crate) dirty: BTreeSet<Day>,
     /// Windows of other databases that are in the blocks: what need not be imported again.
     pub(crate) imports: Vec<Done>,
+    /// What deletes still hide in blocks, and the receipts of the last ones.
+    pub(crate) deletes: Deletes,
 }
 
 /// Tags of the fields that came to the format later; never reused.
 mod tag {
+    pub(super) const TOMBSTONES: u64 = 2;
     pub(super) const DIRTY: u64 = 3;
     pub(super) const IMPORTS: u64 = 4;
+    pub(super) const RECEIPTS: u64 = 6;
 }
 
 /// A manifest could not be stored.
@@ -141,8 +146,12 @@ impl Manifest {
             varint::write_signed(&mut out, gap.start_ms);
             varint::write_signed(&mut out, gap.end_ms);
         }
-        let imports = encode_imports(&self.imports);
-        let fields = [(tag::DIRTY, self.encode_dirty()), (tag::IMPORTS, imports)];
+        let fields = [
+            (tag::TOMBSTONES, self.deletes.write_tombstones()),
+            (tag::DIRTY, self.encode_dirty()),
+            (tag::IMPORTS, encode_imports(&self.imports)),
+            (tag::RECEIPTS, self.deletes.write_receipts()),
+        ];
         for (tag, field) in fields.iter().filter(|(_, field)| !field.is_empty()) {
             varint::write(&mut out, *tag);
             write_bytes(&mut out, field);
@@ -202,7 +211,7 @@ impl Manifest {
                 return Some(Decoded::Newer(tag));
             }
         }
-        Some(Decoded::Known(manifest))
+        Some(Decoded::Known(Box::new(manifest)))
     }
 
     /// Whether the tag of a field is known; `None` if the field does not decode.
@@ -215,6 +224,8 @@ impl Manifest {
                 }
             }
             tag::IMPORTS => self.imports = decode_imports(field)?,
+            tag::TOMBSTONES => self.deletes.read_tombstones(field)?,
+            tag::RECEIPTS => self.deletes.read_receipts(field)?,
             _ => return Some(false),
         }
         Some(true)
@@ -255,7 +266,7 @@ fn decode_imports(mut field: &[u8]) -> Option<Vec<Done>> {
 /// The content of an intact manifest.
 #[derive(Debug)]
 enum Decoded {
-    Known(Manifest),
+    Known(Box<Manifest>),
     /// It has a field that this version does not know.
     Newer(u64),
 }
@@ -280,7 +291,7 @@ pub(crate) fn load(disk: &dyn Disk) -> Result<Found> {
     let bytes = file.range(0..file.length()).map_err(|e| io_error("read", &path, e))?;
     match Manifest::decode(&bytes) {
         Some(Decoded::Known(manifest)) if manifest.generation == generation => {
-            Ok(Found::Intact(manifest))
+            Ok(Found::Intact(*manifest))
         }
         Some(Decoded::Newer(tag)) => {
             let what = format!("the manifest has field {tag}, which a newer version wrote");
@@ -313,6 +324,7 @@ mod tests {
             gaps: vec![TimeRange::new(-5, 6)],
             dirty: BTreeSet::from([(0, -5), (3, 7)]),
             imports: vec![Done { source: "prometheus 1".into(), window: TimeRange::new(-7, 7) }],
+            deletes: crate::deletes::tests::deletes(),
             ..Manifest::default()
         }
     }

@@ -6,11 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backup;
 use crate::compaction::rollup;
+use crate::deletes::live::LiveBlock;
+use crate::deletes::{Delete, Numbers};
 use crate::disk::Disk;
 use crate::error::{Error, Result, io_error};
 use crate::manifest::{self, CheckpointId, Found, Manifest};
@@ -46,7 +49,7 @@ pub struct RecoveryReport {
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) manifest: Manifest,
-    pub(crate) blocks: Vec<Arc<Block>>,
+    pub(crate) blocks: Vec<LiveBlock>,
     pub(crate) head: Head,
     pub(crate) last_sequence: u64,
     pub(crate) next_segment: u64,
@@ -93,10 +96,14 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Re
     let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
     let sealed = SealedWindows::of(&blocks, covered);
     sealed.forget_in(&mut head);
-    let replayed = replay_log(disk.as_ref(), covered, &sealed, &mut head, &mut report)?;
+    let mut deletes = Vec::new();
+    let replayed =
+        replay_log(disk.as_ref(), covered, &sealed, &mut head, &mut deletes, &mut report)?;
     report.torn_tail_bytes = replayed.torn_tail_bytes;
     report.lost_records += replayed.lost;
     report.replayed_records = replayed.records;
+    add_deletes(&mut manifest, deletes, &report);
+    let blocks = without_deleted(disk.as_ref(), &mut manifest, blocks, &mut report)?;
     let by_blocks = blocks.iter().map(|block| block.meta().sequence).max().unwrap_or(0);
     Ok(Recovered {
         manifest,
@@ -161,6 +168,7 @@ fn replay_log(
     covered: u64,
     sealed: &SealedWindows,
     head: &mut Head,
+    deletes: &mut Vec<(u64, Delete)>,
     report: &mut RecoveryReport,
 ) -> Result<replay::Report> {
     let mut ids: Vec<u32> = Vec::new();
@@ -198,9 +206,66 @@ fn replay_log(
                 };
                 report.lost_records += u64::from(head.apply(&record, i64::MIN, id_of) > 0);
             }
+            // One behind torn bytes was never acknowledged, and would delete more than it had seen.
+            Entry::Delete { is_doubtful: true, .. } => {}
+            Entry::Delete { sequence, delete, .. } => {
+                head.remove_selected(&delete.selectors, delete.range);
+                deletes.push((sequence, delete));
+            }
         }
         Ok(())
     })
+}
+
+/// Adds the deletes that the log has and the manifest does not know. No block was begun after one of
+/// these, since that would have stored a manifest; one that is rebuilt knows none, and goes by the
+/// sequences of blocks.
+fn add_deletes(manifest: &mut Manifest, found: Vec<(u64, Delete)>, report: &RecoveryReport) {
+    for (sequence, delete) in found {
+        if sequence <= manifest.deletes.last {
+            continue;
+        }
+        let is_older = |meta: &&BlockMeta| !report.manifest_rebuilt || meta.sequence < sequence;
+        let reaches = |meta: &&BlockMeta| meta.window.union(meta.range).overlaps(delete.range);
+        let blocks = manifest.blocks.iter().filter(is_older).filter(reaches);
+        let touched: Vec<&BlockMeta> = blocks.collect();
+        let raw = touched.iter().filter(|meta| meta.tier_ms == 0);
+        let days = raw.flat_map(|meta| {
+            let range = meta.range.intersection(delete.range);
+            rollup::days_of(range).map(|day| (meta.class, day))
+        });
+        manifest.dirty.extend(days.collect::<Vec<_>>());
+        let touched = touched.iter().map(|meta| meta.id).collect();
+        let greatest = BlockId(manifest.next_number.saturating_sub(1));
+        let numbers = Numbers { greatest, touched, in_the_making: false };
+        manifest.deletes.push(sequence, &delete, numbers);
+    }
+}
+
+/// The blocks as readers may see them. One of which that cannot be found out is quarantined.
+fn without_deleted(
+    disk: &dyn Disk,
+    manifest: &mut Manifest,
+    blocks: Vec<Arc<Block>>,
+    report: &mut RecoveryReport,
+) -> Result<Vec<LiveBlock>> {
+    let mut live = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        let id = block.meta().id;
+        match LiveBlock::of(block, &manifest.deletes.tombstones) {
+            Ok(block) => live.push(block),
+            Err(e) => {
+                tracing::error!(block = %id, error = %e, "block quarantined");
+                manifest.blocks.retain(|block| block.id != id);
+                quarantine(disk, &block::path(id), report)?;
+            }
+        }
+    }
+    // What touches nothing after all is forgotten with the next manifest.
+    let touched =
+        |id: &BlockId| live.iter().any(|live| live.meta().id == *id && live.has_deletes());
+    manifest.deletes.tombstones.iter_mut().for_each(|one| one.blocks.retain(touched));
+    Ok(live)
 }
 
 fn restore_checkpoint(
@@ -264,7 +329,7 @@ fn open_blocks(
     Ok(blocks)
 }
 
-pub(crate) fn sort_blocks(blocks: &mut [Arc<Block>]) {
+pub(crate) fn sort_blocks(blocks: &mut [impl Deref<Target = Block>]) {
     blocks.sort_by_key(|block| (block.meta().window.start_ms, block.meta().id));
 }
 

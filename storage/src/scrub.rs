@@ -3,20 +3,19 @@
 //!
 //! What is checked when, and how fast, is the caller's business.
 
-use std::sync::Arc;
-
 use crate::data_file;
 use crate::db::{Db, Inner};
+use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
+use crate::metrics::block;
 use crate::metrics::block::check::SectionCheck;
 use crate::metrics::block::meta::BlockId;
-use crate::metrics::block::{self, Block};
 
 /// The check of one block, under way. The block's file stays while it lasts.
 #[derive(Debug)]
 pub struct BlockScrub {
     check: SectionCheck,
-    _block: Arc<Block>,
+    _block: LiveBlock,
 }
 
 impl BlockScrub {
@@ -47,7 +46,7 @@ impl Db {
 }
 
 impl Inner {
-    fn live_block(&self, id: BlockId) -> Option<Arc<Block>> {
+    fn live_block(&self, id: BlockId) -> Option<LiveBlock> {
         self.version().blocks.iter().find(|block| block.meta().id == id).cloned()
     }
 }

@@ -13,6 +13,7 @@ use roaring::RoaringBitmap;
 
 use crate::compaction::rollup::Day;
 use crate::db::Inner;
+use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::index::head::LastLabels;
 use crate::labels::Labels;
@@ -33,7 +34,7 @@ use crate::time::TimeRange;
 /// The live blocks at one moment, by the start of their windows.
 #[derive(Debug, Default)]
 pub(crate) struct Version {
-    pub(crate) blocks: Vec<Arc<Block>>,
+    pub(crate) blocks: Vec<LiveBlock>,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: BTreeSet<Day>,
 }
@@ -182,13 +183,14 @@ impl Snapshot {
             Some(claims) => !claims.of(number).is_empty(),
             None => meta.tier_ms == 0,
         };
-        let overlapping: Vec<(&Arc<Block>, u32)> = overlapping
+        let overlapping: Vec<(&LiveBlock, u32)> = overlapping
             .filter(|(block, _)| block.meta().range.overlaps(range))
             .filter(|(block, number)| answers(*number, block.meta()))
             .collect();
         let mut joined = Joined::new(head.series, overlapping.len());
         for (block, number) in overlapping {
             let ids = role.of(block.select(&selector.matchers)?, block)?;
+            let ids = block.visible(ids, range)?;
             let mut charged = Charged::new(charge);
             let mut rest = ids.iter();
             loop {
@@ -398,7 +400,9 @@ impl Snapshot {
             |part| {
                 match part {
                     Part::Head(head, ids) => found.extend(of_head(head, &live(head, ids, range))),
-                    Part::Block(block, ids) => found.extend(of_block(block, ids)?),
+                    Part::Block(block, ids) => {
+                        found.extend(of_block(block, &block.visible(ids.clone(), range)?)?);
+                    }
                 }
                 Ok(())
             },
@@ -554,5 +558,5 @@ fn live(head: &Head, ids: &RoaringBitmap, range: TimeRange) -> RoaringBitmap {
 
 enum Part<'a> {
     Head(&'a Head, &'a RoaringBitmap),
-    Block(&'a Block, &'a RoaringBitmap),
+    Block(&'a LiveBlock, &'a RoaringBitmap),
 }

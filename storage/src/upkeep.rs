@@ -3,6 +3,7 @@
 //! Every step ends in one new manifest, and only then is anything forgotten. One thread at a time:
 //! whoever holds [`Upkeep`] is the only one who changes the manifest.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +14,7 @@ use crate::compaction::rollup::{self, RollUp};
 use crate::compaction::seal;
 use crate::compaction::windows::Due;
 use crate::db::{Inner, Progress, SyncMode};
+use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::manifest::{CheckpointId, Manifest, NotStored};
 use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
@@ -44,9 +46,24 @@ pub(crate) struct Upkeep {
     pub(crate) checkpoint_wal_bytes: u64,
     pub(crate) merging: Option<Merging>,
     pub(crate) rolling_up: Option<RollingUp>,
+    /// Rewriting what deletes up to this one touch does not wait.
+    pub(crate) free_up_to: u64,
+    /// When the last step was asked for.
+    pub(crate) now_ms: i64,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
 }
+
+impl Upkeep {
+    /// The least number of a block that was begun and is not live yet.
+    pub(crate) fn in_the_making(&self) -> Option<BlockId> {
+        let merged = self.merging.as_ref().map(|merging| merging.merge.id());
+        let rolled_up =
+            self.rolling_up.as_ref().and_then(|rolling_up| rolling_up.rollup.least_id());
+        merged.into_iter().chain(rolled_up).min()
+    }
+}
+
 /// The merge in progress.
 #[derive(Debug)]
 pub(crate) struct Merging {
@@ -90,6 +107,7 @@ impl Inner {
             return Ok(Progress::Idle);
         }
         let mut upkeep = self.upkeep.lock();
+        upkeep.now_ms = now_ms;
         if let SyncMode::Interval(interval) = self.options.sync
             && now_ms.saturating_sub(upkeep.last_sync_ms) >= interval.as_millis() as i64
         {
@@ -99,7 +117,10 @@ impl Inner {
         let step = plan(&self.situation(&upkeep, now_ms));
         match step {
             Step::Idle => return Ok(Progress::Idle),
-            Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids)?,
+            Step::Drop(ids) => {
+                self.drop_blocks(&mut upkeep, &ids, "blocks outlived their retention")?
+            }
+            Step::DropDeleted(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks were deleted")?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
             Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
@@ -126,6 +147,7 @@ impl Inner {
             wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
             blocks: upkeep.manifest.blocks.clone(),
             retention_ms: self.options.retention_ms,
+            touched: self.touched(upkeep),
             is_merging: upkeep.merging.is_some(),
             is_rolling_up: upkeep.rolling_up.is_some(),
             dirty: upkeep.manifest.dirty.clone(),
@@ -223,8 +245,8 @@ impl Inner {
 
     fn begin_merge(&self, upkeep: &mut Upkeep, due: &Due) -> Result<()> {
         let version = self.version();
-        let is_input = |block: &&Arc<Block>| due.inputs.contains(&block.meta().id);
-        let inputs: Vec<Arc<Block>> = version.blocks.iter().filter(is_input).cloned().collect();
+        let is_input = |block: &&LiveBlock| due.inputs.contains(&block.meta().id);
+        let inputs: Vec<LiveBlock> = version.blocks.iter().filter(is_input).cloned().collect();
         let Some(first) = inputs.first().map(|block| block.meta().clone()) else { return Ok(()) };
         let meta = BlockMeta {
             data_type: first.data_type,
@@ -273,16 +295,22 @@ impl Inner {
     fn publish_merged(
         &self,
         upkeep: &mut Upkeep,
-        inputs: &[Arc<Block>],
-        meta: BlockMeta,
+        inputs: &[LiveBlock],
+        meta: Option<BlockMeta>,
     ) -> Result<()> {
+        let mut manifest = upkeep.manifest.clone();
+        let inputs: Vec<BlockId> = inputs.iter().map(|block| block.meta().id).collect();
+        inputs.iter().for_each(|id| manifest.retire(*id));
+        let Some(meta) = meta else {
+            self.store(upkeep, manifest)?;
+            self.publish(upkeep, Vec::<LiveBlock>::new(), &inputs);
+            return Ok(());
+        };
         let path = block::path(meta.id);
         let block = self.open_new(&meta)?;
+        let block = LiveBlock::made_meanwhile(block, &mut manifest.deletes.tombstones)?;
         tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
             bytes = meta.bytes, "merged");
-        let inputs: Vec<BlockId> = inputs.iter().map(|block| block.meta().id).collect();
-        let mut manifest = upkeep.manifest.clone();
-        inputs.iter().for_each(|id| manifest.retire(*id));
         manifest.blocks.push(meta);
         self.store_with_file(upkeep, manifest, &path)?;
         self.publish(upkeep, vec![block], &inputs);
@@ -291,8 +319,8 @@ impl Inner {
 
     fn begin_rolling_up(&self, upkeep: &mut Upkeep, due: &rollup::Due) -> Result<()> {
         let version = self.version();
-        let is_input = |block: &&Arc<Block>| due.inputs.contains(&block.meta().id);
-        let inputs: Vec<Arc<Block>> = version.blocks.iter().filter(is_input).cloned().collect();
+        let is_input = |block: &&LiveBlock| due.inputs.contains(&block.meta().id);
+        let inputs: Vec<LiveBlock> = version.blocks.iter().filter(is_input).cloned().collect();
         let (class, day_start_ms) = due.day;
         let window = rollup::window_of(day_start_ms);
         let metas = due.tiers.iter().map(|tier| BlockMeta {
@@ -348,8 +376,10 @@ impl Inner {
         is_outdated: bool,
         metas: Vec<BlockMeta>,
     ) -> Result<()> {
-        let blocks = metas.iter().map(|meta| self.open_new(meta)).collect::<Result<Vec<_>>>()?;
         let mut manifest = upkeep.manifest.clone();
+        let tombstones = &mut manifest.deletes.tombstones;
+        let open = |meta| LiveBlock::made_meanwhile(self.open_new(meta)?, tombstones);
+        let blocks = metas.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut replaced = Vec::new();
         for meta in &metas {
             tracing::info!(block = %meta.id, tier_ms = meta.tier_ms, series = meta.series,
@@ -380,7 +410,7 @@ impl Inner {
     pub(crate) fn quarantine_blocks(
         &self,
         upkeep: &mut Upkeep,
-        blocks: &[Arc<Block>],
+        blocks: &[impl Deref<Target = Block>],
         error: Error,
     ) -> Result<()> {
         let damaged: Vec<BlockId> = blocks
@@ -404,8 +434,8 @@ impl Inner {
         Ok(())
     }
 
-    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId]) -> Result<()> {
-        tracing::info!(blocks = ids.len(), "blocks outlived their retention");
+    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId], why: &str) -> Result<()> {
+        tracing::info!(blocks = ids.len(), "{why}");
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
         self.store(upkeep, manifest)?;
@@ -421,7 +451,7 @@ impl Inner {
         let mut head = self.head.write();
         head.generations.advance();
         gone.for_each(|block| head.generations.note_range(block.meta().range));
-        self.publish(upkeep, Vec::new(), ids);
+        self.publish(upkeep, Vec::<LiveBlock>::new(), ids);
         // Files go with the last reference, which is not to be dropped under the lock.
         drop(head);
         drop(version);
@@ -433,6 +463,8 @@ impl Inner {
         upkeep: &mut Upkeep,
         mut manifest: Manifest,
     ) -> std::result::Result<(), NotStored> {
+        let (before, in_the_making) = (&upkeep.manifest.blocks, upkeep.in_the_making());
+        manifest.deletes.settle(before, &manifest.blocks, in_the_making, upkeep.now_ms);
         let stored = manifest.store(self.disk.as_ref());
         match stored {
             Ok(()) => upkeep.manifest = manifest,
@@ -458,12 +490,17 @@ impl Inner {
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
-    pub(crate) fn publish(&self, upkeep: &Upkeep, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+    pub(crate) fn publish(
+        &self,
+        upkeep: &Upkeep,
+        added: Vec<impl Into<LiveBlock>>,
+        removed: &[BlockId],
+    ) {
         let mut version = self.version.write();
-        let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
+        let is_removed = |block: &LiveBlock| removed.contains(&block.meta().id);
         let (retired, mut blocks): (Vec<_>, Vec<_>) =
             version.blocks.iter().cloned().partition(is_removed);
-        blocks.extend(added);
+        blocks.extend(added.into_iter().map(Into::into));
         recovery::sort_blocks(&mut blocks);
         retired.iter().for_each(|block| block.retire());
         *version = Arc::new(Version { blocks, dirty: upkeep.manifest.dirty.clone() });

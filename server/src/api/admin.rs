@@ -19,7 +19,7 @@ struct SnapshotName {
 }
 
 fn check_allowed(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
-    if !app.config.admin_api {
+    if !app.config.enable_admin_api {
         return Err(ApiError::new(ErrorKind::Unavailable, "admin APIs disabled"));
     }
     // A page that asks for this does so behind its reader's back.

@@ -5,6 +5,7 @@
 //! `http`; which path leads here is in `routes`.
 
 pub(crate) mod admin;
+pub(crate) mod deletes;
 pub(crate) mod exemplars;
 pub(crate) mod health;
 pub(crate) mod home;

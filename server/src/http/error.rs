@@ -98,12 +98,16 @@ impl From<QueryError> for ApiError {
     }
 }
 
-/// A failure to read. Writes have their own answers.
+/// A failure to read or to delete. Writes have their own answers.
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> ApiError {
         match error {
             StorageError::Closed => {
                 ApiError::new(ErrorKind::NotReady { stopping: true }, error.to_string())
+            }
+            StorageError::Invalid { what } => ApiError::bad_data(what),
+            StorageError::Unavailable { reason, .. } => {
+                ApiError::new(ErrorKind::Unavailable, reason)
             }
             _ => ApiError::new(ErrorKind::Internal, error.to_string()),
         }

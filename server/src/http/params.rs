@@ -100,6 +100,15 @@ impl Params {
         }
     }
 
+    /// A flag, as Go's `ParseBool` reads it; false where it is missing.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.get(name) {
+            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+            text => Err(ApiError::parameter(name, format!("{text:?} is neither true nor false"))),
+        }
+    }
+
     /// `limit`, where given and not 0: both mean all.
     pub(crate) fn limit(&self) -> Result<Option<usize>, ApiError> {
         match self.get("limit") {

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use crate::compaction::seal::families;
+use crate::deletes::live::LiveBlock;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
-use crate::metrics::block::Block;
-use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::writer::{BlockWriter, Pages, data_order, sort_series};
 use crate::metrics::chunk;
 use crate::metrics::rollup::{Components, Rollup};
@@ -27,7 +27,8 @@ type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
 /// A block in the making.
 #[derive(Debug)]
 pub(crate) struct Merge {
-    inputs: Vec<Arc<Block>>,
+    id: BlockId,
+    inputs: Vec<LiveBlock>,
     labels: Vec<Labels>,
     origins: Vec<Origins>,
     /// Ids in the order of data, and how many of them are written.
@@ -47,7 +48,7 @@ impl Merge {
     /// sequence follow from the inputs.
     pub(crate) fn begin(
         disk: &Arc<dyn Disk>,
-        inputs: Vec<Arc<Block>>,
+        inputs: Vec<LiveBlock>,
         meta: BlockMeta,
     ) -> Result<Merge> {
         let meta = BlockMeta {
@@ -58,12 +59,13 @@ impl Merge {
         };
         let is_recent = meta.window.end_ms.saturating_sub(meta.window.start_ms) < WINDOW_MS;
         let pages = if is_recent { Pages::Plain } else { Pages::Compressed };
-        let is_rollup = meta.tier_ms > 0;
+        let (id, is_rollup) = (meta.id, meta.tier_ms > 0);
         let (labels, origins) = union(&inputs)?;
         let order = data_order(labels.iter());
         let writer = BlockWriter::create(disk.clone(), meta, pages)?;
         let (samples, other) = Default::default();
         Ok(Merge {
+            id,
             inputs,
             labels,
             origins,
@@ -77,7 +79,12 @@ impl Merge {
         })
     }
 
-    pub(crate) fn inputs(&self) -> &[Arc<Block>] {
+    /// Number of the block in the making.
+    pub(crate) fn id(&self) -> BlockId {
+        self.id
+    }
+
+    pub(crate) fn inputs(&self) -> &[LiveBlock] {
         &self.inputs
     }
 
@@ -103,6 +110,9 @@ impl Merge {
             self.inputs[*input as usize].read(*id, TimeRange::ALL, None, other)?;
             chunk::merge(samples, other);
         }
+        if samples.is_empty() {
+            return Ok(1);
+        }
         self.writer.append(samples)?;
         self.kept.push(id);
         Ok(samples.len())
@@ -122,15 +132,19 @@ impl Merge {
             merged.merge(one);
         }
         if merged.is_empty() {
-            return Ok(0);
+            return Ok(1);
         }
         self.writer.append_rollup(&merged)?;
         self.kept.push(id);
         Ok(merged.ends().len())
     }
 
-    /// Completes the file. All series have been written.
-    pub(crate) fn finish(mut self) -> Result<BlockMeta> {
+    /// Completes the file. All series have been written. `None` if nothing is left of them.
+    pub(crate) fn finish(mut self) -> Result<Option<BlockMeta>> {
+        // An empty rollup says that its days were done.
+        if self.kept.is_empty() && !self.is_rollup {
+            return Ok(None);
+        }
         self.kept.sort_unstable();
         let mut kept = self.kept.iter().map(|id| *id as usize).peekable();
         let mut number = 0..;
@@ -141,13 +155,13 @@ impl Merge {
         let with_origins = self.labels.into_iter().zip(self.origins).filter(|_| is_kept());
         let (labels, origins): (Vec<Labels>, Vec<Origins>) = with_origins.unzip();
         let (exemplars, metadata) = describe(&self.inputs, &labels, &origins)?;
-        self.writer.finish(&labels, &exemplars, &metadata)
+        self.writer.finish(&labels, &exemplars, &metadata).map(Some)
     }
 }
 
 /// Up to which write all rows of the window are in the inputs: of each two hours the newest that an
 /// input knows of, and of those the oldest. 0 if some of them are in none.
-fn sequence(inputs: &[Arc<Block>], window: TimeRange) -> u64 {
+fn sequence(inputs: &[LiveBlock], window: TimeRange) -> u64 {
     let known = |start: i64| {
         let of_window = TimeRange::new(start, start);
         let inputs = inputs.iter().map(|block| block.meta());
@@ -158,7 +172,7 @@ fn sequence(inputs: &[Arc<Block>], window: TimeRange) -> u64 {
 }
 
 /// All series in the order of ids, each with its origins.
-pub(super) fn union(inputs: &[Arc<Block>]) -> Result<(Vec<Labels>, Vec<Origins>)> {
+pub(super) fn union(inputs: &[LiveBlock]) -> Result<(Vec<Labels>, Vec<Origins>)> {
     let mut series: Vec<(Labels, (u32, u32))> = Vec::new();
     for (input, block) in inputs.iter().enumerate() {
         block.visit_labels(&block.index.all(), |id, labels| {
@@ -180,7 +194,7 @@ pub(super) fn union(inputs: &[Arc<Block>]) -> Result<(Vec<Labels>, Vec<Origins>)
     Ok((labels, origins))
 }
 
-fn describe(inputs: &[Arc<Block>], labels: &[Labels], origins: &[Origins]) -> Result<Described> {
+fn describe(inputs: &[LiveBlock], labels: &[Labels], origins: &[Origins]) -> Result<Described> {
     let mut merged_ids: Vec<((u32, u32), u32)> = Vec::new();
     for (id, origins) in origins.iter().enumerate() {
         merged_ids.extend(origins.iter().map(|origin| (*origin, id as u32)));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::compaction::rollup;
 use crate::compaction::windows::{self, Due, Moment};
+use crate::deletes::settle::{self, Touched};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention;
 use crate::time::{TimeRange, WINDOW_MS};
@@ -52,6 +53,8 @@ pub(crate) struct Situation {
     pub(crate) wal_bytes: u64,
     pub(crate) blocks: Vec<BlockMeta>,
     pub(crate) retention_ms: i64,
+    /// Blocks that hold deleted samples.
+    pub(crate) touched: Vec<Touched>,
     /// A merge was begun and is not finished.
     pub(crate) is_merging: bool,
     pub(crate) is_rolling_up: bool,
@@ -67,6 +70,8 @@ pub(crate) struct Situation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Drop(Vec<BlockId>),
+    /// Nothing of these is left by deletes.
+    DropDeleted(Vec<BlockId>),
     /// Put the head's samples of a window into a block.
     Seal(TimeRange),
     Checkpoint,
@@ -94,6 +99,10 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if !dead.is_empty() {
         return Step::Drop(dead);
     }
+    let deleted = settle::to_drop(&facts.touched);
+    if !deleted.is_empty() {
+        return Step::DropDeleted(deleted);
+    }
     if let Some(window) = window_to_seal(facts) {
         return Step::Seal(window);
     }
@@ -116,6 +125,9 @@ pub(crate) fn plan(facts: &Situation) -> Step {
         true => sealed_before_ms.max(facts.now_ms.saturating_sub(SEAL_GRACE_MS)),
         false => sealed_before_ms,
     };
+    // A merge leaves out what is deleted; a block with no other to be merged with is rewritten.
+    let rewrite = || settle::to_rewrite(&facts.touched, facts.now_ms).map(alone);
+    let merge = merge.or_else(rewrite);
     let moment = rollup::Moment { sealed_before_ms, late_quiet_ms, dirty: &facts.dirty };
     let rollup = rollup::due(&facts.blocks, moment, |_| facts.tiers_ms.clone());
     match (merge, rollup) {
@@ -124,6 +136,11 @@ pub(crate) fn plan(facts: &Situation) -> Step {
         (Some(merge), None) => Step::Merge(merge),
         (None, None) => Step::Idle,
     }
+}
+
+fn alone(block: &Touched) -> Due {
+    let &Touched { block, window, is_asked_for, .. } = block;
+    Due { inputs: vec![block], window, is_urgent: is_asked_for }
 }
 
 /// The oldest window of the head whose time has come.

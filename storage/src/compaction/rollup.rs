@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::compaction::merge::{Origins, union};
+use crate::deletes::live::LiveBlock;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::labels::Labels;
-use crate::metrics::block::Block;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::writer::{BlockWriter, Pages, data_order};
 use crate::metrics::rollup::Rollup;
@@ -111,7 +111,7 @@ pub(crate) fn is_rolled_up(
 #[derive(Debug)]
 pub(crate) struct RollUp {
     pub(crate) day: Day,
-    inputs: Vec<Arc<Block>>,
+    inputs: Vec<LiveBlock>,
     labels: Vec<Labels>,
     origins: Vec<Origins>,
     /// Ids in the order of data, and how many of them are done.
@@ -124,6 +124,7 @@ pub(crate) struct RollUp {
 
 #[derive(Debug)]
 struct Output {
+    id: BlockId,
     resolution_ms: i64,
     writer: BlockWriter,
     /// Ids of the series that have a bucket.
@@ -135,22 +136,28 @@ impl RollUp {
     pub(crate) fn begin(
         disk: &Arc<dyn Disk>,
         day: Day,
-        inputs: Vec<Arc<Block>>,
+        inputs: Vec<LiveBlock>,
         metas: Vec<BlockMeta>,
     ) -> Result<RollUp> {
         let (labels, origins) = union(&inputs)?;
         let order = data_order(labels.iter());
         let outputs = metas.into_iter().map(|meta| {
             let resolution_ms = i64::try_from(meta.tier_ms).expect("tiers divide a day");
+            let id = meta.id;
             let writer = BlockWriter::create(disk.clone(), meta, Pages::Compressed)?;
-            Ok(Output { resolution_ms, writer, ids: Vec::new() })
+            Ok(Output { id, resolution_ms, writer, ids: Vec::new() })
         });
         let outputs = outputs.collect::<Result<_>>()?;
         let (samples, other) = Default::default();
         Ok(RollUp { day, inputs, labels, origins, order, done: 0, outputs, samples, other })
     }
 
-    pub(crate) fn inputs(&self) -> &[Arc<Block>] {
+    /// The least number of the new blocks.
+    pub(crate) fn least_id(&self) -> Option<BlockId> {
+        self.outputs.iter().map(|output| output.id).min()
+    }
+
+    pub(crate) fn inputs(&self) -> &[LiveBlock] {
         &self.inputs
     }
 

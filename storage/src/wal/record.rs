@@ -12,6 +12,7 @@ use crate::metrics::histogram::Histogram;
 
 /// Frame types. Numbers are never reused.
 pub(crate) const BATCH: u8 = 1;
+pub(crate) const DELETE: u8 = 2;
 
 /// Bounds what a record may claim to decompress to.
 const RAW_BYTES_MAX: usize = 1 << 30;

@@ -11,6 +11,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::deletes::Delete;
 use crate::disk::Disk;
 use crate::error::{Result, io_error};
 use crate::wal::record::{self, BatchRecord};
@@ -59,6 +60,8 @@ pub(crate) enum Entry {
         /// It stands behind torn bytes and was never acknowledged: to be taken whole or not.
         is_doubtful: bool,
     },
+    /// The delete of a sequence above the covered one.
+    Delete { sequence: u64, delete: Delete, is_doubtful: bool },
     /// Labels stated by a record that is covered already.
     Definitions(Vec<(u32, crate::labels::Labels)>),
 }
@@ -212,6 +215,9 @@ fn replay_frame(
 ) -> Result<()> {
     segment.position = frame.sequence;
     report.miss(frame.previous.min(segment.acknowledged));
+    if frame.frame_type == record::DELETE {
+        return replay_delete(frame, covered, segment, report, visit);
+    }
     if frame.frame_type != record::BATCH {
         report.miss(frame.sequence);
         segment.damage.push((frame.offset, "a record of a kind that is not known"));
@@ -232,6 +238,26 @@ fn replay_frame(
     report.records += 1;
     report.last_sequence = report.last_sequence.max(frame.sequence);
     visit(Entry::Batch { sequence: frame.sequence, record, is_doubtful: segment.is_doubtful })
+}
+
+fn replay_delete(
+    frame: Frame,
+    covered: u64,
+    segment: &mut State,
+    report: &mut Report,
+    visit: &mut impl FnMut(Entry) -> Result<()>,
+) -> Result<()> {
+    if frame.sequence <= covered {
+        return Ok(());
+    }
+    let Some(delete) = Delete::decode(&frame.payload) else {
+        report.miss(frame.sequence);
+        segment.damage.push((frame.offset, UNDECODABLE));
+        return Ok(());
+    };
+    report.records += 1;
+    report.last_sequence = report.last_sequence.max(frame.sequence);
+    visit(Entry::Delete { sequence: frame.sequence, delete, is_doubtful: segment.is_doubtful })
 }
 
 #[cfg(test)]

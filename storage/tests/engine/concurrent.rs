@@ -30,7 +30,7 @@ const RUN: Duration = Duration::from_millis(2500);
 
 /// A disk whose syncs take a while, so that writers meet in a group commit.
 #[derive(Debug)]
-struct SlowDisk(SimDisk);
+pub(crate) struct SlowDisk(pub(crate) SimDisk);
 
 #[derive(Debug)]
 struct SlowFile(Box<dyn WriteFile>);

@@ -1,11 +1,14 @@
 //! Random sequences of writes, upkeep, jumps in time and crashes, against the oracle.
 
+use std::collections::BTreeSet;
+
 use icecore_storage::Db;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
+use icecore_storage::matcher::Matcher;
 use icecore_storage::metrics::batch::{Exemplar, Metadata, MetricKind};
 use icecore_storage::metrics::sample::stale_nan;
-use icecore_storage::time::WINDOW_MS;
+use icecore_storage::time::{TimeRange, WINDOW_MS};
 use proptest::prelude::*;
 
 use crate::oracle::*;
@@ -29,6 +32,10 @@ enum Step {
     /// The last request again, as after a broken connection.
     Repeat,
     Wait(i64),
+    /// Series by name, instance or all, from one age to another.
+    Delete(u8, i64, i64),
+    /// The room of what was deleted is asked for.
+    Free,
     Maintain,
     /// Up to so many single steps of upkeep, not all that are due.
     MaintainSome(u8),
@@ -67,6 +74,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1..40i64).prop_map(|minutes| Step::Wait(minutes * MINUTE)),
         1 => Just(Step::Wait(WINDOW_MS)),
         4 => Just(Step::Maintain),
+        2 => (0..7u8, age(), age()).prop_map(|(what, a, b)| Step::Delete(what, a, b)),
+        1 => Just(Step::Free),
         3 => (1..3u8).prop_map(Step::MaintainSome),
         1 => any::<u64>().prop_map(Step::PowerCut),
         1 => Just(Step::Kill),
@@ -101,13 +110,15 @@ struct Machine {
     now: i64,
     oracle: Oracle,
     last: Vec<Row>,
+    /// What the database has if a delete that was not answered was done.
+    deleted: Option<Oracle>,
 }
 
 impl Machine {
     fn new() -> Machine {
         let (disk, now) = (SimDisk::new(1), time_of(0));
         let db = open(&disk, now).unwrap();
-        Machine { disk, db, now, oracle: Oracle::default(), last: Vec::new() }
+        Machine { disk, db, now, oracle: Oracle::default(), last: Vec::new(), deleted: None }
     }
 
     /// What the database must have once `rows` are acknowledged.
@@ -123,6 +134,40 @@ impl Machine {
             }
         }
         oracle
+    }
+
+    /// Whether the process is still alive.
+    fn delete(&mut self, what: u8, start_ms: i64, end_ms: i64) -> bool {
+        let range = TimeRange::new(start_ms.min(end_ms), start_ms.max(end_ms));
+        let is_selected = |name: &str| match what {
+            0..3 => name.contains(&format!("host-{what}")),
+            3..6 => name.contains(&format!("metric_{}", what - 3)),
+            _ => true,
+        };
+        let selector = match what {
+            0..3 => vec![Matcher::equal("instance", format!("host-{what}"))],
+            3..6 => vec![Matcher::equal("__name__", format!("metric_{}", what - 3))],
+            _ => Vec::new(),
+        };
+        let before = self.oracle.rows.len();
+        let mut deleted = self.oracle.clone();
+        deleted.delete(is_selected, range);
+        match self.db.delete(&[selector], range, self.now) {
+            Ok(receipt) => {
+                // What retention has dropped is not counted, what was replaced may be.
+                let gone = (before - deleted.rows.len()) as u64;
+                let is_counted = receipt.hidden.samples >= gone;
+                let kept = oldest_kept(self.now);
+                assert!(is_counted || range.start_ms < kept, "{gone}, {receipt:?}");
+                self.oracle = deleted;
+                true
+            }
+            Err(e) => {
+                assert!(self.disk.has_crashed(), "{e}");
+                self.deleted = Some(deleted);
+                false
+            }
+        }
     }
 
     /// Whether the process is still alive.
@@ -147,6 +192,11 @@ impl Machine {
         assert_eq!(self.db.recovery().lost_records, 0);
         assert_eq!(self.db.recovery().quarantined, Vec::<String>::new());
         assert!(!self.db.recovery().manifest_rebuilt);
+        if let Some(deleted) = self.deleted.take()
+            && Oracle::of(&self.db, kept) == deleted.from(kept)
+        {
+            self.oracle = deleted;
+        }
         let with = self.with(&self.last);
         if pending && Oracle::of(&self.db, kept) == with.from(kept) {
             self.oracle = with;
@@ -161,6 +211,12 @@ impl Machine {
             |(key, value): &(&(String, i64), &Stored)| expected.rows.get(*key) != Some(*value);
         let extra: Vec<_> = found.rows.iter().filter(differs).collect();
         assert!(found == expected, "{what}: extra {extra:?}, {found:?} instead of {expected:?}");
+        // Series without samples are not listed, whatever of them is in head and blocks.
+        let all = Oracle::of(&self.db, i64::MIN);
+        let names: BTreeSet<&str> = all.rows.keys().map(|(name, _)| name.as_str()).collect();
+        let series = self.db.snapshot().series(&[], TimeRange::ALL).unwrap();
+        let listed: BTreeSet<String> = series.iter().map(Labels::to_string).collect();
+        assert!(listed.iter().map(String::as_str).eq(names), "{what}: {listed:?} are listed");
     }
 
     fn take(&mut self, step: &Step) {
@@ -175,6 +231,10 @@ impl Machine {
                 pending = !self.append(rows);
             }
             Step::Wait(ms) => self.now += ms,
+            Step::Delete(what, a, b) => {
+                self.delete(*what, self.now - a, self.now - b);
+            }
+            Step::Free => self.db.free_deleted(),
             Step::Maintain => {
                 let done = maintain(&self.db, self.now);
                 assert!(done.is_ok() || self.disk.has_crashed(), "{done:?}");

@@ -7,6 +7,7 @@ mod backup;
 mod concurrent;
 mod corruption;
 mod crash;
+mod deletes;
 mod determinism;
 mod faults;
 mod import;

@@ -84,6 +84,14 @@ impl Oracle {
         rows.iter().for_each(|row| self.push(row));
     }
 
+    /// What a delete of these series and this range leaves.
+    pub(crate) fn delete(&mut self, is_selected: impl Fn(&str) -> bool, range: TimeRange) {
+        let stays = |name: &str, time: i64| !(is_selected(name) && range.contains(time));
+        self.rows.retain(|(name, time), _| stays(name, *time));
+        self.start_timestamps.retain(|(name, time), _| stays(name, *time));
+        self.exemplars.retain(|(name, time, ..)| stays(name, *time));
+    }
+
     /// All that a database holds from `start_ms` on.
     pub(crate) fn of(db: &Db, start_ms: i64) -> Oracle {
         let snapshot = db.snapshot();

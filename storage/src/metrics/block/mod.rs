@@ -346,6 +346,19 @@ impl Block {
         }
     }
 
+    /// Appends the timestamps of a series; values are not decoded.
+    pub(crate) fn read_times(&self, id: u32, into: &mut Vec<i64>) -> Result<()> {
+        self.visit_chunks(id, |head, _, _| {
+            let column = self.column(head.column)?;
+            match head.flags & CHUNK_MISSING_SLOTS {
+                0 => into.extend_from_slice(&column),
+                _ => timestamps::read_missing(head.missing, &column, into)
+                    .ok_or_else(|| self.corrupt(self.pages.offset, "chunk"))?,
+            }
+            Ok(())
+        })
+    }
+
     /// Calls `visit` with each chunk of a series and its values.
     fn visit_chunks(
         &self,

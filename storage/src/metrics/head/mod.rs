@@ -6,6 +6,7 @@
 //! checkpoint or in the log. The head has no lock of its own: `Db` holds it in one.
 
 pub(crate) mod columns;
+mod delete;
 pub(crate) mod generations;
 mod keys;
 mod late;

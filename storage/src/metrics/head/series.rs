@@ -7,6 +7,8 @@
 //!
 //! [`packed`] knows those bytes, [`late`](super::late) the late samples; a [`SeriesView`] is a copy.
 
+mod remove;
+
 use std::collections::BTreeSet;
 
 use crate::encoding::{decimal, histograms, timestamps};
