@@ -372,6 +372,7 @@ fn a_selection_does_not_change() {
     let selector = icecore_storage::snapshot::Selector {
         matchers: vec![Matcher::equal("__name__", "a")],
         range: TimeRange::ALL,
+        aligned_ms: 0,
     };
     let generation = snapshot.generation();
     let selected = snapshot.select(std::slice::from_ref(&selector)).unwrap();
