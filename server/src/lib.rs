@@ -20,7 +20,6 @@ mod clock;
 pub mod config;
 mod connection;
 mod counters;
-mod duration;
 pub mod features;
 mod http;
 mod maintenance;
@@ -33,4 +32,5 @@ pub mod telemetry;
 
 pub use api::result::{QueryTimes, ResultRows};
 pub use config::Config;
+use icecore_storage::duration;
 pub use server::Server;

@@ -22,15 +22,15 @@ use crate::metrics::batch::{Batch, Refusals};
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::page_cache::PageCache;
-use crate::metrics::head::{AcceptedAge, Head};
+use crate::metrics::head::Head;
+use crate::metrics::head::age::{AcceptedAge, FUTURE_MS};
 use crate::recovery::{self, RecoveryReport};
+use crate::retention::classes::Classifier;
+use crate::retention::policy::Policies;
 use crate::snapshot::{Snapshot, Version};
 use crate::time::TimeRange;
 use crate::upkeep::Upkeep;
 use crate::wal::{Durability, Wal, record};
-
-/// A sample may be this far ahead of the clock, as in Prometheus.
-const FUTURE_MS: i64 = 10 * 60 * 1000;
 
 /// Held by the process that has the data directory.
 const LOCK_FILE: &str = "lock";
@@ -47,8 +47,8 @@ pub enum SyncMode {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub sync: SyncMode,
-    /// How long raw samples are kept.
-    pub retention_ms: i64,
+    /// How long what is kept.
+    pub policies: Policies,
     pub limits: Limits,
     /// Written into every block, never into a series.
     pub external_labels: Labels,
@@ -62,7 +62,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             sync: SyncMode::Always,
-            retention_ms: 30 * 24 * 60 * 60 * 1000,
+            policies: Policies::default(),
             limits: Limits::default(),
             external_labels: Labels::empty(),
             page_cache_bytes: 64 << 20,
@@ -114,6 +114,8 @@ pub struct Stats {
     pub quarantined_files: u64,
     /// Records that replay found damaged or missing.
     pub lost_records: u64,
+    /// Bytes that retention would drop and that wait for somebody to confirm.
+    pub retention_held_bytes: u64,
     /// Why writes are refused at present.
     pub read_only: Option<String>,
 }
@@ -132,7 +134,7 @@ pub enum Progress {
 /// An open database. All methods take `&self` and may be called from many threads.
 #[derive(Debug)]
 pub struct Db {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,7 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) quarantined: AtomicU64,
+    pub(crate) retention_held_bytes: AtomicU64,
 }
 
 /// Which writes have reached the head.
@@ -189,7 +192,11 @@ impl Db {
         let recovered = recovery::recover(&disk, &pages)?;
         let next_sequence = recovered.last_sequence + 1;
         let newest = newest_of(&recovered.head, &recovered.blocks);
-        let mut manifest = recovered.manifest;
+        let (mut manifest, mut head) = (recovered.manifest, recovered.head);
+        manifest.classes.adopt(&options.policies, &manifest.blocks);
+        head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
+        let ids: Vec<u32> = head.ids().collect();
+        head.classify(&ids);
         if let Some(newest) = newest.filter(|newest| *newest < now_ms) {
             manifest.push_gap(TimeRange::new(newest + 1, now_ms));
         }
@@ -206,7 +213,7 @@ impl Db {
             inner: Arc::new(Inner {
                 disk,
                 options,
-                head: RwLock::new(recovered.head),
+                head: RwLock::new(head),
                 wal,
                 pages,
                 version: RwLock::new(Arc::new(Version { blocks: recovered.blocks })),
@@ -221,6 +228,8 @@ impl Db {
                     last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
                     merging: None,
+                    confirmed: Vec::new(),
+                    is_held: false,
                     damaged_files: recovered.damaged_files,
                 }),
                 closed: AtomicBool::new(false),
@@ -296,7 +305,10 @@ impl Db {
 
     /// What the live blocks say of themselves, by the start of their windows.
     pub fn blocks(&self) -> Vec<BlockMeta> {
-        self.inner.version().blocks.iter().map(|block| block.meta().clone()).collect()
+        // The manifest knows classes that were decided after a block was written.
+        let mut blocks = self.inner.upkeep.lock().manifest.blocks.clone();
+        blocks.sort_by_key(|block| (block.window.start_ms, block.id));
+        blocks
     }
 
     /// The data and index sections of every live block, for comparing two databases.
@@ -352,7 +364,7 @@ impl Inner {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
-        let age = self.accepted_age(now_ms);
+        let age = AcceptedAge { now_ms };
         self.check_clock(batch, age)?;
         let (mut decided, ticket) = {
             let mut head = self.head.write();
@@ -406,11 +418,6 @@ impl Inner {
         Appended { refused, ..Appended::default() }
     }
 
-    fn accepted_age(&self, now_ms: i64) -> AcceptedAge {
-        let oldest = now_ms.saturating_sub(self.options.retention_ms);
-        AcceptedAge { range: TimeRange::new(oldest, now_ms.saturating_add(FUTURE_MS)), now_ms }
-    }
-
     /// Refuses for now what a wrong clock would refuse for ever.
     fn check_clock(&self, batch: &Batch, age: AcceptedAge) -> Result<()> {
         let newest = self.newest_ms.load(Ordering::Relaxed);
@@ -420,7 +427,9 @@ impl Inner {
         }
         let histograms = batch.histograms.iter().map(|row| row.timestamp);
         let mut times = batch.timestamps.iter().copied().chain(histograms);
-        match times.find(|timestamp| !age.range.contains(*timestamp)) {
+        // Of classes that keep samples for longer, some wait that would be accepted.
+        let accepted = age.range(self.head.read().classifier().shortest_raw_ms());
+        match times.find(|timestamp| !accepted.contains(*timestamp)) {
             None => Ok(()),
             Some(timestamp) => Err(Error::Unavailable {
                 reason: format!(
@@ -463,6 +472,7 @@ impl Inner {
             checkpoints: self.counters.checkpoints.load(Ordering::Relaxed),
             quarantined_files: self.counters.quarantined.load(Ordering::Relaxed),
             lost_records: self.recovery.lost_records,
+            retention_held_bytes: self.counters.retention_held_bytes.load(Ordering::Relaxed),
             read_only: self.wal.poisoned(),
         }
     }

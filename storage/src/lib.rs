@@ -23,6 +23,7 @@
 pub(crate) mod compaction;
 pub mod db;
 pub mod disk;
+pub mod duration;
 pub mod encoding;
 pub mod error;
 pub mod index;

@@ -12,6 +12,7 @@ use crate::encoding::frame;
 use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::error::{Error, Result, io_error};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::retention::classes::Classes;
 use crate::time::TimeRange;
 
 const MAGIC: &[u8; 8] = b"ICEMANI\x01";
@@ -38,6 +39,13 @@ pub(crate) struct Manifest {
     pub(crate) retired: Vec<u64>,
     /// Between the newest stored sample and a start: no sample of these times is missing by fault.
     pub(crate) gaps: Vec<TimeRange>,
+    /// What the classes of the blocks mean.
+    pub(crate) classes: Classes,
+}
+
+/// Tags of the fields behind the fixed part; never reused.
+mod tag {
+    pub(super) const CLASSES: u64 = 1;
 }
 
 /// A manifest could not be stored.
@@ -128,6 +136,10 @@ impl Manifest {
             varint::write_signed(&mut out, gap.start_ms);
             varint::write_signed(&mut out, gap.end_ms);
         }
+        if self.classes != Classes::default() {
+            varint::write(&mut out, tag::CLASSES);
+            write_bytes(&mut out, &self.classes.encode());
+        }
         out
     }
 
@@ -157,7 +169,9 @@ impl Manifest {
             Some(TimeRange::new(start, varint::read_signed(&mut rest)?))
         });
         let gaps = gaps.collect::<Option<_>>()?;
-        let manifest = Manifest { generation, next_number, checkpoint, blocks, retired, gaps };
+        let classes = Classes::default();
+        let mut manifest =
+            Manifest { generation, next_number, checkpoint, blocks, retired, gaps, classes };
         while !rest.is_empty() {
             let tag = varint::read(&mut rest)?;
             let field = read_bytes(&mut rest)?;
@@ -168,10 +182,14 @@ impl Manifest {
         Some(Decoded::Known(manifest))
     }
 
-    /// What came to the format later is in fields with tags; there is none yet. Whether the tag is
-    /// known; `None` if the field does not decode.
-    fn take_field(&self, _tag: u64, _field: &[u8]) -> Option<bool> {
-        Some(false)
+    /// What came to the format later is in fields with tags. Whether the tag is known; `None` if
+    /// the field does not decode.
+    fn take_field(&mut self, tag: u64, field: &[u8]) -> Option<bool> {
+        match tag {
+            tag::CLASSES => self.classes = Classes::decode(field)?,
+            _ => return Some(false),
+        }
+        Some(true)
     }
 
     /// Stops naming a block.
@@ -232,6 +250,13 @@ fn generation_of(name: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::disk::sim::SimDisk;
+    use crate::retention::policy::Policies;
+
+    fn classes() -> Classes {
+        let mut classes = Classes::default();
+        classes.adopt(&Policies::default(), &[]);
+        classes
+    }
 
     fn manifest() -> Manifest {
         Manifest {
@@ -240,6 +265,7 @@ mod tests {
             blocks: vec![BlockMeta { id: BlockId(3), ..BlockMeta::default() }],
             retired: vec![1, 2],
             gaps: vec![TimeRange::new(-5, 6)],
+            classes: classes(),
             ..Manifest::default()
         }
     }

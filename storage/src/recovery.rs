@@ -17,6 +17,7 @@ use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::{self, BLOCKS_DIR, Block};
 use crate::metrics::checkpoint::{self, CHECKPOINTS_DIR};
 use crate::metrics::head::Head;
+use crate::retention::classes::Classes;
 use crate::time::{TimeRange, WINDOW_MS, windows_of};
 use crate::wal::replay::{self, Entry};
 use crate::wal::{SealedSegment, WAL_DIR};
@@ -88,7 +89,10 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Re
     restored?;
     sweep(disk.as_ref(), &mut manifest, &mut report)?;
     let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
-    let sealed = SealedWindows::of(&blocks, covered);
+    // The blocks of a window's classes were sealed together. Where one is lost, the log may still
+    // have its rows: they are taken from it all, and those that blocks have too do no harm.
+    let trusted = if report.quarantined.is_empty() { &blocks[..] } else { &[] };
+    let sealed = SealedWindows::of(trusted, covered);
     sealed.forget_in(&mut head);
     let replayed = replay_log(disk.as_ref(), covered, &sealed, &mut head, &mut report)?;
     report.torn_tail_bytes = replayed.torn_tail_bytes;
@@ -306,6 +310,7 @@ fn rebuild(
         blocks: metas,
         retired: replaced.into_iter().map(|id| id.0).collect(),
         gaps: Vec::new(),
+        classes: Classes::default(),
     })
 }
 

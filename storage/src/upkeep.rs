@@ -18,6 +18,7 @@ use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
 use crate::metrics::block::{self, Block};
 use crate::metrics::checkpoint::{self, CheckpointWriter};
 use crate::recovery::{self, RecoveryReport};
+use crate::retention::classify::Split;
 use crate::snapshot::Version;
 use crate::time::TimeRange;
 
@@ -40,15 +41,21 @@ pub(crate) struct Upkeep {
     /// Bytes the log had taken in at the last checkpoint.
     pub(crate) checkpoint_wal_bytes: u64,
     pub(crate) merging: Option<Merging>,
+    /// Blocks that may be dropped however many they are.
+    pub(crate) confirmed: Vec<BlockId>,
+    /// Retention waits for confirmation, and has said so.
+    pub(crate) is_held: bool,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
 }
 /// The merge in progress.
 #[derive(Debug)]
 pub(crate) struct Merging {
-    merge: Merge,
+    pub(crate) merge: Merge,
     /// Reading suffers without it.
-    is_urgent: bool,
+    pub(crate) is_urgent: bool,
+    /// It is a part of this.
+    pub(crate) split: Option<Split>,
 }
 
 impl Inner {
@@ -63,19 +70,21 @@ impl Inner {
             self.wal.sync()?;
             upkeep.last_sync_ms = now_ms;
         }
-        let step = plan(&self.situation(&upkeep, now_ms));
-        match step {
+        let situation = self.situation(&upkeep, now_ms);
+        self.note_held(&mut upkeep, &situation);
+        match plan(&situation) {
             Step::Idle => return Ok(Progress::Idle),
             Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids)?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
+            Step::Classify(ids) => self.classify_blocks(&mut upkeep, &ids)?,
             Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
             Step::GoOn => return self.go_on_merging(&mut upkeep),
         }
         Ok(Progress::Worked)
     }
 
-    fn situation(&self, upkeep: &Upkeep, now_ms: i64) -> Situation {
+    pub(crate) fn situation(&self, upkeep: &Upkeep, now_ms: i64) -> Situation {
         let head = self.head.read();
         let newest = self.newest_ms.load(Ordering::Relaxed);
         let written = self.wal.stats().written_bytes;
@@ -89,13 +98,14 @@ impl Inner {
             last_checkpoint_ms: upkeep.last_checkpoint_ms,
             wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
             blocks: upkeep.manifest.blocks.clone(),
-            retention_ms: self.options.retention_ms,
+            classes: upkeep.manifest.classes.clone(),
+            confirmed: upkeep.confirmed.clone(),
             is_merging: upkeep.merging.is_some(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
         }
     }
 
-    fn new_meta(&self, upkeep: &mut Upkeep, window: TimeRange, sequence: u64) -> BlockMeta {
+    pub(crate) fn new_meta(&self, upkeep: &mut Upkeep, window: TimeRange, sequence: u64) -> BlockMeta {
         BlockMeta {
             id: BlockId(upkeep.manifest.next_number()),
             data_type: DataType::Metrics,
@@ -110,11 +120,16 @@ impl Inner {
         // Everything applied by now is in the head, so it will be in the block.
         let sequence = self.sequences.lock().contiguous;
         let was_sealed = window.end_ms < self.head.read().sealed_before();
-        let meta = self.new_meta(upkeep, window, sequence);
-        let sealed = seal::seal(&self.disk, &self.head, window, meta)?;
-        if let Some(meta) = &sealed.meta {
+        let policy_generation = upkeep.manifest.classes.generation;
+        let meta_of = |class| BlockMeta {
+            class,
+            policy_generation,
+            ..self.new_meta(upkeep, window, sequence)
+        };
+        let sealed = seal::seal(&self.disk, &self.head, window, meta_of)?;
+        if !sealed.metas.is_empty() {
             self.sync_log_before_blocks();
-            let published = self.publish_sealed(upkeep, meta);
+            let published = self.publish_sealed(upkeep, &sealed.metas);
             if let Err(e) = published {
                 seal::abort(&self.head, &sealed.ids);
                 return Err(e);
@@ -142,14 +157,22 @@ impl Inner {
         Ok(())
     }
 
-    fn publish_sealed(&self, upkeep: &mut Upkeep, meta: &BlockMeta) -> Result<()> {
-        let block = self.open_new(meta)?;
-        tracing::info!(block = %meta.id, series = meta.series, samples = meta.samples,
-            bytes = meta.bytes, "sealed");
+    /// In one manifest: a window is sealed for all classes or for none.
+    fn publish_sealed(&self, upkeep: &mut Upkeep, metas: &[BlockMeta]) -> Result<()> {
+        let opened: Result<Vec<Arc<Block>>> = metas.iter().map(|meta| self.open_new(meta)).collect();
+        if opened.is_err() {
+            seal::discard(&self.disk, metas);
+        }
+        for meta in metas {
+            tracing::info!(block = %meta.id, class = meta.class, series = meta.series,
+                samples = meta.samples, bytes = meta.bytes, "sealed");
+        }
+        let blocks = opened?;
         let mut manifest = upkeep.manifest.clone();
-        manifest.blocks.push(meta.clone());
-        self.store_with_file(upkeep, manifest, &block::path(meta.id))?;
-        self.publish(vec![block], &[]);
+        manifest.blocks.extend_from_slice(metas);
+        let paths: Vec<PathBuf> = metas.iter().map(|meta| block::path(meta.id)).collect();
+        self.store_with_files(upkeep, manifest, &paths)?;
+        self.publish(blocks, &[]);
         Ok(())
     }
 
@@ -161,7 +184,7 @@ impl Inner {
         }
     }
 
-    fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
+    pub(crate) fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
         let opened = Block::open(self.disk.clone(), meta.id, &self.pages);
         if opened.is_err() {
             let _ = self.disk.remove(&block::path(meta.id));
@@ -173,7 +196,11 @@ impl Inner {
         let version = self.version();
         let is_input = |block: &&Arc<Block>| due.inputs.contains(&block.meta().id);
         let inputs: Vec<Arc<Block>> = version.blocks.iter().filter(is_input).cloned().collect();
-        let Some(first) = inputs.first().map(|block| block.meta().clone()) else { return Ok(()) };
+        // The manifest knows classes that were decided after the block was written.
+        let is_first = |meta: &&BlockMeta| inputs.first().is_some_and(|b| b.meta().id == meta.id);
+        let Some(first) = upkeep.manifest.blocks.iter().find(is_first).cloned() else {
+            return Ok(());
+        };
         let meta = BlockMeta {
             data_type: first.data_type,
             class: first.class,
@@ -184,7 +211,8 @@ impl Inner {
         let begun = Merge::begin(&self.disk, inputs.clone(), meta);
         match begun {
             Ok(merge) => {
-                upkeep.merging = Some(Merging { merge, is_urgent: due.is_urgent });
+                let is_urgent = due.is_urgent;
+                upkeep.merging = Some(Merging { merge, is_urgent, split: None });
                 Ok(())
             }
             Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e),
@@ -202,6 +230,7 @@ impl Inner {
         };
         if !inputs.iter().all(live) {
             // Retention or quarantine took one: what is due is seen anew.
+            merging.split.iter().for_each(|split| self.forget_split(split));
             return Ok(Progress::Worked);
         }
         let merged = match merging.merge.advance(SLICE_ROWS) {
@@ -214,10 +243,12 @@ impl Inner {
             Ok(true) => merging.merge.finish(),
             Err(e) => Err(e),
         };
-        match merged {
-            Ok(meta) => self.publish_merged(upkeep, &inputs, meta)?,
-            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e)?,
-            Err(e) => return Err(e),
+        match (merged, merging.split) {
+            (Ok(part), Some(split)) => self.end_part(upkeep, split, part)?,
+            (Err(e), Some(split)) => self.give_up_split(upkeep, split, e)?,
+            (Ok(meta), None) => self.publish_merged(upkeep, &inputs, meta)?,
+            (Err(e @ Error::Corrupt { .. }), None) => self.quarantine_blocks(upkeep, &inputs, e)?,
+            (Err(e), None) => return Err(e),
         }
         Ok(Progress::Worked)
     }
@@ -236,14 +267,14 @@ impl Inner {
         let mut manifest = upkeep.manifest.clone();
         inputs.iter().for_each(|id| manifest.retire(*id));
         manifest.blocks.push(meta);
-        self.store_with_file(upkeep, manifest, &path)?;
+        self.store_with_files(upkeep, manifest, &[path])?;
         self.publish(vec![block], &inputs);
         Ok(())
     }
 
     /// Takes out of service the blocks that do not verify, so that the rest can be merged and read;
     /// their files stay in quarantine. Gives the error back if all of them do.
-    fn quarantine_blocks(
+    pub(crate) fn quarantine_blocks(
         &self,
         upkeep: &mut Upkeep,
         blocks: &[Arc<Block>],
@@ -280,7 +311,7 @@ impl Inner {
     }
 
     /// Takes blocks from readers, and their samples with them.
-    fn withdraw(&self, ids: &[BlockId]) {
+    pub(crate) fn withdraw(&self, ids: &[BlockId]) {
         let version = self.version();
         let gone = version.blocks.iter().filter(|block| ids.contains(&block.meta().id));
         // Under the head's lock, as a write: no reader misses the samples and not the generation.
@@ -294,7 +325,7 @@ impl Inner {
     }
 
     /// Makes a changed manifest the truth; on failure the present one stays.
-    fn store(
+    pub(crate) fn store(
         &self,
         upkeep: &mut Upkeep,
         mut manifest: Manifest,
@@ -308,18 +339,25 @@ impl Inner {
         stored
     }
 
-    /// [`Inner::store`] of a manifest that is the first to name a new file: without the manifest,
-    /// the file goes, so that failures do not fill the disk.
-    fn store_with_file(&self, upkeep: &mut Upkeep, manifest: Manifest, file: &Path) -> Result<()> {
+    /// [`Inner::store`] of a manifest that is the first to name new files: without the manifest,
+    /// the files go, so that failures do not fill the disk.
+    pub(crate) fn store_with_files(
+        &self,
+        upkeep: &mut Upkeep,
+        manifest: Manifest,
+        files: &[impl AsRef<Path>],
+    ) -> Result<()> {
         let stored = self.store(upkeep, manifest);
         if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
-            let _ = self.disk.remove(file);
+            for file in files {
+                let _ = self.disk.remove(file.as_ref());
+            }
         }
         Ok(stored?)
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
-    fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
+    pub(crate) fn publish(&self, added: Vec<Arc<Block>>, removed: &[BlockId]) {
         let mut version = self.version.write();
         let is_removed = |block: &Arc<Block>| removed.contains(&block.meta().id);
         let (retired, mut blocks): (Vec<_>, Vec<_>) =
@@ -346,7 +384,7 @@ impl Inner {
         let mut manifest = upkeep.manifest.clone();
         let old = manifest.checkpoint.replace(CheckpointId { number, covered });
         manifest.retired.extend(old.map(|old| old.number));
-        self.store_with_file(upkeep, manifest, &checkpoint::path(number))?;
+        self.store_with_files(upkeep, manifest, &[checkpoint::path(number)])?;
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         upkeep.last_checkpoint_ms = now_ms;
         upkeep.checkpoint_wal_bytes = wal_bytes;

@@ -2,6 +2,8 @@
 
 use crate::compaction::windows::{self, Due, Moment};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::retention::classes::Classes;
+use crate::retention::plan::Expired;
 use crate::retention;
 use crate::time::{TimeRange, WINDOW_MS};
 
@@ -46,7 +48,10 @@ pub(crate) struct Situation {
     /// Bytes of the log that only a replay could bring back.
     pub(crate) wal_bytes: u64,
     pub(crate) blocks: Vec<BlockMeta>,
-    pub(crate) retention_ms: i64,
+    /// What the classes of the blocks mean.
+    pub(crate) classes: Classes,
+    /// Blocks of which somebody has said that they may go.
+    pub(crate) confirmed: Vec<BlockId>,
     /// A merge was begun and is not finished.
     pub(crate) is_merging: bool,
     /// The wall clock cannot be trusted: nothing is dropped.
@@ -60,6 +65,8 @@ pub(crate) enum Step {
     /// Put the head's samples of a window into a block.
     Seal(TimeRange),
     Checkpoint,
+    /// Look at the series of these blocks, whose classes are by other policies than the present.
+    Classify(Vec<BlockId>),
     /// Begin to make one block of several.
     Merge(Due),
     /// Go on with the merge that was begun.
@@ -67,18 +74,28 @@ pub(crate) enum Step {
     Idle,
 }
 
+impl Situation {
+    /// What has outlived its retention.
+    pub(crate) fn expired(&self) -> Expired {
+        let facts = retention::plan::Facts {
+            blocks: &self.blocks,
+            newest_ms: self.newest_ms,
+            now_ms: self.now_ms,
+            clock_in_doubt: self.clock_in_doubt,
+            confirmed: &self.confirmed,
+        };
+        retention::plan::expired(facts, |block| self.classes.lifetime_ms(block), |_| true)
+    }
+
+    fn outdated(&self) -> impl Iterator<Item = &BlockMeta> {
+        self.blocks.iter().filter(|block| self.classes.is_outdated(block))
+    }
+}
+
 pub(crate) fn plan(facts: &Situation) -> Step {
-    let dead = match facts.clock_in_doubt {
-        true => Vec::new(),
-        false => retention::plan::expired(
-            &facts.blocks,
-            facts.newest_ms,
-            facts.now_ms,
-            facts.retention_ms,
-        ),
-    };
-    if !dead.is_empty() {
-        return Step::Drop(dead);
+    let expired = facts.expired();
+    if !expired.blocks.is_empty() && !expired.is_held {
+        return Step::Drop(expired.blocks);
     }
     if let Some(window) = window_to_seal(facts) {
         return Step::Seal(window);
@@ -90,11 +107,15 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if facts.is_merging {
         return Step::GoOn;
     }
+    let outdated: Vec<BlockId> = facts.outdated().map(|block| block.id).collect();
+    if !outdated.is_empty() {
+        return Step::Classify(outdated);
+    }
     let moment = Moment {
         sealed_before_ms: facts.sealed_before_ms,
         late_quiet_ms: facts.now_ms.saturating_sub(facts.last_late_seal_ms),
     };
-    let due = windows::due(&facts.blocks, moment, |_| facts.retention_ms);
+    let due = windows::due(&facts.blocks, moment, |block| facts.classes.lifetime_ms(block));
     due.map_or(Step::Idle, Step::Merge)
 }
 
@@ -121,8 +142,15 @@ fn window_to_seal(facts: &Situation) -> Option<TimeRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retention::policy::Policies;
 
     const MINUTE: i64 = 60 * 1000;
+
+    fn classes() -> Classes {
+        let mut classes = Classes::default();
+        classes.adopt(&Policies::raw_only(100 * WINDOW_MS), &[]);
+        classes
+    }
 
     fn facts() -> Situation {
         Situation {
@@ -130,7 +158,7 @@ mod tests {
             newest_ms: Some(WINDOW_MS + 20 * MINUTE),
             head_windows: vec![(0, WINDOW_MS), (WINDOW_MS, WINDOW_MS + 20 * MINUTE)],
             last_checkpoint_ms: WINDOW_MS + 20 * MINUTE,
-            retention_ms: 100 * WINDOW_MS,
+            classes: classes(),
             ..Situation::default()
         }
     }
@@ -190,5 +218,14 @@ mod tests {
         assert_eq!(plan(&settled), Step::GoOn);
         let sealing = Situation { is_merging: true, ..facts() };
         assert!(matches!(plan(&sealing), Step::Seal(_)));
+    }
+
+    #[test]
+    fn blocks_of_other_policies_are_looked_at_before_they_are_merged() {
+        let old = BlockMeta { id: BlockId(4), ..BlockMeta::default() };
+        let settled = Situation { head_windows: vec![], blocks: vec![old], ..facts() };
+        assert_eq!(plan(&settled), Step::Classify(vec![BlockId(4)]));
+        let merging = Situation { is_merging: true, ..settled };
+        assert_eq!(plan(&merging), Step::GoOn);
     }
 }
