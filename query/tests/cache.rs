@@ -16,8 +16,8 @@ use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Batch, HistogramRow};
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
 use icecore_storage::metrics::sample::{Samples, stale_nan};
-use icecore_storage::time::{MINUTE_MS, TimeRange, WINDOW_MS};
 use icecore_storage::retention::policy::Policies;
+use icecore_storage::time::{MINUTE_MS, TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Snapshot};
 use proptest::prelude::*;
 

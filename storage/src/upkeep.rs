@@ -105,7 +105,12 @@ impl Inner {
         }
     }
 
-    pub(crate) fn new_meta(&self, upkeep: &mut Upkeep, window: TimeRange, sequence: u64) -> BlockMeta {
+    pub(crate) fn new_meta(
+        &self,
+        upkeep: &mut Upkeep,
+        window: TimeRange,
+        sequence: u64,
+    ) -> BlockMeta {
         BlockMeta {
             id: BlockId(upkeep.manifest.next_number()),
             data_type: DataType::Metrics,
@@ -159,7 +164,8 @@ impl Inner {
 
     /// In one manifest: a window is sealed for all classes or for none.
     fn publish_sealed(&self, upkeep: &mut Upkeep, metas: &[BlockMeta]) -> Result<()> {
-        let opened: Result<Vec<Arc<Block>>> = metas.iter().map(|meta| self.open_new(meta)).collect();
+        let opened: Result<Vec<Arc<Block>>> =
+            metas.iter().map(|meta| self.open_new(meta)).collect();
         if opened.is_err() {
             seal::discard(&self.disk, metas);
         }

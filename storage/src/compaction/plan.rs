@@ -2,9 +2,9 @@
 
 use crate::compaction::windows::{self, Due, Moment};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::retention;
 use crate::retention::classes::Classes;
 use crate::retention::plan::Expired;
-use crate::retention;
 use crate::time::{TimeRange, WINDOW_MS};
 
 /// A window is sealed when samples this much newer than its end have come: what is scraped every

@@ -47,7 +47,13 @@ impl Inner {
         }
     }
 
-    fn assign(&self, upkeep: &mut Upkeep, ids: &[BlockId], class: u32, generation: u64) -> Result<()> {
+    fn assign(
+        &self,
+        upkeep: &mut Upkeep,
+        ids: &[BlockId],
+        class: u32,
+        generation: u64,
+    ) -> Result<()> {
         tracing::info!(blocks = ids.len(), class, "blocks have a class by the present policies");
         let mut manifest = upkeep.manifest.clone();
         for meta in manifest.blocks.iter_mut().filter(|meta| ids.contains(&meta.id)) {
@@ -92,7 +98,12 @@ impl Inner {
     }
 
     /// Takes note of a part that is written; the last publishes all.
-    pub(crate) fn end_part(&self, upkeep: &mut Upkeep, mut split: Split, part: BlockMeta) -> Result<()> {
+    pub(crate) fn end_part(
+        &self,
+        upkeep: &mut Upkeep,
+        mut split: Split,
+        part: BlockMeta,
+    ) -> Result<()> {
         split.parts.push(part);
         if !split.classes.is_empty() {
             return self.begin_part(upkeep, split);
@@ -115,7 +126,12 @@ impl Inner {
     }
 
     /// Removes what was written. A block that is damaged goes to quarantine.
-    pub(crate) fn give_up_split(&self, upkeep: &mut Upkeep, split: Split, error: Error) -> Result<()> {
+    pub(crate) fn give_up_split(
+        &self,
+        upkeep: &mut Upkeep,
+        split: Split,
+        error: Error,
+    ) -> Result<()> {
         seal::discard(&self.disk, &split.parts);
         match error {
             Error::Corrupt { .. } => self.quarantine_blocks(upkeep, &[split.block], error),

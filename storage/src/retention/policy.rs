@@ -138,10 +138,8 @@ mod tests {
 
     #[test]
     fn companions_go_with_their_series() {
-        let of_companions = Policies::new(vec![
-            policy(companion::LABEL, "ms", 1),
-            policy(companion::LABEL, "", 2),
-        ]);
+        let of_companions =
+            Policies::new(vec![policy(companion::LABEL, "ms", 1), policy(companion::LABEL, "", 2)]);
         let series = Labels::from_pairs([("__name__", "m")]).unwrap();
         let companion = companion::labels_of_companion(&series);
         let policy_of = |labels| of_companions.policy_of(labels);

@@ -11,5 +11,6 @@ mod faults;
 mod machine;
 mod model;
 mod oracle;
+mod retention;
 mod start_timestamps;
 mod upkeep;
