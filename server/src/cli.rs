@@ -4,7 +4,7 @@
 //! that) and with what would have been right.
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,8 +13,10 @@ use icecore_query::parser::ParserOptions;
 use icecore_storage::db::{self, SyncMode};
 
 use crate::config::{Config, LISTEN_ADDRESS};
+use crate::config_file;
 use crate::duration;
 use crate::features::Features;
+use crate::plan::PlanArgs;
 use crate::process::machine_bytes;
 use crate::size::{Size, parse_bytes, parse_share};
 
@@ -28,19 +30,38 @@ pub struct Cli {
     serve: ServeArgs,
 }
 
+/// What the program is asked to do.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Run the database (the default).
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Check files without running anything.
+    #[command(subcommand)]
+    Check(Check),
+    /// Ask what retention does.
+    #[command(subcommand)]
+    Retention(RetentionCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Check {
+    /// A configuration file.
+    Config {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RetentionCommand {
+    /// What a configuration would drop of what is stored now.
+    Plan(PlanArgs),
 }
 
 impl Cli {
-    /// The flags of the one command there is, whichever way it was asked for.
-    pub fn into_serve(self) -> ServeArgs {
-        match self.command {
-            Some(Command::Serve(args)) => args,
-            None => self.serve,
-        }
+    /// The command; it is `serve` unless another one is named.
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
     }
 }
 
@@ -55,9 +76,14 @@ pub struct ServeArgs {
     #[arg(long = "storage.path", value_name = "PATH", default_value = "./icecore-data")]
     storage_path: PathBuf,
 
-    /// How long samples are kept.
-    #[arg(long = "storage.retention", value_name = "DURATION", default_value = "30d", value_parser = parse_retention)]
-    retention_ms: i64,
+    /// A YAML file with what no flag says: retention. Read again on SIGHUP and on POST /-/reload.
+    #[arg(long = "config.file", value_name = "FILE")]
+    config_file: Option<PathBuf>,
+
+    /// How long samples are kept, for all series alike and without rollups; instead of a section
+    /// `retention` in --config.file. With neither: raw 30d, 5m 180d, 1h 3y.
+    #[arg(long = "storage.retention", value_name = "DURATION", value_parser = parse_retention)]
+    retention_ms: Option<i64>,
 
     /// When a write is acknowledged: `always` after fdatasync of the log, `interval:<duration>`
     /// before it, with a sync this often.
@@ -131,7 +157,10 @@ impl ServeArgs {
         Features::new(self.features.clone())
     }
 
-    pub fn into_config(self) -> Config {
+    /// Reads the configuration file, too; an error says what is wrong in which line of it.
+    pub fn into_config(self) -> anyhow::Result<Config> {
+        let loaded = config_file::load(self.config_file.as_deref(), self.retention_ms)?;
+        loaded.warn();
         let flags = self.flags();
         let features = self.features();
         let machine_bytes = machine_bytes();
@@ -141,7 +170,7 @@ impl ServeArgs {
             storage_path: self.storage_path,
             storage: db::Options {
                 sync: self.wal_sync,
-                retention_ms: self.retention_ms,
+                policies: loaded.policies,
                 seed: random_seed(),
                 ..db::Options::default()
             },
@@ -153,6 +182,8 @@ impl ServeArgs {
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
                 ..EngineOptions::default()
             },
+            config_file: self.config_file,
+            retention_flag_ms: self.retention_ms,
             parser: ParserOptions::default(),
             query_concurrency: self.query_concurrency,
             result_cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
@@ -160,10 +191,11 @@ impl ServeArgs {
             flags,
         };
         features.apply(&mut config.engine, &mut config.parser);
-        config
+        Ok(config)
     }
 
     fn flags(&self) -> Vec<(&'static str, String)> {
+        let path = |path: Option<&Path>| path.map_or_else(String::new, |p| p.display().to_string());
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map_or_else(String::new, |value| value.get_name().to_owned())
         };
@@ -175,6 +207,7 @@ impl ServeArgs {
             }
         };
         vec![
+            ("config.file", path(self.config_file.as_deref())),
             ("enable-feature", self.features.join(",")),
             ("log.format", name(&|| self.log_format.to_possible_value())),
             ("log.level", name(&|| self.log_level.to_possible_value())),
@@ -187,7 +220,7 @@ impl ServeArgs {
             ("query.max-samples", self.query_samples_max.to_string()),
             ("query.timeout", duration::format_ms(self.query_timeout_ms)),
             ("storage.path", self.storage_path.display().to_string()),
-            ("storage.retention", duration::format_ms(self.retention_ms)),
+            ("storage.retention", self.retention_ms.map_or_else(String::new, duration::format_ms)),
             ("storage.wal-sync", sync),
             ("web.listen-address", self.listen_address.clone()),
         ]
@@ -242,12 +275,17 @@ fn random_seed() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use icecore_storage::retention::policy::Policies;
+
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         Cli::try_parse_from(std::iter::once(&"icecore").chain(args))
-            .map(|cli| cli.into_serve().into_config())
             .map_err(|e| e.to_string())
+            .and_then(|cli| match cli.into_command() {
+                Command::Serve(args) => args.into_config().map_err(|e| e.to_string()),
+                other => Err(format!("{other:?}")),
+            })
     }
 
     #[test]
@@ -256,7 +294,7 @@ mod tests {
             let config = parse(args).unwrap();
             assert_eq!(config.listen_address, "127.0.0.1:9494");
             assert_eq!(config.storage_path, PathBuf::from("./icecore-data"));
-            assert_eq!(config.storage.retention_ms, 30 * 24 * 60 * 60 * 1000);
+            assert_eq!(config.storage.policies, Policies::default());
             assert_eq!(config.storage.sync, SyncMode::Always);
             assert_eq!(config.engine.timeout, Duration::from_secs(120));
             assert_eq!(config.query_concurrency, 20);

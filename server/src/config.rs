@@ -57,6 +57,10 @@ pub struct Config {
     /// The data directory.
     pub storage_path: PathBuf,
     pub storage: db::Options,
+    /// Read again on a reload.
+    pub config_file: Option<PathBuf>,
+    /// `--storage.retention`, if it was given.
+    pub retention_flag_ms: Option<i64>,
     pub engine: EngineOptions,
     pub parser: ParserOptions,
     /// Queries that run at once; others wait.
@@ -76,6 +80,8 @@ impl Config {
             listen_address: LISTEN_ADDRESS.into(),
             storage_path: storage_path.into(),
             storage: db::Options::default(),
+            config_file: None,
+            retention_flag_ms: None,
             engine: EngineOptions::default(),
             parser: ParserOptions::default(),
             query_concurrency: 20,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use icecore_server::cli::Cli;
-use icecore_server::{Config, Server, telemetry};
+use icecore_server::cli::{Check, Cli, Command, RetentionCommand, ServeArgs};
+use icecore_server::{Config, Server, config_file, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Blocking work that never ends must not keep the process from ending.
@@ -18,12 +18,36 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const THREAD_STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    let args = Cli::parse().into_serve();
+    match Cli::parse().into_command() {
+        Command::Serve(args) => start(*args),
+        Command::Check(Check::Config { file }) => {
+            say(config_file::read(&file).map(|_| format!("{}: fine\n", file.display())))
+        }
+        Command::Retention(RetentionCommand::Plan(args)) => say(args.run()),
+    }
+}
+
+/// Ends a command that asks for something: the answer on stdout, or the reason on stderr.
+fn say(answer: anyhow::Result<String>) -> ExitCode {
+    match answer {
+        Ok(text) => {
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "icecore: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: ServeArgs) -> ExitCode {
     telemetry::start(args.log_level, args.log_format);
     for (option, text) in args.features().warnings() {
         tracing::warn!(option, "{text}");
     }
-    match run(args.into_config()) {
+    match args.into_config().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -47,7 +71,14 @@ fn run(config: Config) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
     let server = Server::bind(config).await?;
+    let reloader = server.reloader();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloader.reload().await;
+        }
+    });
     if !server.address().ip().is_loopback() {
         tracing::warn!(
             address = %server.address(),

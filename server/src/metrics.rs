@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::config::QUERIES_WAITING_MAX;
 use crate::counters::{CODES, DURATION_BOUNDS, Durations, METHODS, OTHER_ROUTE, WriteResult};
 use crate::process::ProcessStats;
+use crate::reload::Reload;
 use crate::routes::ROUTES;
 
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -66,6 +67,7 @@ pub(crate) fn gather(app: &App) -> Vec<Family> {
     if let Some(db) = app.db_if_open() {
         storage(&mut families, &db.stats());
     }
+    configuration(&mut families, &app.reload);
     http(&mut families, app);
     writes(&mut families, app);
     queries(&mut families, app);
@@ -203,6 +205,7 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         checkpoints,
         quarantined_files,
         lost_records,
+        retention_held_bytes,
         read_only,
     } = stats;
     for (name, help, value) in [
@@ -257,6 +260,11 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             *lost_records,
         ),
         (
+            "icecore_retention_held_bytes",
+            "Bytes that retention would drop once somebody confirms it; the log says why.",
+            *retention_held_bytes,
+        ),
+        (
             "icecore_read_only",
             "Whether writes are refused at present; the log says why.",
             u64::from(read_only.is_some()),
@@ -272,6 +280,19 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             out.gauge(name, help, *ms as f64 / 1000.0);
         }
     }
+}
+
+fn configuration(out: &mut Gathered, reload: &Reload) {
+    out.gauge(
+        "icecore_config_last_reload_successful",
+        "Whether the last reload of the configuration was taken.",
+        f64::from(u8::from(reload.is_successful())),
+    );
+    out.gauge(
+        "icecore_config_last_reload_success_timestamp_seconds",
+        "When a configuration was last taken.",
+        reload.succeeded_ms() as f64 / 1000.0,
+    );
 }
 
 fn http(out: &mut Gathered, app: &App) {

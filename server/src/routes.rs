@@ -20,13 +20,16 @@ use hyper::{HeaderMap, Method, StatusCode};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use crate::api::{exemplars, health, home, labels, metadata, parse_query, query, status, write};
+use crate::api::{
+    exemplars, health, home, labels, metadata, parse_query, query, retention, status, write,
+};
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
 use crate::counters::OTHER_ROUTE;
 use crate::http::body::{self, BodyError};
 use crate::http::error::{ApiError, ErrorKind};
 use crate::http::params::Params;
+use crate::reload;
 
 /// One row: a path, the methods it takes, and what answers.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ pub(crate) enum Methods {
     /// HEAD comes with it.
     Get,
     GetOrPost,
+    Post,
     /// And GET for senders that ask for the protocol's version.
     Write,
 }
@@ -63,6 +67,10 @@ enum Endpoint {
     RuntimeInfo,
     Flags,
     Tsdb,
+    Retention,
+    RetentionPlan,
+    RetentionConfirm,
+    Reload,
     Healthy,
     Ready,
     Metrics,
@@ -73,7 +81,7 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub(crate) const ROUTES: [Route; 20] = [
+pub(crate) const ROUTES: [Route; 24] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
@@ -90,6 +98,10 @@ pub(crate) const ROUTES: [Route; 20] = [
     route("/api/v1/status/runtimeinfo", Methods::Get, Endpoint::RuntimeInfo),
     route("/api/v1/status/flags", Methods::Get, Endpoint::Flags),
     route("/api/v1/status/tsdb", Methods::Get, Endpoint::Tsdb),
+    route("/api/v1/status/retention", Methods::Get, Endpoint::Retention),
+    route("/api/v1/status/retention/plan", Methods::Post, Endpoint::RetentionPlan),
+    route("/api/v1/admin/retention/confirm", Methods::Post, Endpoint::RetentionConfirm),
+    route("/-/reload", Methods::Post, Endpoint::Reload),
     route("/-/healthy", Methods::Get, Endpoint::Healthy),
     route("/-/ready", Methods::Get, Endpoint::Ready),
     route("/metrics", Methods::Get, Endpoint::Metrics),
@@ -109,6 +121,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     for route in &ROUTES {
         let mut filter = match route.methods {
             Methods::Get => MethodFilter::GET,
+            Methods::Post => MethodFilter::POST,
             Methods::GetOrPost | Methods::Write => MethodFilter::GET.or(MethodFilter::POST),
         };
         if is_api(route.template) {
@@ -156,10 +169,25 @@ async fn dispatch(
         Endpoint::RuntimeInfo => Ok(status::runtime_info(app)),
         Endpoint::Flags => Ok(status::flags(app)),
         Endpoint::Tsdb => status::tsdb(app, params(request).await?).await,
+        Endpoint::Retention => retention::report(app).await,
+        Endpoint::RetentionPlan => retention::plan(app, request).await,
+        Endpoint::RetentionConfirm => retention::confirm(app, request).await,
+        Endpoint::Reload => {
+            refuse_web_pages(&request)?;
+            reload::endpoint(app).await
+        }
         Endpoint::Healthy => Ok(health::healthy()),
         Endpoint::Ready => health::ready(app),
         Endpoint::Metrics => Ok(health::metrics(app)),
         Endpoint::Home => Ok(home::page(app, request.headers())),
+    }
+}
+
+/// A web page must not change anything on a server that the browser happens to reach.
+pub(crate) fn refuse_web_pages(request: &Request) -> Result<(), ApiError> {
+    match request.headers().contains_key(ORIGIN) {
+        true => Err(ApiError::new(ErrorKind::Forbidden, "not for requests of web pages")),
+        false => Ok(()),
     }
 }
 

@@ -337,7 +337,7 @@ impl Db {
     }
 }
 
-fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
+pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
     let (root, path) = (Path::new(""), Path::new(LOCK_FILE));
     disk.create_dir_all(root).map_err(|e| io_error("create folder", root, e))?;
     disk.lock(path).map_err(|e| match e.kind() {

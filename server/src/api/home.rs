@@ -14,6 +14,7 @@ use crate::clock;
 use crate::duration;
 use crate::http::time::format_rfc3339;
 use crate::routes::{Methods, ROUTES};
+use icecore_storage::retention::policy::Policies;
 
 /// No script can run, not even one that a label's name smuggles in.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -79,7 +80,7 @@ fn push_state(body: &mut String, app: &App) {
         ("recent samples", range),
         ("on disk", bytes(stats.block_bytes + stats.wal_bytes)),
         ("in memory", bytes(stats.head_bytes)),
-        ("kept for", duration::format_ms(app.config.storage.retention_ms)),
+        ("kept for", kept(&app.reload.policies())),
     ];
     *body += "<dl>";
     for (name, value) in rows {
@@ -97,6 +98,16 @@ fn push_state(body: &mut String, app: &App) {
     }
 }
 
+/// Lifetimes of what no policy selects, and how many others there are.
+fn kept(policies: &Policies) -> String {
+    let tiers: Vec<String> = policies.catch_all().tiers.iter().map(ToString::to_string).collect();
+    let text = tiers.join(", ");
+    match policies.metrics().len() - 1 {
+        0 => text,
+        others => format!("{text} ({others} other policies)"),
+    }
+}
+
 fn push_query_form(body: &mut String) {
     *body += "<form action=\"/api/v1/query\"><input name=\"query\" value=\"up\" aria-label=\"PromQL query\" spellcheck=\"false\" autocomplete=\"off\"><button>Query now</button></form>";
 }
@@ -111,7 +122,7 @@ fn push_routes(body: &mut String) {
         let methods = match route.methods {
             Methods::Get => "GET",
             Methods::GetOrPost => "GET POST",
-            Methods::Write => "POST",
+            Methods::Write | Methods::Post => "POST",
         };
         let path = escaped(route.template);
         let link = route.methods == Methods::Get && !route.template.contains('{');

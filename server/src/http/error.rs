@@ -19,6 +19,7 @@ pub(crate) enum ErrorKind {
     Canceled,
     Internal,
     NotFound,
+    Forbidden,
     /// Too much is asked at a time.
     Unavailable,
     /// The database is being opened or closed: a plain 503, no envelope.
@@ -40,6 +41,10 @@ impl ApiError {
 
     pub(crate) fn bad_data(message: impl Into<String>) -> ApiError {
         ApiError::new(ErrorKind::BadData, message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> ApiError {
+        ApiError::new(ErrorKind::Internal, message)
     }
 
     /// One parameter is wrong.
@@ -66,6 +71,7 @@ impl ApiError {
             ErrorKind::Canceled => StatusCode::from_u16(499).expect("499 is a status"),
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
         }
     }
 
@@ -77,6 +83,7 @@ impl ApiError {
             ErrorKind::Canceled => "canceled",
             ErrorKind::Internal => "internal",
             ErrorKind::NotFound => "not_found",
+            ErrorKind::Forbidden => "forbidden",
             ErrorKind::Unavailable | ErrorKind::NotReady { .. } => "unavailable",
         }
     }

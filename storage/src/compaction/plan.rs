@@ -77,14 +77,18 @@ pub(crate) enum Step {
 impl Situation {
     /// What has outlived its retention.
     pub(crate) fn expired(&self) -> Expired {
-        let facts = retention::plan::Facts {
+        let lifetime_ms = |block: &BlockMeta| self.classes.lifetime_ms(block);
+        retention::plan::expired(self.retention_facts(), lifetime_ms, |_| true)
+    }
+
+    pub(crate) fn retention_facts(&self) -> retention::plan::Facts<'_> {
+        retention::plan::Facts {
             blocks: &self.blocks,
             newest_ms: self.newest_ms,
             now_ms: self.now_ms,
             clock_in_doubt: self.clock_in_doubt,
             confirmed: &self.confirmed,
-        };
-        retention::plan::expired(facts, |block| self.classes.lifetime_ms(block), |_| true)
+        }
     }
 
     fn outdated(&self) -> impl Iterator<Item = &BlockMeta> {

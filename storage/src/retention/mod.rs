@@ -8,3 +8,4 @@ pub(crate) mod classes;
 pub(crate) mod classify;
 pub mod plan;
 pub mod policy;
+pub mod report;
