@@ -23,7 +23,7 @@ use crate::routes::refuse_web_pages;
 /// A [`Report`] as JSON; times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ReportJson {
+pub(crate) struct ReportJson {
     pub rows: Vec<RowJson>,
     pub bytes: u64,
     /// What has outlived its retention, or would have.
@@ -36,7 +36,7 @@ pub struct ReportJson {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RowJson {
+pub(crate) struct RowJson {
     /// The class by its tiers; "pending" while it is not known.
     pub class: String,
     pub tier: String,

@@ -131,7 +131,7 @@ mod tests {
             ("retenion: {}\n", 1, "retenion"),
             ("retention:\n  metric: []\n", 2, "unknown field `metric`"),
             ("retention: {}\nretention: {}\n", 2, "duplicate"),
-            ("\n\nretention: [\n", 4, ""),
+            ("\n\nretention: [\n", 3, ""),
             ("a: b: c\n", 1, ""),
             ("- retention\n", 1, ""),
         ] {
