@@ -206,12 +206,21 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         quarantined_files,
         lost_records,
         retention_held_bytes,
+        evicted_blocks,
+        evicted_bytes,
+        disk_budget,
         read_only,
     } = stats;
     for (name, help, value) in [
         ("icecore_storage_samples_appended_total", "Samples stored.", *samples_appended),
         ("icecore_storage_samples_refused_total", "Samples refused by storage.", *samples_refused),
         ("icecore_storage_series_created_total", "Series created in the head.", *series_created),
+        (
+            "icecore_retention_evicted_blocks_total",
+            "Blocks that went before their time to keep to the disk budget.",
+            *evicted_blocks,
+        ),
+        ("icecore_retention_evicted_bytes_total", "Bytes of these blocks.", *evicted_bytes),
         ("icecore_wal_records_total", "Records written to the log.", *wal_records),
         ("icecore_wal_syncs_total", "Times the log was synced to disk.", *wal_syncs),
         ("icecore_wal_written_bytes_total", "Bytes written to the log.", *wal_written_bytes),
@@ -258,6 +267,11 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             "icecore_wal_lost_records",
             "Records that the last start found damaged or missing.",
             *lost_records,
+        ),
+        (
+            "icecore_disk_budget_bytes",
+            "Bytes that blocks and log may take; 0 where that is not bounded.",
+            disk_budget.unwrap_or(0),
         ),
         (
             "icecore_retention_held_bytes",

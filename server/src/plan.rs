@@ -140,6 +140,10 @@ fn table(report: &ReportJson) -> String {
     }
     writeln!(text, "\nof {} bytes, {} would go now", report.bytes, report.expired_bytes)
         .expect("a String takes any text");
+    if report.evicted_bytes > 0 {
+        writeln!(text, "and {} before their time, to keep to disk_budget", report.evicted_bytes)
+            .expect("a String takes any text");
+    }
     if report.held {
         text += "That is so much at once that it waits: POST /api/v1/admin/retention/confirm\n";
     }

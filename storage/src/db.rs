@@ -116,6 +116,11 @@ pub struct Stats {
     pub lost_records: u64,
     /// Bytes that retention would drop and that wait for somebody to confirm.
     pub retention_held_bytes: u64,
+    /// What went before its time to keep to the disk budget, since the start.
+    pub evicted_blocks: u64,
+    pub evicted_bytes: u64,
+    /// Bytes that blocks and log may take.
+    pub disk_budget: Option<u64>,
     /// Why writes are refused at present.
     pub read_only: Option<String>,
 }
@@ -162,6 +167,10 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: AtomicU64,
     pub(crate) quarantined: AtomicU64,
     pub(crate) retention_held_bytes: AtomicU64,
+    pub(crate) evicted_blocks: AtomicU64,
+    pub(crate) evicted_bytes: AtomicU64,
+    /// 0 for none.
+    pub(crate) disk_budget: AtomicU64,
 }
 
 /// Which writes have reached the head.
@@ -193,6 +202,7 @@ impl Db {
         let next_sequence = recovered.last_sequence + 1;
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let (mut manifest, mut head) = (recovered.manifest, recovered.head);
+        let disk_budget = options.policies.disk_budget;
         manifest.classes.adopt(&options.policies, &manifest.blocks);
         head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
         let ids: Vec<u32> = head.ids().collect();
@@ -230,6 +240,8 @@ impl Db {
                     merging: None,
                     confirmed: Vec::new(),
                     is_held: false,
+                    disk_budget,
+                    is_short: false,
                     damaged_files: recovered.damaged_files,
                 }),
                 closed: AtomicBool::new(false),
@@ -473,6 +485,10 @@ impl Inner {
             quarantined_files: self.counters.quarantined.load(Ordering::Relaxed),
             lost_records: self.recovery.lost_records,
             retention_held_bytes: self.counters.retention_held_bytes.load(Ordering::Relaxed),
+            evicted_blocks: self.counters.evicted_blocks.load(Ordering::Relaxed),
+            evicted_bytes: self.counters.evicted_bytes.load(Ordering::Relaxed),
+            disk_budget: Some(self.counters.disk_budget.load(Ordering::Relaxed))
+                .filter(|bytes| *bytes > 0),
             read_only: self.wal.poisoned(),
         }
     }

@@ -45,6 +45,9 @@ pub(crate) struct Upkeep {
     pub(crate) confirmed: Vec<BlockId>,
     /// Retention waits for confirmation, and has said so.
     pub(crate) is_held: bool,
+    pub(crate) disk_budget: Option<u64>,
+    /// The budget is nearly used up, and that has been said.
+    pub(crate) is_short: bool,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
 }
@@ -71,11 +74,15 @@ impl Inner {
             upkeep.last_sync_ms = now_ms;
         }
         let situation = self.situation(&upkeep, now_ms);
-        self.note_held(&mut upkeep, &situation);
+        self.note_retention(&mut upkeep, &situation);
         match plan(&situation) {
             Step::Idle => return Ok(Progress::Idle),
-            Step::Drop(ids) => self.drop_blocks(&mut upkeep, &ids)?,
+            Step::Drop(ids) => {
+                tracing::info!(blocks = ids.len(), "blocks outlived their retention");
+                self.drop_blocks(&mut upkeep, &ids)?;
+            }
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
+            Step::Evict(ids) => self.evict_blocks(&mut upkeep, &ids)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
             Step::Classify(ids) => self.classify_blocks(&mut upkeep, &ids)?,
             Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
@@ -87,7 +94,7 @@ impl Inner {
     pub(crate) fn situation(&self, upkeep: &Upkeep, now_ms: i64) -> Situation {
         let head = self.head.read();
         let newest = self.newest_ms.load(Ordering::Relaxed);
-        let written = self.wal.stats().written_bytes;
+        let wal = self.wal.stats();
         Situation {
             now_ms,
             newest_ms: (newest > i64::MIN).then_some(newest),
@@ -96,10 +103,12 @@ impl Inner {
             late_samples: head.late_samples,
             last_late_seal_ms: upkeep.last_late_seal_ms,
             last_checkpoint_ms: upkeep.last_checkpoint_ms,
-            wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
+            wal_bytes: wal.written_bytes.saturating_sub(upkeep.checkpoint_wal_bytes),
             blocks: upkeep.manifest.blocks.clone(),
             classes: upkeep.manifest.classes.clone(),
             confirmed: upkeep.confirmed.clone(),
+            disk_budget: upkeep.disk_budget,
+            log_bytes: wal.bytes,
             is_merging: upkeep.merging.is_some(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
         }
@@ -307,8 +316,7 @@ impl Inner {
         Ok(())
     }
 
-    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId]) -> Result<()> {
-        tracing::info!(blocks = ids.len(), "blocks outlived their retention");
+    pub(crate) fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId]) -> Result<()> {
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
         self.store(upkeep, manifest)?;

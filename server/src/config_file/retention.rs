@@ -32,8 +32,6 @@ const DISK_BUDGET_BYTES_MIN: u64 = 100 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retention {
     pub policies: Policies,
-    /// In bytes.
-    pub disk_budget: Option<u64>,
     pub holds: Vec<Hold>,
     /// What is written there and has no effect yet.
     pub without_effect: Vec<&'static str>,
@@ -130,12 +128,9 @@ pub(super) fn check(section: &Spanned<Section>) -> Result<Retention, Mistake> {
         without_effect.push("snapshots");
     }
     let disk_budget = section.disk_budget.as_ref().map(disk_budget).transpose()?;
-    if disk_budget.is_some() {
-        without_effect.push("disk_budget");
-    }
     let holds = holds(section.holds.as_deref().unwrap_or(&[]))?;
-    let policies = Policies::new(metrics.unwrap_or_default());
-    Ok(Retention { policies, disk_budget, holds, without_effect })
+    let policies = Policies::new(metrics.unwrap_or_default()).with_disk_budget(disk_budget);
+    Ok(Retention { policies, holds, without_effect })
 }
 
 fn policies(list: &Spanned<Vec<Spanned<PolicyText>>>) -> Result<Vec<Policy>, Mistake> {
@@ -363,8 +358,8 @@ retention:
         assert_eq!(policies[0].tiers, prod);
         assert_eq!(policies[1].tiers, [tier(0, 15), tier(5 * MINUTE_MS, 90), tier(hour, 365)]);
         assert_eq!(policies.len(), 2);
-        assert_eq!(retention.disk_budget, Some(2_000_000_000_000));
-        assert_eq!(retention.without_effect, ["sessions", "spans", "snapshots", "disk_budget"]);
+        assert_eq!(retention.policies.disk_budget(), Some(2_000_000_000_000));
+        assert_eq!(retention.without_effect, ["sessions", "spans", "snapshots"]);
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub(crate) struct Situation {
     pub(crate) classes: Classes,
     /// Blocks of which somebody has said that they may go.
     pub(crate) confirmed: Vec<BlockId>,
+    /// Bytes that blocks and log may take, if that is bounded.
+    pub(crate) disk_budget: Option<u64>,
+    pub(crate) log_bytes: u64,
     /// A merge was begun and is not finished.
     pub(crate) is_merging: bool,
     /// The wall clock cannot be trusted: nothing is dropped.
@@ -62,6 +65,8 @@ pub(crate) struct Situation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Drop(Vec<BlockId>),
+    /// Drop before its time what is over the disk budget.
+    Evict(Vec<BlockId>),
     /// Put the head's samples of a window into a block.
     Seal(TimeRange),
     Checkpoint,
@@ -88,6 +93,8 @@ impl Situation {
             now_ms: self.now_ms,
             clock_in_doubt: self.clock_in_doubt,
             confirmed: &self.confirmed,
+            budget: self.disk_budget,
+            log_bytes: self.log_bytes,
         }
     }
 
@@ -98,8 +105,13 @@ impl Situation {
 
 pub(crate) fn plan(facts: &Situation) -> Step {
     let expired = facts.expired();
-    if !expired.blocks.is_empty() && !expired.is_held {
-        return Step::Drop(expired.blocks);
+    if !expired.is_held {
+        if !expired.blocks.is_empty() {
+            return Step::Drop(expired.blocks);
+        }
+        if !expired.evicted.is_empty() {
+            return Step::Evict(expired.evicted);
+        }
     }
     if let Some(window) = window_to_seal(facts) {
         return Step::Seal(window);

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 use crate::compaction::plan::Situation;
 use crate::db::{Db, Inner};
 use crate::error::Result;
-use crate::metrics::block::meta::BlockId;
+use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention::classes::Classifier;
-use crate::retention::plan::UNCONFIRMED_PERCENT_MAX;
+use crate::retention::plan::{
+    BUDGET_EVICT_PERCENT, BUDGET_WARN_PERCENT, UNCONFIRMED_PERCENT_MAX, bytes_of, exceeds,
+};
 use crate::retention::policy::Policies;
 use crate::upkeep::Upkeep;
 
@@ -39,15 +41,18 @@ impl Db {
         if !expired.is_held {
             return Confirmed::default();
         }
-        let bytes = bytes_of(&situation, &expired.blocks);
-        tracing::warn!(blocks = expired.blocks.len(), bytes, "retention: the drop is confirmed");
-        upkeep.confirmed.clone_from(&expired.blocks);
-        Confirmed { blocks: expired.blocks, bytes }
+        let mut blocks = expired.blocks;
+        blocks.extend(expired.evicted);
+        let bytes = bytes_of_ids(&situation, &blocks);
+        tracing::warn!(blocks = blocks.len(), bytes, "retention: the drop is confirmed");
+        upkeep.confirmed.clone_from(&blocks);
+        Confirmed { blocks, bytes }
     }
 }
 
 impl Inner {
     fn set_policies(&self, upkeep: &mut Upkeep, policies: &Policies) -> Result<()> {
+        upkeep.disk_budget = policies.disk_budget;
         let mut manifest = upkeep.manifest.clone();
         if !manifest.classes.adopt(policies, &manifest.blocks) {
             return Ok(());
@@ -67,14 +72,47 @@ impl Inner {
         Ok(())
     }
 
-    /// Says once that retention waits for confirmation, and keeps the number for metrics.
-    pub(crate) fn note_held(&self, upkeep: &mut Upkeep, situation: &Situation) {
+    /// Drops blocks before their time, and says so of each.
+    pub(crate) fn evict_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId]) -> Result<()> {
+        let is_evicted = |block: &&BlockMeta| ids.contains(&block.id);
+        let evicted: Vec<BlockMeta> =
+            upkeep.manifest.blocks.iter().filter(is_evicted).cloned().collect();
+        self.drop_blocks(upkeep, ids)?;
+        for block in &evicted {
+            tracing::warn!(block = %block.id, class = block.class, bytes = block.bytes,
+                oldest_ms = block.range.start_ms, newest_ms = block.range.end_ms,
+                samples = block.samples, disk_budget = upkeep.disk_budget,
+                "evicted before its time to keep to the disk budget");
+        }
+        self.counters.evicted_blocks.fetch_add(evicted.len() as u64, Ordering::Relaxed);
+        self.counters.evicted_bytes.fetch_add(bytes_of(&evicted), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says once that retention waits for confirmation or that the disk budget runs out, and keeps
+    /// the numbers for metrics.
+    pub(crate) fn note_retention(&self, upkeep: &mut Upkeep, situation: &Situation) {
+        let used = situation.log_bytes.saturating_add(bytes_of(&situation.blocks));
+        let is_short =
+            upkeep.disk_budget.is_some_and(|budget| exceeds(used, budget, BUDGET_WARN_PERCENT));
+        if is_short && !upkeep.is_short {
+            tracing::warn!(
+                used,
+                disk_budget = upkeep.disk_budget,
+                "more than {BUDGET_WARN_PERCENT} % of the disk budget are used; from \
+                 {BUDGET_EVICT_PERCENT} % on raw samples are evicted, oldest first"
+            );
+        }
+        upkeep.is_short = is_short;
+        self.counters.disk_budget.store(upkeep.disk_budget.unwrap_or(0), Ordering::Relaxed);
         let expired = situation.expired();
-        let bytes = if expired.is_held { bytes_of(situation, &expired.blocks) } else { 0 };
+        let mut due = expired.blocks.clone();
+        due.extend_from_slice(&expired.evicted);
+        let bytes = if expired.is_held { bytes_of_ids(situation, &due) } else { 0 };
         self.counters.retention_held_bytes.store(bytes, Ordering::Relaxed);
         if expired.is_held && !upkeep.is_held {
             tracing::error!(
-                blocks = expired.blocks.len(),
+                blocks = due.len(),
                 bytes,
                 "retention would drop more than {UNCONFIRMED_PERCENT_MAX} % of all bytes at once \
                  and waits for POST /api/v1/admin/retention/confirm"
@@ -84,7 +122,6 @@ impl Inner {
     }
 }
 
-fn bytes_of(situation: &Situation, ids: &[BlockId]) -> u64 {
-    let blocks = situation.blocks.iter().filter(|block| ids.contains(&block.id));
-    blocks.map(|block| block.bytes).sum()
+fn bytes_of_ids(situation: &Situation, ids: &[BlockId]) -> u64 {
+    bytes_of(situation.blocks.iter().filter(|block| ids.contains(&block.id)))
 }

@@ -30,7 +30,7 @@ impl Inner {
         let Some(block) = version.blocks.iter().find(is_first) else { return Ok(()) };
         let classes = match classes_of(block, &classifier) {
             Err(e @ Error::Corrupt { .. }) => {
-                return self.quarantine_blocks(upkeep, &[block.clone()], e);
+                return self.quarantine_blocks(upkeep, std::slice::from_ref(block), e);
             }
             classes => classes?,
         };

@@ -14,8 +14,17 @@ const OVERDUE_MS: i64 = DAY_MS;
 /// …and if that is more than this percentage of all bytes, somebody has to say that it is meant.
 pub const UNCONFIRMED_PERCENT_MAX: u64 = 30;
 
+/// From this percentage of the disk budget on, it is said that room runs out…
+pub const BUDGET_WARN_PERCENT: u64 = 80;
+
+/// …and from this on, blocks are evicted.
+pub const BUDGET_EVICT_PERCENT: u64 = 90;
+
+/// What is younger is never evicted.
+const EVICT_AGE_MS: i64 = DAY_MS;
+
 /// The facts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Facts<'a> {
     pub(crate) blocks: &'a [BlockMeta],
     /// Newest sample of head and blocks.
@@ -25,6 +34,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) clock_in_doubt: bool,
     /// Blocks of which somebody has said that they may go.
     pub(crate) confirmed: &'a [BlockId],
+    /// Bytes that all may take, if that is bounded.
+    pub(crate) budget: Option<u64>,
+    /// Bytes beside the blocks.
+    pub(crate) log_bytes: u64,
 }
 
 /// What retention does now.
@@ -32,7 +45,9 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct Expired {
     /// Outlived, oldest first.
     pub(crate) blocks: Vec<BlockId>,
-    /// They stay until somebody confirms.
+    /// Within their lifetimes, to keep to the disk budget; oldest first.
+    pub(crate) evicted: Vec<BlockId>,
+    /// All of them stay until somebody confirms.
     pub(crate) is_held: bool,
 }
 
@@ -52,14 +67,52 @@ pub(crate) fn expired(
     let is_dead = |block: &&BlockMeta| overdue_ms(block) > 0 && may_go(block);
     let mut dead: Vec<&BlockMeta> = facts.blocks.iter().filter(is_dead).collect();
     dead.sort_by_key(|block| (block.range.end_ms, block.id));
-    let is_unusual =
-        |block: &BlockMeta| overdue_ms(block) > OVERDUE_MS && !facts.confirmed.contains(&block.id);
-    let unusual: u64 = dead.iter().filter(|block| is_unusual(block)).map(|block| block.bytes).sum();
-    let all: u64 = facts.blocks.iter().map(|block| block.bytes).sum();
-    Expired {
-        blocks: dead.into_iter().map(|block| block.id).collect(),
-        is_held: u128::from(unusual) * 100 > u128::from(all) * u128::from(UNCONFIRMED_PERCENT_MAX),
+    let evicted = evicted(facts, now_ms, &dead, may_go);
+    let is_confirmed = |block: &&&BlockMeta| facts.confirmed.contains(&block.id);
+    let overdue = dead.iter().filter(|block| overdue_ms(block) > OVERDUE_MS);
+    let unusual = overdue.chain(&evicted).filter(|block| !is_confirmed(block));
+    let is_held =
+        exceeds(bytes_of(unusual.copied()), bytes_of(facts.blocks), UNCONFIRMED_PERCENT_MAX);
+    let ids = |blocks: Vec<&BlockMeta>| blocks.into_iter().map(|block| block.id).collect();
+    Expired { blocks: ids(dead), evicted: ids(evicted), is_held }
+}
+
+/// Blocks that go before their time: of raw samples alone, as rollups are small and are what is
+/// left of the time before; the oldest first, and never of the last day.
+fn evicted<'a>(
+    facts: Facts<'a>,
+    now_ms: i64,
+    dead: &[&BlockMeta],
+    may_go: impl Fn(&BlockMeta) -> bool,
+) -> Vec<&'a BlockMeta> {
+    let Some(budget) = facts.budget else { return Vec::new() };
+    let is_dead = |block: &BlockMeta| dead.iter().any(|dead| dead.id == block.id);
+    let left: Vec<&BlockMeta> = facts.blocks.iter().filter(|block| !is_dead(block)).collect();
+    let mut used = facts.log_bytes.saturating_add(bytes_of(left.iter().copied()));
+    let is_old = |block: &BlockMeta| block.range.end_ms < now_ms.saturating_sub(EVICT_AGE_MS);
+    let mut candidates: Vec<&BlockMeta> = left
+        .into_iter()
+        .filter(|block| block.tier_ms == 0 && is_old(block) && may_go(block))
+        .collect();
+    candidates.sort_by_key(|block| (block.range.end_ms, block.id));
+    let mut candidates = candidates.into_iter();
+    let mut evicted = Vec::new();
+    while exceeds(used, budget, BUDGET_EVICT_PERCENT)
+        && let Some(block) = candidates.next()
+    {
+        used -= block.bytes;
+        evicted.push(block);
     }
+    evicted
+}
+
+/// Whether bytes are more than a percentage of all.
+pub(crate) fn exceeds(bytes: u64, all: u64, percent: u64) -> bool {
+    u128::from(bytes) * 100 > u128::from(all) * u128::from(percent)
+}
+
+pub(crate) fn bytes_of<'a>(blocks: impl IntoIterator<Item = &'a BlockMeta>) -> u64 {
+    blocks.into_iter().map(|block| block.bytes).sum()
 }
 
 /// The time up to which lifetimes are counted; `None` while nothing may be dropped.
@@ -80,7 +133,8 @@ mod tests {
 
     fn at(blocks: &[BlockMeta], now_ms: i64) -> Facts<'_> {
         let newest_ms = Some(now_ms);
-        Facts { blocks, newest_ms, now_ms, clock_in_doubt: false, confirmed: &[] }
+        let (confirmed, budget) = (&[], None);
+        Facts { blocks, newest_ms, now_ms, clock_in_doubt: false, confirmed, budget, log_bytes: 0 }
     }
 
     fn ids(expired: &Expired) -> Vec<u64> {
@@ -133,5 +187,24 @@ mod tests {
         let confirmed: Vec<BlockId> = cut.blocks.clone();
         let facts = Facts { confirmed: &confirmed[..1], ..at(&days, 10 * DAY_MS) };
         assert!(!expired(facts, keep(5), |_| true).is_held, "30 % are not more than 30 %");
+    }
+
+    #[test]
+    fn over_its_budget_the_oldest_raw_samples_go_and_never_the_last_day() {
+        let mut blocks: Vec<BlockMeta> =
+            (1..=10).map(|id| block(id, id as i64 * DAY_MS, 10)).collect();
+        blocks[0].tier_ms = 300;
+        let evicted = |budget: u64, log_bytes: u64, blocks: &[BlockMeta]| {
+            let facts = Facts { budget: Some(budget), log_bytes, ..at(blocks, 11 * DAY_MS) };
+            let expired = expired(facts, |_| 100 * DAY_MS, |block| block.id.0 != 2);
+            let ids: Vec<u64> = expired.evicted.iter().map(|id| id.0).collect();
+            (ids, expired.is_held)
+        };
+        assert_eq!(evicted(112, 0, &blocks), (vec![], false), "100 of 112 are less than 90 %");
+        assert_eq!(evicted(110, 0, &blocks), (vec![3], false), "1 is a rollup, 2 may not go");
+        assert_eq!(evicted(112, 11, &blocks), (vec![3, 4], false), "the log counts");
+        assert_eq!(evicted(50, 0, &blocks), (vec![3, 4, 5, 6, 7, 8], true), "too much at once");
+        let all: Vec<u64> = (3..=9).collect();
+        assert_eq!(evicted(1, 0, &blocks), (all, true), "the last day stays");
     }
 }

@@ -63,6 +63,9 @@ impl Policy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policies {
     metrics: Vec<Policy>,
+    /// Bytes that the data may take; as they run out, raw samples go before their time, oldest
+    /// first.
+    pub(crate) disk_budget: Option<u64>,
 }
 
 impl Policies {
@@ -71,13 +74,23 @@ impl Policies {
         if !metrics.last().is_some_and(|last| last.matchers.is_empty()) {
             metrics.push(Policy { matchers: Vec::new(), tiers: default_tiers() });
         }
-        Policies { metrics }
+        Policies { metrics, disk_budget: None }
     }
 
     /// Samples as they came for so long, and nothing after that.
     pub fn raw_only(lifetime_ms: i64) -> Policies {
         let raw = Tier { resolution_ms: 0, lifetime_ms };
         Policies::new(vec![Policy { matchers: Vec::new(), tiers: vec![raw] }])
+    }
+
+    #[must_use]
+    pub fn with_disk_budget(self, bytes: Option<u64>) -> Policies {
+        Policies { disk_budget: bytes, ..self }
+    }
+
+    /// Bytes that blocks and log may take.
+    pub fn disk_budget(&self) -> Option<u64> {
+        self.disk_budget
     }
 
     pub fn metrics(&self) -> &[Policy] {

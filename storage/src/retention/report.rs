@@ -11,7 +11,7 @@ use crate::metrics::block::Block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::page_cache::PageCache;
 use crate::retention::classes::{Classes, Classifier};
-use crate::retention::plan::{Facts, believed_now, expired};
+use crate::retention::plan::{Facts, believed_now, bytes_of, expired};
 use crate::retention::policy::{Policies, Tier};
 use crate::time::TimeRange;
 
@@ -42,6 +42,8 @@ pub struct Report {
     pub pending_bytes: u64,
     /// What has outlived its retention is so much that it waits for somebody to confirm.
     pub is_held: bool,
+    /// What goes before its time to keep to the disk budget.
+    pub evicted_bytes: u64,
 }
 
 impl Report {
@@ -69,7 +71,8 @@ impl Db {
             // What a step of upkeep has added or taken since is left out.
             situation.blocks.iter().any(|meta| meta.id == block.meta().id)
         });
-        let facts = Facts { confirmed: &[], ..situation.retention_facts() };
+        let budget = policies.disk_budget;
+        let facts = Facts { confirmed: &[], budget, ..situation.retention_facts() };
         plan(&situation.classes, blocks, policies, facts)
     }
 }
@@ -88,7 +91,7 @@ pub fn plan_of_directory(disk: &Arc<dyn Disk>, policies: &Policies, now_ms: i64)
     let open = |meta: &BlockMeta| Block::open(disk.clone(), meta.id, &pages).map(Arc::new);
     let blocks = manifest.blocks.iter().map(open).collect::<Result<Vec<_>>>()?;
     let newest_ms = manifest.blocks.iter().map(|block| block.range.end_ms).max();
-    let facts = Facts { blocks: &[], newest_ms, now_ms, clock_in_doubt: false, confirmed: &[] };
+    let facts = Facts { newest_ms, now_ms, budget: policies.disk_budget, ..Facts::default() };
     plan(&manifest.classes, blocks.iter(), policies, facts)
 }
 
@@ -176,5 +179,12 @@ fn report(facts: Facts<'_>, classes: &Classes, is_share: &[bool]) -> Report {
             row.next_drop_ms = Some(row.next_drop_ms.map_or(drop_ms, |first| first.min(drop_ms)));
         }
     }
-    Report { rows: rows.into_values().collect(), pending_bytes: 0, is_held: dead.is_held }
+    // Of a block of several classes all parts are meant, as they have one id.
+    let is_evicted = |block: &&BlockMeta| dead.evicted.contains(&block.id);
+    Report {
+        rows: rows.into_values().collect(),
+        pending_bytes: 0,
+        is_held: dead.is_held,
+        evicted_bytes: bytes_of(facts.blocks.iter().filter(is_evicted)),
+    }
 }

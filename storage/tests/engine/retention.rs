@@ -254,3 +254,71 @@ fn a_drop_of_much_that_is_overdue_waits_for_confirmation() {
     maintain(&db, now).unwrap();
     assert_eq!((db.blocks().len(), db.stats().retention_held_bytes), (0, 0));
 }
+
+#[test]
+fn over_the_disk_budget_the_oldest_samples_go() {
+    let start = time_of(0);
+    let all = Policies::raw_only(20 * DAY_MS);
+    let db = open_with(&SimDisk::new(8), &all, start).unwrap();
+    let mut now = start;
+    for day in 0..8 {
+        (_, now) = fill(&db, start + day * DAY_MS);
+        maintain(&db, now).unwrap();
+    }
+    let (stats, blocks) = (db.stats(), db.blocks());
+    assert!(blocks.len() >= 8 && stats.evicted_blocks == 0);
+    // Room for all but a block and a bit.
+    let used = stats.block_bytes + stats.wal_bytes;
+    let kept = used - blocks[0].bytes - blocks[1].bytes / 2;
+    let bounded = all.with_disk_budget(Some(kept * 10 / 9));
+    let planned = db.retention_plan(&bounded, now).unwrap();
+    assert_eq!(db.blocks(), blocks, "a plan changes nothing");
+    db.set_policies(&bounded).unwrap();
+    maintain(&db, now).unwrap();
+    assert_eq!(db.blocks(), blocks[2..]);
+    let evicted = db.stats().evicted_bytes;
+    assert_eq!(evicted, blocks[0].bytes + blocks[1].bytes);
+    assert_eq!((db.stats().evicted_blocks, evicted), (2, planned.evicted_bytes));
+}
+
+/// Exactly for blocks that go as they are, and within 5 % for those that are split first.
+#[test]
+fn a_plan_frees_what_it_says() {
+    let start = time_of(0);
+    let db = open_with(&SimDisk::new(8), &Policies::raw_only(9 * DAY_MS), start).unwrap();
+    let now = start + WINDOW_MS;
+    for host in 0..3_usize {
+        for chunk in 0..40_usize {
+            let rows: Vec<Row> = (0..5)
+                .flat_map(|i| {
+                    let labels = labels(3 * (5 * chunk + i) + host);
+                    (0..60).map(move |at| {
+                        let at = start + at * 60_000;
+                        Row::float(labels.clone(), at, (at as f64).sin() * (i + chunk) as f64)
+                    })
+                })
+                .collect();
+            db.append(&batch(&rows), now).unwrap();
+        }
+    }
+    let now = start + 3 * WINDOW_MS;
+    db.append(&batch(&[Row::float(labels(0), now, 1.0)]), now).unwrap();
+    maintain(&db, now + 60_000).unwrap();
+    let before = db.stats().block_bytes;
+    let new = policies(&[(1, WINDOW_MS)], 9 * DAY_MS);
+    let planned = db.retention_plan(&new, now).unwrap();
+    db.set_policies(&new).unwrap();
+    maintain(&db, now).unwrap();
+    let freed = before - db.stats().block_bytes;
+    let error = planned.expired_bytes().abs_diff(freed) as f64 / freed as f64;
+    assert!(freed > 0 && error < 0.05, "planned {}, freed {freed}", planned.expired_bytes());
+    // Now a class has a block of its own.
+    let only = Policies::raw_only(WINDOW_MS);
+    let planned = db.retention_plan(&only, now).unwrap();
+    let before = db.stats().block_bytes;
+    db.set_policies(&only).unwrap();
+    db.confirm_retention(now);
+    maintain(&db, now).unwrap();
+    assert_eq!(before - db.stats().block_bytes, planned.expired_bytes());
+    assert_eq!(db.retention_report(now).expired_bytes(), 0);
+}
