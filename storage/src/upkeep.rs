@@ -354,7 +354,7 @@ impl Inner {
     }
 
     /// [`Inner::store`] of a manifest that is the first to name new files: without the manifest,
-    /// the files go, so that failures do not fill the disk.
+    /// the files go, the last first, so that failures do not fill the disk.
     pub(crate) fn store_with_files(
         &self,
         upkeep: &mut Upkeep,
@@ -363,7 +363,7 @@ impl Inner {
     ) -> Result<()> {
         let stored = self.store(upkeep, manifest);
         if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
-            for file in files {
+            for file in files.iter().rev() {
                 let _ = self.disk.remove(file.as_ref());
             }
         }

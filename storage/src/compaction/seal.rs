@@ -125,9 +125,9 @@ fn write(
     Ok((metas, ids, exemplars))
 }
 
-/// Removes blocks that no manifest has named.
+/// Removes blocks that no manifest has named: first the last, which speaks for all.
 pub(crate) fn discard(disk: &Arc<dyn Disk>, metas: &[BlockMeta]) {
-    for meta in metas {
+    for meta in metas.iter().rev() {
         let _ = disk.remove(&block::path(meta.id));
     }
 }

@@ -52,13 +52,14 @@ impl Db {
 
 impl Inner {
     fn set_policies(&self, upkeep: &mut Upkeep, policies: &Policies) -> Result<()> {
-        upkeep.disk_budget = policies.disk_budget;
         let mut manifest = upkeep.manifest.clone();
         if !manifest.classes.adopt(policies, &manifest.blocks) {
+            upkeep.disk_budget = policies.disk_budget;
             return Ok(());
         }
         let classifier = Arc::new(Classifier::new(policies.clone(), &manifest.classes));
         self.store(upkeep, manifest)?;
+        upkeep.disk_budget = policies.disk_budget;
         tracing::info!(generation = classifier.generation, "new retention policies");
         let ids: Vec<u32> = {
             let mut head = self.head.write();

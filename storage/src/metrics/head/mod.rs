@@ -574,7 +574,9 @@ impl Head {
     }
 
     fn fits(&self, id: u32, age: AcceptedAge, timestamp: i64) -> bool {
-        age.range(self.raw_lifetime_ms(id)).contains(timestamp)
+        // What every class accepts needs no look at the series.
+        age.range(self.classifier.shortest_raw_ms()).contains(timestamp)
+            || age.range(self.raw_lifetime_ms(id)).contains(timestamp)
     }
 
     fn raw_lifetime_ms(&self, id: u32) -> i64 {
