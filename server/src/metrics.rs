@@ -206,6 +206,7 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         quarantined_files,
         lost_records,
         retention_held_bytes,
+        on_hold_bytes,
         evicted_blocks,
         evicted_bytes,
         disk_budget,
@@ -267,6 +268,11 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             "icecore_wal_lost_records",
             "Records that the last start found damaged or missing.",
             *lost_records,
+        ),
+        (
+            "icecore_retention_on_hold_bytes",
+            "Bytes of blocks that a legal hold keeps.",
+            *on_hold_bytes,
         ),
         (
             "icecore_disk_budget_bytes",

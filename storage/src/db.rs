@@ -26,6 +26,7 @@ use crate::metrics::head::Head;
 use crate::metrics::head::age::{AcceptedAge, FUTURE_MS};
 use crate::recovery::{self, RecoveryReport};
 use crate::retention::classes::Classifier;
+use crate::retention::hold::Holds;
 use crate::retention::policy::Policies;
 use crate::snapshot::{Snapshot, Version};
 use crate::time::TimeRange;
@@ -116,6 +117,8 @@ pub struct Stats {
     pub lost_records: u64,
     /// Bytes that retention would drop and that wait for somebody to confirm.
     pub retention_held_bytes: u64,
+    /// Bytes of blocks under a legal hold.
+    pub on_hold_bytes: u64,
     /// What went before its time to keep to the disk budget, since the start.
     pub evicted_blocks: u64,
     pub evicted_bytes: u64,
@@ -167,6 +170,7 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: AtomicU64,
     pub(crate) quarantined: AtomicU64,
     pub(crate) retention_held_bytes: AtomicU64,
+    pub(crate) on_hold_bytes: AtomicU64,
     pub(crate) evicted_blocks: AtomicU64,
     pub(crate) evicted_bytes: AtomicU64,
     /// 0 for none.
@@ -203,6 +207,7 @@ impl Db {
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let (mut manifest, mut head) = (recovered.manifest, recovered.head);
         let disk_budget = options.policies.disk_budget;
+        let holds = Holds::new(&options.policies.holds);
         manifest.classes.adopt(&options.policies, &manifest.blocks);
         head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
         let ids: Vec<u32> = head.ids().collect();
@@ -241,6 +246,8 @@ impl Db {
                     confirmed: Vec::new(),
                     is_held: false,
                     disk_budget,
+                    holds,
+                    on_hold: Vec::new(),
                     is_short: false,
                     damaged_files: recovered.damaged_files,
                 }),
@@ -485,6 +492,7 @@ impl Inner {
             quarantined_files: self.counters.quarantined.load(Ordering::Relaxed),
             lost_records: self.recovery.lost_records,
             retention_held_bytes: self.counters.retention_held_bytes.load(Ordering::Relaxed),
+            on_hold_bytes: self.counters.on_hold_bytes.load(Ordering::Relaxed),
             evicted_blocks: self.counters.evicted_blocks.load(Ordering::Relaxed),
             evicted_bytes: self.counters.evicted_bytes.load(Ordering::Relaxed),
             disk_budget: Some(self.counters.disk_budget.load(Ordering::Relaxed))

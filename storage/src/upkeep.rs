@@ -19,6 +19,7 @@ use crate::metrics::block::{self, Block};
 use crate::metrics::checkpoint::{self, CheckpointWriter};
 use crate::recovery::{self, RecoveryReport};
 use crate::retention::classify::Split;
+use crate::retention::hold::Holds;
 use crate::snapshot::Version;
 use crate::time::TimeRange;
 
@@ -46,6 +47,9 @@ pub(crate) struct Upkeep {
     /// Retention waits for confirmation, and has said so.
     pub(crate) is_held: bool,
     pub(crate) disk_budget: Option<u64>,
+    pub(crate) holds: Holds,
+    /// Blocks under a legal hold, as of the last step.
+    pub(crate) on_hold: Vec<BlockId>,
     /// The budget is nearly used up, and that has been said.
     pub(crate) is_short: bool,
     /// Files that go to quarantine once their content is in a checkpoint.
@@ -73,6 +77,7 @@ impl Inner {
             self.wal.sync()?;
             upkeep.last_sync_ms = now_ms;
         }
+        upkeep.on_hold = upkeep.holds.held(&self.version().blocks, now_ms);
         let situation = self.situation(&upkeep, now_ms);
         self.note_retention(&mut upkeep, &situation);
         match plan(&situation) {
@@ -108,6 +113,7 @@ impl Inner {
             classes: upkeep.manifest.classes.clone(),
             confirmed: upkeep.confirmed.clone(),
             disk_budget: upkeep.disk_budget,
+            on_hold: upkeep.on_hold.clone(),
             log_bytes: wal.bytes,
             is_merging: upkeep.merging.is_some(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),

@@ -30,6 +30,8 @@ pub(crate) struct ReportJson {
     pub expired_bytes: u64,
     /// What goes before its time to keep to the disk budget, or would.
     pub evicted_bytes: u64,
+    /// Bytes of blocks that a legal hold keeps; they are not among what expired.
+    pub on_hold_bytes: u64,
     /// Bytes of blocks that wait to be split or looked at after a change of policies.
     pub pending_bytes: u64,
     /// What expired is so much at once that it waits for a confirmation.
@@ -60,6 +62,7 @@ impl From<&Report> for ReportJson {
             rows: report.rows.iter().map(RowJson::from).collect(),
             bytes: report.rows.iter().map(|row| row.bytes).sum(),
             expired_bytes: report.expired_bytes(),
+            on_hold_bytes: report.on_hold_bytes,
             evicted_bytes: report.evicted_bytes,
             pending_bytes: report.pending_bytes,
             held: report.is_held,

@@ -11,7 +11,7 @@ use icecore_storage::retention::policy::Policies;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
-pub use retention::{Hold, Retention};
+pub use retention::Retention;
 
 /// Bytes of a file.
 const FILE_BYTES_MAX: u64 = 1 << 20;

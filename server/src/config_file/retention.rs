@@ -5,8 +5,9 @@ use std::fmt;
 use icecore_query::parser::{self, ParserOptions};
 use icecore_storage::duration;
 use icecore_storage::matcher::{MatchOp, Matcher};
+use icecore_storage::retention::hold::{HOLDS_MAX, Hold};
 use icecore_storage::retention::policy::{Policies, Policy, Tier, resolution};
-use icecore_storage::time::{DAY_MS, MINUTE_MS, WINDOW_MS};
+use icecore_storage::time::{DAY_MS, MINUTE_MS, TimeRange, WINDOW_MS};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
@@ -32,22 +33,8 @@ const DISK_BUDGET_BYTES_MIN: u64 = 100 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retention {
     pub policies: Policies,
-    pub holds: Vec<Hold>,
     /// What is written there and has no effect yet.
     pub without_effect: Vec<&'static str>,
-}
-
-/// Samples that may not be dropped, for whatever reason people have.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Hold {
-    pub id: String,
-    pub reason: String,
-    pub owner: String,
-    pub matchers: Vec<Matcher>,
-    pub from_ms: i64,
-    pub to_ms: i64,
-    /// When it ends by itself.
-    pub until_ms: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,8 +116,9 @@ pub(super) fn check(section: &Spanned<Section>) -> Result<Retention, Mistake> {
     }
     let disk_budget = section.disk_budget.as_ref().map(disk_budget).transpose()?;
     let holds = holds(section.holds.as_deref().unwrap_or(&[]))?;
-    let policies = Policies::new(metrics.unwrap_or_default()).with_disk_budget(disk_budget);
-    Ok(Retention { policies, holds, without_effect })
+    let policies =
+        Policies::new(metrics.unwrap_or_default()).with_disk_budget(disk_budget).with_holds(holds);
+    Ok(Retention { policies, without_effect })
 }
 
 fn policies(list: &Spanned<Vec<Spanned<PolicyText>>>) -> Result<Vec<Policy>, Mistake> {
@@ -297,9 +285,10 @@ fn holds(list: &[Spanned<HoldText>]) -> Result<Vec<Hold>, Mistake> {
         }
         holds.push(hold);
     }
-    // To be told that something is kept when it is not would be worse than to be told this.
-    match list.first() {
-        Some(first) => Err(Mistake::at(first.referenced, "this version cannot hold data yet")),
+    match list.get(HOLDS_MAX) {
+        Some(one) => {
+            Err(Mistake::at(one.referenced, format!("at most {HOLDS_MAX} holds are possible")))
+        }
         None => Ok(holds),
     }
 }
@@ -322,8 +311,7 @@ fn hold(text: &HoldText) -> Result<Hold, Mistake> {
         reason: text.reason.value.clone(),
         owner: text.owner.value.clone(),
         matchers: selector(Some(&text.r#match))?,
-        from_ms,
-        to_ms,
+        range: TimeRange::new(from_ms, to_ms),
         until_ms: text.until.as_ref().map(time).transpose()?,
     })
 }
@@ -461,14 +449,14 @@ retention:
             ("  disk_budget: 2 TB", "want a number of bytes"),
             ("  disk_budget: 5MB", "less than 100MiB"),
             ("  holds: [ { id: a } ]", "missing field"),
-            ("  holds: [ { id: a, reason: b, owner: '', match: up, from: 1, to: 2 } ]", "owner"),
+            ("  holds: [ { id: a, reason: b, owner: '', match: up, from: x, to: 2 } ]", "owner"),
             (
                 "  holds: [ { id: a, reason: b, owner: c, match: up, from: 2, to: 1 } ]",
                 "ends before",
             ),
             (
                 "  holds: [ { id: a, reason: b, owner: c, match: up, from: 1, to: 2 } ]",
-                "cannot hold",
+                "cannot parse",
             ),
         ] {
             let mistake = parse(&format!("retention:\n{lines}\n")).expect_err(lines);

@@ -55,6 +55,8 @@ pub(crate) struct Situation {
     /// Bytes that blocks and log may take, if that is bounded.
     pub(crate) disk_budget: Option<u64>,
     pub(crate) log_bytes: u64,
+    /// Blocks under a legal hold.
+    pub(crate) on_hold: Vec<BlockId>,
     /// A merge was begun and is not finished.
     pub(crate) is_merging: bool,
     /// The wall clock cannot be trusted: nothing is dropped.
@@ -83,7 +85,8 @@ impl Situation {
     /// What has outlived its retention.
     pub(crate) fn expired(&self) -> Expired {
         let lifetime_ms = |block: &BlockMeta| self.classes.lifetime_ms(block);
-        retention::plan::expired(self.retention_facts(), lifetime_ms, |_| true)
+        let may_go = |block: &BlockMeta| !self.on_hold.contains(&block.id);
+        retention::plan::expired(self.retention_facts(), lifetime_ms, may_go)
     }
 
     pub(crate) fn retention_facts(&self) -> retention::plan::Facts<'_> {

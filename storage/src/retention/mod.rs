@@ -6,6 +6,7 @@
 pub mod apply;
 pub(crate) mod classes;
 pub(crate) mod classify;
+pub mod hold;
 pub mod plan;
 pub mod policy;
 pub mod report;

@@ -11,6 +11,7 @@ use crate::duration;
 use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metrics::companion;
+use crate::retention::hold::Hold;
 use crate::time::{DAY_MS, MINUTE_MS};
 
 /// A resolution with a lifetime.
@@ -66,6 +67,7 @@ pub struct Policies {
     /// Bytes that the data may take; as they run out, raw samples go before their time, oldest
     /// first.
     pub(crate) disk_budget: Option<u64>,
+    pub(crate) holds: Vec<Hold>,
 }
 
 impl Policies {
@@ -74,7 +76,7 @@ impl Policies {
         if !metrics.last().is_some_and(|last| last.matchers.is_empty()) {
             metrics.push(Policy { matchers: Vec::new(), tiers: default_tiers() });
         }
-        Policies { metrics, disk_budget: None }
+        Policies { metrics, disk_budget: None, holds: Vec::new() }
     }
 
     /// Samples as they came for so long, and nothing after that.
@@ -86,6 +88,12 @@ impl Policies {
     #[must_use]
     pub fn with_disk_budget(self, bytes: Option<u64>) -> Policies {
         Policies { disk_budget: bytes, ..self }
+    }
+
+    /// At most [`HOLDS_MAX`](crate::retention::hold::HOLDS_MAX).
+    #[must_use]
+    pub fn with_holds(self, holds: Vec<Hold>) -> Policies {
+        Policies { holds, ..self }
     }
 
     /// Bytes that blocks and log may take.

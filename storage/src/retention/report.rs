@@ -8,9 +8,10 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::manifest::{self, Found};
 use crate::metrics::block::Block;
-use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::page_cache::PageCache;
 use crate::retention::classes::{Classes, Classifier};
+use crate::retention::hold::Holds;
 use crate::retention::plan::{Facts, believed_now, bytes_of, expired};
 use crate::retention::policy::{Policies, Tier};
 use crate::time::TimeRange;
@@ -44,6 +45,8 @@ pub struct Report {
     pub is_held: bool,
     /// What goes before its time to keep to the disk budget.
     pub evicted_bytes: u64,
+    /// Bytes of blocks under a legal hold; they are not among what has expired.
+    pub on_hold_bytes: u64,
 }
 
 impl Report {
@@ -59,7 +62,10 @@ impl Db {
         let is_outdated = |block: &&BlockMeta| situation.classes.is_outdated(block);
         let pending = situation.blocks.iter().filter(is_outdated).map(|block| block.bytes);
         let facts = situation.retention_facts();
-        Report { pending_bytes: pending.sum(), ..report(facts, &situation.classes, &[]) }
+        Report {
+            pending_bytes: pending.sum(),
+            ..report(facts, &situation.classes, &[], &situation.on_hold)
+        }
     }
 
     /// What retention would do under these policies. Reads labels of all blocks if the policies
@@ -107,18 +113,19 @@ fn plan<'a>(
     facts: Facts<'_>,
 ) -> Result<Report> {
     let mut classes = classes.clone();
-    let blocks: Vec<&Arc<Block>> = blocks.collect();
+    let blocks: Vec<Arc<Block>> = blocks.cloned().collect();
+    let on_hold = Holds::new(&policies.holds).held(&blocks, facts.now_ms);
     let metas: Vec<BlockMeta> = blocks.iter().map(|block| block.meta().clone()).collect();
     classes.adopt(policies, &metas);
     let classifier = Classifier::new(policies.clone(), &classes);
     let mut parts = Vec::new();
     let mut is_share = Vec::new();
-    for block in blocks {
+    for block in &blocks {
         let of_block = parts_of(block, &classifier)?;
         is_share.extend(of_block.iter().map(|_| of_block.len() > 1));
         parts.extend(of_block);
     }
-    Ok(report(Facts { blocks: &parts, ..facts }, &classes, &is_share))
+    Ok(report(Facts { blocks: &parts, ..facts }, &classes, &is_share, &on_hold))
 }
 
 /// What becomes of a block: itself, or a part for each class, with bytes by the number of series.
@@ -143,10 +150,12 @@ fn parts_of(block: &Block, classifier: &Classifier) -> Result<Vec<BlockMeta>> {
 }
 
 /// `is_share`: which of the blocks are parts of a block; none if empty.
-fn report(facts: Facts<'_>, classes: &Classes, is_share: &[bool]) -> Report {
+fn report(facts: Facts<'_>, classes: &Classes, is_share: &[bool], on_hold: &[BlockId]) -> Report {
+    let may_go = |block: &BlockMeta| !on_hold.contains(&block.id);
     let lifetime_ms = |block: &BlockMeta| classes.lifetime_ms(block);
-    let dead = expired(facts, lifetime_ms, |_| true);
+    let dead = expired(facts, lifetime_ms, may_go);
     let now_ms = believed_now(facts);
+    let mut on_hold_bytes = 0;
     let mut rows: BTreeMap<(Vec<Tier>, u64), Row> = BTreeMap::new();
     for (i, block) in facts.blocks.iter().enumerate() {
         let class = match classes.is_outdated(block) {
@@ -172,7 +181,9 @@ fn report(facts: Facts<'_>, classes: &Classes, is_share: &[bool]) -> Report {
             row.estimated_bytes += block.bytes;
         }
         let drop_ms = block.range.end_ms.saturating_add(tier.lifetime_ms);
-        if now_ms.is_some_and(|now_ms| drop_ms < now_ms) {
+        if !may_go(block) {
+            on_hold_bytes += block.bytes;
+        } else if now_ms.is_some_and(|now_ms| drop_ms < now_ms) {
             row.expired_blocks += 1;
             row.expired_bytes += block.bytes;
         } else {
@@ -185,6 +196,7 @@ fn report(facts: Facts<'_>, classes: &Classes, is_share: &[bool]) -> Report {
         rows: rows.into_values().collect(),
         pending_bytes: 0,
         is_held: dead.is_held,
+        on_hold_bytes,
         evicted_bytes: bytes_of(facts.blocks.iter().filter(is_evicted)),
     }
 }

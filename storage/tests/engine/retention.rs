@@ -7,8 +7,10 @@ use icecore_storage::Db;
 use icecore_storage::db::Options;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::matcher::Matcher;
+use icecore_storage::metrics::block::meta::BlockMeta;
+use icecore_storage::retention::hold::Hold;
 use icecore_storage::retention::policy::{Policies, Policy, Tier};
-use icecore_storage::time::{DAY_MS, WINDOW_MS};
+use icecore_storage::time::{DAY_MS, TimeRange, WINDOW_MS};
 
 use crate::oracle::*;
 
@@ -321,4 +323,36 @@ fn a_plan_frees_what_it_says() {
     maintain(&db, now).unwrap();
     assert_eq!(before - db.stats().block_bytes, planned.expired_bytes());
     assert_eq!(db.retention_report(now).expired_bytes(), 0);
+}
+
+#[test]
+fn what_is_under_a_hold_stays_until_the_hold_ends() {
+    let start = time_of(0);
+    let hold = |host: &str, range: TimeRange| Hold {
+        id: "case".into(),
+        reason: "asked for".into(),
+        owner: "me".into(),
+        matchers: vec![Matcher::equal("instance", host)],
+        range,
+        until_ms: Some(start + 9 * WINDOW_MS),
+    };
+    let first = TimeRange::new(start, start + 1);
+    for (hold, stays) in [
+        (hold("host-1", first), true),
+        (hold("host-1", TimeRange::new(start - 9, start - 1)), false),
+        (hold("host-7", first), false),
+    ] {
+        let held = Policies::raw_only(2 * WINDOW_MS).with_holds(vec![hold]);
+        let db = open_with(&SimDisk::new(8), &held, start).unwrap();
+        fill(&db, start);
+        let mut left = |windows: i64| {
+            let now = start + windows * WINDOW_MS + 21 * 60_000;
+            db.append(&batch(&[Row::float(labels(0), now, 1.0)]), now).unwrap();
+            maintain(&db, now).unwrap();
+            let of_first = |block: &&BlockMeta| block.window.start_ms == start;
+            db.blocks().iter().filter(of_first).count()
+        };
+        assert_eq!([left(1), left(4), left(9)], [1, usize::from(stays), 0]);
+        assert_eq!(db.stats().on_hold_bytes, 0);
+    }
 }
