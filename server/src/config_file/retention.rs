@@ -449,13 +449,13 @@ retention:
             ("  disk_budget: 2 TB", "want a number of bytes"),
             ("  disk_budget: 5MB", "less than 100MiB"),
             ("  holds: [ { id: a } ]", "missing field"),
-            ("  holds: [ { id: a, reason: b, owner: '', match: up, from: x, to: 2 } ]", "owner"),
+            ("  holds: [ { id: a, reason: b, owner: '', match: up, from: 1, to: 2 } ]", "owner"),
             (
                 "  holds: [ { id: a, reason: b, owner: c, match: up, from: 2, to: 1 } ]",
                 "ends before",
             ),
             (
-                "  holds: [ { id: a, reason: b, owner: c, match: up, from: 1, to: 2 } ]",
+                "  holds: [ { id: a, reason: b, owner: c, match: up, from: x, to: 2 } ]",
                 "cannot parse",
             ),
         ] {
