@@ -345,7 +345,7 @@ fn what_is_under_a_hold_stays_until_the_hold_ends() {
         let held = Policies::raw_only(2 * WINDOW_MS).with_holds(vec![hold]);
         let db = open_with(&SimDisk::new(8), &held, start).unwrap();
         fill(&db, start);
-        let mut left = |windows: i64| {
+        let left = |windows: i64| {
             let now = start + windows * WINDOW_MS + 21 * 60_000;
             db.append(&batch(&[Row::float(labels(0), now, 1.0)]), now).unwrap();
             maintain(&db, now).unwrap();
