@@ -16,6 +16,7 @@ use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Batch, HistogramRow};
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint};
 use icecore_storage::metrics::sample::{Samples, stale_nan};
+use icecore_storage::retention::policy::Policies;
 use icecore_storage::time::{MINUTE_MS, TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Snapshot};
 use proptest::prelude::*;
@@ -180,7 +181,7 @@ struct Machine {
 }
 
 fn open() -> Db {
-    let options = Options { retention_ms: RETENTION_MS, ..Options::default() };
+    let options = Options { policies: Policies::raw_only(RETENTION_MS), ..Options::default() };
     Db::open(Arc::new(SimDisk::new(1)), options, START_MS).unwrap()
 }
 

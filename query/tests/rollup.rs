@@ -14,6 +14,7 @@ use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::Batch;
 use icecore_storage::metrics::sample::stale_nan;
+use icecore_storage::retention::policy::{Policies, Policy, Tier};
 use icecore_storage::snapshot::Selector;
 use icecore_storage::time::{DAY_MS, MINUTE_MS, TimeRange};
 use proptest::prelude::*;
@@ -112,7 +113,13 @@ fn append(db: &Db, series: &[Series], now_ms: i64, wanted: impl Fn(i64) -> bool)
 /// Two of seven samples come late: those of a day that is rolled up, which is done again; and those of
 /// the last hours after that, so that their day is read raw.
 fn load(series: &[Series], tiers_ms: &[i64]) -> Db {
-    let options = Options { tiers_ms: tiers_ms.to_vec(), ..Options::default() };
+    let tier = |resolution_ms: i64| Tier {
+        resolution_ms: resolution_ms.unsigned_abs(),
+        lifetime_ms: 100 * DAY_MS,
+    };
+    let tiers = std::iter::once(0).chain(tiers_ms.iter().copied()).map(tier).collect();
+    let policies = Policies::new(vec![Policy { matchers: Vec::new(), tiers }]);
+    let options = Options { policies, ..Options::default() };
     let mut now_ms = END_MS + 6 * HOUR_MS;
     let db = Db::open(Arc::new(SimDisk::new(3)), options, now_ms).unwrap();
     let part = |timestamp: i64| timestamp.rem_euclid(101) % 7;

@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::{Config, LOOKUPS_MAX, QUERIES_WAITING_MAX, WRITE_BODIES_BYTES_MAX, WRITES_MAX};
 use crate::counters::Counters;
 use crate::http::error::{ApiError, ErrorKind};
+use crate::reload::Reload;
 use crate::scrub::SharedStatus;
 
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct App {
     pub result_cache: ResultCache,
     pub counters: Counters,
     pub gates: Gates,
+    pub reload: Reload,
     /// Decoded batches between two uses.
     pub batches: BatchPool,
     pub scrub: SharedStatus,
@@ -54,6 +56,7 @@ impl App {
         App {
             address,
             started_ms: clock::now_ms(),
+            reload: Reload::new(config.storage.policies.clone(), clock::now_ms()),
             engine: Engine::new(config.engine.clone()),
             result_cache: ResultCache::new(config.result_cache_bytes),
             counters: Counters::default(),

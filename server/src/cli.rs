@@ -4,7 +4,7 @@
 //! that) and with what would have been right.
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -14,11 +14,13 @@ use icecore_storage::db::{self, SyncMode};
 
 use crate::backup::BackupArgs;
 use crate::config::{Config, LISTEN_ADDRESS};
+use crate::config_file;
 use crate::delete::DeleteArgs;
 use crate::duration;
 use crate::features::Features;
 use crate::import::ImportArgs;
 use crate::inspect::InspectArgs;
+use crate::plan::PlanArgs;
 use crate::process::machine_bytes;
 use crate::restore::RestoreArgs;
 use crate::size::{Size, parse_bytes, parse_share};
@@ -34,8 +36,9 @@ pub struct Cli {
     serve: ServeArgs,
 }
 
+/// What the program is asked to do.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Run the database (the default).
     Serve(Box<ServeArgs>),
     /// Copy a database, running or not, to another folder.
@@ -50,6 +53,27 @@ enum Command {
     Import(ImportArgs),
     /// Delete samples by selector and time.
     Delete(DeleteArgs),
+    /// Check files without running anything.
+    #[command(subcommand)]
+    Check(Check),
+    /// Ask what retention does.
+    #[command(subcommand)]
+    Retention(RetentionCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Check {
+    /// A configuration file.
+    Config {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RetentionCommand {
+    /// What a configuration would drop of what is stored now.
+    Plan(PlanArgs),
 }
 
 /// What a command line asks for.
@@ -62,6 +86,8 @@ pub enum Action {
     Inspect(InspectArgs),
     Import(ImportArgs),
     Delete(DeleteArgs),
+    Check(Check),
+    Retention(RetentionCommand),
 }
 
 impl Cli {
@@ -75,6 +101,8 @@ impl Cli {
             Some(Command::Inspect(args)) => Action::Inspect(args),
             Some(Command::Import(args)) => Action::Import(args),
             Some(Command::Delete(args)) => Action::Delete(args),
+            Some(Command::Check(check)) => Action::Check(check),
+            Some(Command::Retention(command)) => Action::Retention(command),
         }
     }
 }
@@ -94,9 +122,14 @@ pub struct ServeArgs {
     #[arg(long = "storage.path", value_name = "PATH", default_value = "./icecore-data")]
     storage_path: PathBuf,
 
-    /// How long samples are kept.
-    #[arg(long = "storage.retention", value_name = "DURATION", default_value = "30d", value_parser = parse_retention)]
-    retention_ms: i64,
+    /// A YAML file with what no flag says: retention. Read again on SIGHUP and on POST /-/reload.
+    #[arg(long = "config.file", value_name = "FILE")]
+    config_file: Option<PathBuf>,
+
+    /// How long samples are kept, for all series alike and without rollups; instead of a section
+    /// `retention` in --config.file. With neither: raw 30d, 5m 180d, 1h 3y.
+    #[arg(long = "storage.retention", value_name = "DURATION", value_parser = parse_retention)]
+    retention_ms: Option<i64>,
 
     /// When a write is acknowledged: `always` after fdatasync of the log, `interval:<duration>`
     /// before it, with a sync this often.
@@ -174,7 +207,10 @@ impl ServeArgs {
         Features::new(self.features.clone())
     }
 
-    pub fn into_config(self) -> Config {
+    /// Reads the configuration file, too; an error says what is wrong in which line of it.
+    pub fn into_config(self) -> anyhow::Result<Config> {
+        let loaded = config_file::load(self.config_file.as_deref(), self.retention_ms)?;
+        loaded.warn();
         let flags = self.flags();
         let features = self.features();
         let machine_bytes = machine_bytes();
@@ -184,7 +220,7 @@ impl ServeArgs {
             storage_path: self.storage_path,
             storage: db::Options {
                 sync: self.wal_sync,
-                retention_ms: self.retention_ms,
+                policies: loaded.policies,
                 seed: random_seed(),
                 ..db::Options::default()
             },
@@ -198,6 +234,8 @@ impl ServeArgs {
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
                 ..EngineOptions::default()
             },
+            config_file: self.config_file,
+            retention_flag_ms: self.retention_ms,
             parser: ParserOptions::default(),
             query_concurrency: self.query_concurrency,
             result_cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
@@ -205,10 +243,11 @@ impl ServeArgs {
             flags,
         };
         features.apply(&mut config.engine, &mut config.parser);
-        config
+        Ok(config)
     }
 
     fn flags(&self) -> Vec<(&'static str, String)> {
+        let path = |path: Option<&Path>| path.map_or_else(String::new, |p| p.display().to_string());
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map_or_else(String::new, |value| value.get_name().to_owned())
         };
@@ -220,6 +259,7 @@ impl ServeArgs {
             }
         };
         vec![
+            ("config.file", path(self.config_file.as_deref())),
             ("enable-feature", self.features.join(",")),
             ("log.format", name(&|| self.log_format.to_possible_value())),
             ("log.level", name(&|| self.log_level.to_possible_value())),
@@ -232,7 +272,7 @@ impl ServeArgs {
             ("query.max-samples", self.query_samples_max.to_string()),
             ("query.timeout", duration::format_ms(self.query_timeout_ms)),
             ("storage.path", self.storage_path.display().to_string()),
-            ("storage.retention", duration::format_ms(self.retention_ms)),
+            ("storage.retention", self.retention_ms.map_or_else(String::new, duration::format_ms)),
             ("storage.scrub-rate", self.scrub_rate.to_string()),
             ("storage.wal-sync", sync),
             ("web.enable-admin-api", self.enable_admin_api.to_string()),
@@ -289,16 +329,18 @@ pub(crate) fn random_seed() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use icecore_storage::retention::policy::Policies;
+
     use super::*;
     use crate::config::SCRUB_BYTES_PER_SECOND;
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         Cli::try_parse_from(std::iter::once(&"icecore").chain(args))
-            .map(|cli| match cli.into_action() {
-                Action::Serve(args) => args.into_config(),
-                other => panic!("{other:?}"),
-            })
             .map_err(|e| e.to_string())
+            .and_then(|cli| match cli.into_action() {
+                Action::Serve(args) => args.into_config().map_err(|e| e.to_string()),
+                other => Err(format!("{other:?}")),
+            })
     }
 
     #[test]
@@ -307,7 +349,7 @@ mod tests {
             let config = parse(args).unwrap();
             assert_eq!(config.listen_address, "127.0.0.1:9494");
             assert_eq!(config.storage_path, PathBuf::from("./icecore-data"));
-            assert_eq!(config.storage.retention_ms, 30 * 24 * 60 * 60 * 1000);
+            assert_eq!(config.storage.policies, Policies::default());
             assert_eq!(config.storage.sync, SyncMode::Always);
             assert_eq!(config.scrub_bytes_per_second, SCRUB_BYTES_PER_SECOND);
             assert!(!config.enable_admin_api);

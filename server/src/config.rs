@@ -64,6 +64,10 @@ pub struct Config {
     pub scrub_bytes_per_second: u64,
     /// Whether snapshots and deletes may be asked for.
     pub enable_admin_api: bool,
+    /// Read again on a reload.
+    pub config_file: Option<PathBuf>,
+    /// `--storage.retention`, if it was given.
+    pub retention_flag_ms: Option<i64>,
     pub engine: EngineOptions,
     pub parser: ParserOptions,
     /// Queries that run at once; others wait.
@@ -85,6 +89,8 @@ impl Config {
             storage: db::Options::default(),
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
             enable_admin_api: false,
+            config_file: None,
+            retention_flag_ms: None,
             engine: EngineOptions::default(),
             parser: ParserOptions::default(),
             query_concurrency: 20,

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use icecore_server::cli::{Action, Cli, LogFormat, LogLevel, ServeArgs};
-use icecore_server::{Config, Server, backup, delete, import, inspect, restore, telemetry, verify};
+use icecore_server::cli::{Action, Check, Cli, LogFormat, LogLevel, RetentionCommand, ServeArgs};
+use icecore_server::{
+    Config, Server, backup, config_file, delete, import, inspect, restore, telemetry, verify,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Blocking work that never ends must not keep the process from ending.
@@ -29,6 +31,14 @@ fn main() -> ExitCode {
             import::run(args).map(|()| ExitCode::SUCCESS)
         }
         Action::Delete(args) => delete::run(&args).map(|()| ExitCode::SUCCESS),
+        Action::Check(Check::Config { file }) => config_file::read(&file).map(|_| {
+            say(&format!("{}: fine\n", file.display()));
+            ExitCode::SUCCESS
+        }),
+        Action::Retention(RetentionCommand::Plan(args)) => args.run().map(|text| {
+            say(&text);
+            ExitCode::SUCCESS
+        }),
     };
     outcome.unwrap_or_else(|error| {
         // That nobody reads it is no reason to break off.
@@ -37,12 +47,18 @@ fn main() -> ExitCode {
     })
 }
 
+/// The answer of a command. That nobody reads it is no reason to break off.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 fn serve_until_stopped(args: ServeArgs) -> ExitCode {
     telemetry::start(args.log_level, args.log_format);
     for (option, text) in args.features().warnings() {
         tracing::warn!(option, "{text}");
     }
-    match run(args.into_config()) {
+    match args.into_config().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -66,7 +82,14 @@ fn run(config: Config) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
     let server = Server::bind(config).await?;
+    let reloader = server.reloader();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloader.reload().await;
+        }
+    });
     if !server.address().ip().is_loopback() {
         tracing::warn!(
             address = %server.address(),

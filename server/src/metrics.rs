@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::config::QUERIES_WAITING_MAX;
 use crate::counters::{CODES, DURATION_BOUNDS, Durations, METHODS, OTHER_ROUTE, WriteResult};
 use crate::process::ProcessStats;
+use crate::reload::Reload;
 use crate::routes::ROUTES;
 use crate::scrub::ScrubStatus;
 
@@ -68,6 +69,7 @@ pub(crate) fn gather(app: &App) -> Vec<Family> {
         storage(&mut families, &db.stats());
         scrub(&mut families, &app.scrub.get());
     }
+    configuration(&mut families, &app.reload);
     http(&mut families, app);
     writes(&mut families, app);
     queries(&mut families, app);
@@ -205,12 +207,23 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         checkpoints,
         quarantined_files,
         lost_records,
+        retention_held_bytes,
+        on_hold_bytes,
+        evicted_blocks,
+        evicted_bytes,
+        disk_budget,
         read_only,
     } = stats;
     for (name, help, value) in [
         ("icecore_storage_samples_appended_total", "Samples stored.", *samples_appended),
         ("icecore_storage_samples_refused_total", "Samples refused by storage.", *samples_refused),
         ("icecore_storage_series_created_total", "Series created in the head.", *series_created),
+        (
+            "icecore_retention_evicted_blocks_total",
+            "Blocks that went before their time to keep to the disk budget.",
+            *evicted_blocks,
+        ),
+        ("icecore_retention_evicted_bytes_total", "Bytes of these blocks.", *evicted_bytes),
         ("icecore_wal_records_total", "Records written to the log.", *wal_records),
         ("icecore_wal_syncs_total", "Times the log was synced to disk.", *wal_syncs),
         ("icecore_wal_written_bytes_total", "Bytes written to the log.", *wal_written_bytes),
@@ -259,6 +272,21 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             *lost_records,
         ),
         (
+            "icecore_retention_on_hold_bytes",
+            "Bytes of blocks that a legal hold keeps.",
+            *on_hold_bytes,
+        ),
+        (
+            "icecore_disk_budget_bytes",
+            "Bytes that blocks and log may take; 0 where that is not bounded.",
+            disk_budget.unwrap_or(0),
+        ),
+        (
+            "icecore_retention_held_bytes",
+            "Bytes that retention would drop once somebody confirms it; the log says why.",
+            *retention_held_bytes,
+        ),
+        (
             "icecore_read_only",
             "Whether writes are refused at present; the log says why.",
             u64::from(read_only.is_some()),
@@ -291,6 +319,19 @@ fn scrub(out: &mut Gathered, status: &ScrubStatus) {
     }
     let due = status.blocks_due as f64;
     out.gauge("icecore_scrub_blocks_due", "Blocks that were not checked for a week.", due);
+}
+
+fn configuration(out: &mut Gathered, reload: &Reload) {
+    out.gauge(
+        "icecore_config_last_reload_successful",
+        "Whether the last reload of the configuration was taken.",
+        f64::from(u8::from(reload.is_successful())),
+    );
+    out.gauge(
+        "icecore_config_last_reload_success_timestamp_seconds",
+        "When a configuration was last taken.",
+        reload.succeeded_ms() as f64 / 1000.0,
+    );
 }
 
 fn http(out: &mut Gathered, app: &App) {

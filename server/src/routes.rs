@@ -22,7 +22,8 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 use crate::api::{
-    admin, deletes, exemplars, health, home, labels, metadata, parse_query, query, status, write,
+    admin, deletes, exemplars, health, home, labels, metadata, parse_query, query, retention,
+    status, write,
 };
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
@@ -30,6 +31,7 @@ use crate::counters::OTHER_ROUTE;
 use crate::http::body::{self, BodyError};
 use crate::http::error::{ApiError, ErrorKind};
 use crate::http::params::Params;
+use crate::reload;
 
 /// One row: a path, the methods it takes, and what answers.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub(crate) enum Methods {
     /// HEAD comes with it.
     Get,
     GetOrPost,
+    Post,
     /// And GET for senders that ask for the protocol's version.
     Write,
     /// And POST.
@@ -75,6 +78,10 @@ enum Endpoint {
     Deletes,
     DeleteSeries,
     CleanTombstones,
+    Retention,
+    RetentionPlan,
+    RetentionConfirm,
+    Reload,
     Healthy,
     Ready,
     Metrics,
@@ -85,7 +92,7 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub(crate) const ROUTES: [Route; 26] = [
+pub(crate) const ROUTES: [Route; 30] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
@@ -108,6 +115,10 @@ pub(crate) const ROUTES: [Route; 26] = [
     route("/api/v1/status/deletes", Methods::Get, Endpoint::Deletes),
     route("/api/v1/admin/tsdb/delete_series", Methods::Put, Endpoint::DeleteSeries),
     route("/api/v1/admin/tsdb/clean_tombstones", Methods::Put, Endpoint::CleanTombstones),
+    route("/api/v1/status/retention", Methods::Get, Endpoint::Retention),
+    route("/api/v1/status/retention/plan", Methods::Post, Endpoint::RetentionPlan),
+    route("/api/v1/admin/retention/confirm", Methods::Post, Endpoint::RetentionConfirm),
+    route("/-/reload", Methods::Post, Endpoint::Reload),
     route("/-/healthy", Methods::Get, Endpoint::Healthy),
     route("/-/ready", Methods::Get, Endpoint::Ready),
     route("/metrics", Methods::Get, Endpoint::Metrics),
@@ -127,6 +138,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     for route in &ROUTES {
         let mut filter = match route.methods {
             Methods::Get => MethodFilter::GET,
+            Methods::Post => MethodFilter::POST,
             Methods::GetOrPost | Methods::Write => MethodFilter::GET.or(MethodFilter::POST),
             Methods::Put => MethodFilter::PUT.or(MethodFilter::POST),
             Methods::Delete => MethodFilter::DELETE,
@@ -192,10 +204,25 @@ async fn dispatch(
             deletes::delete_series(app, &headers, params(request).await?).await
         }
         Endpoint::CleanTombstones => deletes::clean_tombstones(app, request.headers()).await,
+        Endpoint::Retention => retention::report(app).await,
+        Endpoint::RetentionPlan => retention::plan(app, request).await,
+        Endpoint::RetentionConfirm => retention::confirm(app, request).await,
+        Endpoint::Reload => {
+            refuse_web_pages(&request)?;
+            reload::endpoint(app).await
+        }
         Endpoint::Healthy => Ok(health::healthy()),
         Endpoint::Ready => health::ready(app),
         Endpoint::Metrics => Ok(health::metrics(app)),
         Endpoint::Home => Ok(home::page(app, request.headers())),
+    }
+}
+
+/// A web page must not change anything on a server that the browser happens to reach.
+pub(crate) fn refuse_web_pages(request: &Request) -> Result<(), ApiError> {
+    match request.headers().contains_key(ORIGIN) {
+        true => Err(ApiError::new(ErrorKind::Forbidden, "not for requests of web pages")),
+        false => Ok(()),
     }
 }
 

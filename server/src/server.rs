@@ -25,6 +25,7 @@ use crate::clock;
 use crate::config::{CONNECTIONS_MAX, Config, DRAIN_TIMEOUT};
 use crate::connection::{self, GuardedStream};
 use crate::maintenance::Maintenance;
+use crate::reload::Reloader;
 use crate::routes;
 use crate::scrub::Scrub;
 
@@ -49,6 +50,11 @@ impl Server {
 
     pub fn address(&self) -> SocketAddr {
         self.app.address
+    }
+
+    /// For reloading the configuration while it is served.
+    pub fn reloader(&self) -> Reloader {
+        Reloader { app: Arc::clone(&self.app) }
     }
 
     /// Serves until `shutdown` ends; calls `ready` once the database is open. An error means that

@@ -84,7 +84,7 @@ pub fn live_files(disk: &dyn Disk) -> Result<Vec<LiveFile>> {
 /// The newest manifest, which must be intact.
 pub(crate) fn newest_manifest(disk: &dyn Disk) -> Result<Manifest> {
     match manifest::load(disk)? {
-        Found::Intact(manifest) => Ok(manifest),
+        Found::Intact(manifest) => Ok(*manifest),
         Found::Damaged(path, _) => {
             Err(Error::Corrupt { path, offset: 0, what: "the manifest is damaged".into() })
         }

@@ -26,15 +26,16 @@ use crate::matcher::Matcher;
 use crate::metrics::batch::{Batch, Refusals};
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::page_cache::PageCache;
-use crate::metrics::head::{AcceptedAge, Head};
+use crate::metrics::head::Head;
+use crate::metrics::head::age::{AcceptedAge, FUTURE_MS};
 use crate::recovery::{self, RecoveryReport};
+use crate::retention::classes::Classifier;
+use crate::retention::hold::Holds;
+use crate::retention::policy::Policies;
 use crate::snapshot::{Snapshot, Version};
 use crate::time::TimeRange;
 use crate::upkeep::Upkeep;
 use crate::wal::{Durability, Wal, record};
-
-/// A sample may be this far ahead of the clock, as in Prometheus.
-const FUTURE_MS: i64 = 10 * 60 * 1000;
 
 /// Held by the process that has the data directory.
 const LOCK_FILE: &str = "lock";
@@ -51,10 +52,8 @@ pub enum SyncMode {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub sync: SyncMode,
-    /// How long raw samples are kept.
-    pub retention_ms: i64,
-    /// Resolutions of the rollups that are made of raw samples, in ms; each divides a day.
-    pub tiers_ms: Vec<i64>,
+    /// How long what is kept.
+    pub policies: Policies,
     pub limits: Limits,
     /// Written into every block, never into a series.
     pub external_labels: Labels,
@@ -68,8 +67,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             sync: SyncMode::Always,
-            retention_ms: 30 * 24 * 60 * 60 * 1000,
-            tiers_ms: Vec::new(),
+            policies: Policies::default(),
             limits: Limits::default(),
             external_labels: Labels::empty(),
             page_cache_bytes: 64 << 20,
@@ -121,6 +119,15 @@ pub struct Stats {
     pub quarantined_files: u64,
     /// Records that replay found damaged or missing.
     pub lost_records: u64,
+    /// Bytes that retention would drop and that wait for somebody to confirm.
+    pub retention_held_bytes: u64,
+    /// Bytes of blocks under a legal hold.
+    pub on_hold_bytes: u64,
+    /// What went before its time to keep to the disk budget, since the start.
+    pub evicted_blocks: u64,
+    pub evicted_bytes: u64,
+    /// Bytes that blocks and log may take.
+    pub disk_budget: Option<u64>,
     /// Why writes are refused at present.
     pub read_only: Option<String>,
 }
@@ -168,6 +175,12 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) quarantined: AtomicU64,
+    pub(crate) retention_held_bytes: AtomicU64,
+    pub(crate) on_hold_bytes: AtomicU64,
+    pub(crate) evicted_blocks: AtomicU64,
+    pub(crate) evicted_bytes: AtomicU64,
+    /// 0 for none.
+    pub(crate) disk_budget: AtomicU64,
 }
 
 /// Which writes have reached the head.
@@ -198,8 +211,15 @@ impl Db {
         let recovered = recovery::recover(&disk, &pages)?;
         let next_sequence = recovered.last_sequence + 1;
         let newest = newest_of(&recovered.head, &recovered.blocks);
-        let mut manifest = recovered.manifest;
+        let (mut manifest, mut head) = (recovered.manifest, recovered.head);
+        let disk_budget = options.policies.disk_budget;
+        let holds = Holds::new(&options.policies.holds);
+        manifest.classes.adopt(&options.policies, &manifest.blocks);
+        head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
+        let ids: Vec<u32> = head.ids().collect();
+        head.classify(&ids);
         let dirty = manifest.dirty.clone();
+        let classes = manifest.classes.of_blocks(&manifest.blocks);
         if let Some(newest) = newest.filter(|newest| *newest < now_ms) {
             manifest.push_gap(TimeRange::new(newest + 1, now_ms));
         }
@@ -216,10 +236,14 @@ impl Db {
             inner: Arc::new(Inner {
                 disk,
                 options,
-                head: RwLock::new(recovered.head),
+                head: RwLock::new(head),
                 wal,
                 pages,
-                version: RwLock::new(Arc::new(Version { blocks: recovered.blocks, dirty })),
+                version: RwLock::new(Arc::new(Version {
+                    blocks: recovered.blocks,
+                    dirty,
+                    classes,
+                })),
                 sequences: Mutex::new(Sequences {
                     contiguous: next_sequence - 1,
                     beyond: BTreeSet::new(),
@@ -235,6 +259,12 @@ impl Db {
                     rolling_up: None,
                     free_up_to: 0,
                     now_ms,
+                    confirmed: Vec::new(),
+                    is_held: false,
+                    disk_budget,
+                    holds,
+                    on_hold: Vec::new(),
+                    is_short: false,
                     damaged_files: recovered.damaged_files,
                 }),
                 writes: RwLock::new(()),
@@ -340,7 +370,10 @@ impl Db {
 
     /// What the live blocks say of themselves, by the start of their windows.
     pub fn blocks(&self) -> Vec<BlockMeta> {
-        self.inner.version().blocks.iter().map(|block| block.meta().clone()).collect()
+        // The manifest knows classes that were decided after a block was written.
+        let mut blocks = self.inner.upkeep.lock().manifest.blocks.clone();
+        blocks.sort_by_key(|block| (block.window.start_ms, block.id));
+        blocks
     }
 
     /// The data and index sections of every live block, for comparing two databases.
@@ -369,7 +402,7 @@ impl Db {
     }
 }
 
-fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
+pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + Sync>> {
     let (root, path) = (Path::new(""), Path::new(LOCK_FILE));
     disk.create_dir_all(root).map_err(|e| io_error("create folder", root, e))?;
     backup::refuse_other_than_data(disk)?;
@@ -402,7 +435,7 @@ impl Inner {
 
     fn append(&self, batch: &Batch, now_ms: i64) -> Result<Appended> {
         self.check_open()?;
-        let age = self.accepted_age(now_ms);
+        let age = AcceptedAge { now_ms };
         self.check_clock(batch, age)?;
         let _in_flight = self.writes.read();
         let (mut decided, ticket) = {
@@ -457,11 +490,6 @@ impl Inner {
         Appended { refused, ..Appended::default() }
     }
 
-    pub(crate) fn accepted_age(&self, now_ms: i64) -> AcceptedAge {
-        let oldest = now_ms.saturating_sub(self.options.retention_ms);
-        AcceptedAge { range: TimeRange::new(oldest, now_ms.saturating_add(FUTURE_MS)), now_ms }
-    }
-
     /// Refuses for now what a wrong clock would refuse for ever.
     fn check_clock(&self, batch: &Batch, age: AcceptedAge) -> Result<()> {
         let newest = self.newest_ms.load(Ordering::Relaxed);
@@ -471,7 +499,9 @@ impl Inner {
         }
         let histograms = batch.histograms.iter().map(|row| row.timestamp);
         let mut times = batch.timestamps.iter().copied().chain(histograms);
-        match times.find(|timestamp| !age.range.contains(*timestamp)) {
+        // Of classes that keep samples for longer, some wait that would be accepted.
+        let accepted = age.range(self.head.read().classifier().shortest_raw_ms());
+        match times.find(|timestamp| !accepted.contains(*timestamp)) {
             None => Ok(()),
             Some(timestamp) => Err(Error::Unavailable {
                 reason: format!(
@@ -514,6 +544,12 @@ impl Inner {
             checkpoints: self.counters.checkpoints.load(Ordering::Relaxed),
             quarantined_files: self.counters.quarantined.load(Ordering::Relaxed),
             lost_records: self.recovery.lost_records,
+            retention_held_bytes: self.counters.retention_held_bytes.load(Ordering::Relaxed),
+            on_hold_bytes: self.counters.on_hold_bytes.load(Ordering::Relaxed),
+            evicted_blocks: self.counters.evicted_blocks.load(Ordering::Relaxed),
+            evicted_bytes: self.counters.evicted_bytes.load(Ordering::Relaxed),
+            disk_budget: Some(self.counters.disk_budget.load(Ordering::Relaxed))
+                .filter(|bytes| *bytes > 0),
             read_only: self.wal.poisoned(),
         }
     }

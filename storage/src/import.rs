@@ -16,6 +16,7 @@ use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::writer::{BlockWriter, Pages, data_order, sort_series};
 use crate::metrics::block::{self, Block};
 use crate::metrics::chunk;
+use crate::metrics::head::age::AcceptedAge;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 use crate::upkeep::{Upkeep, mark_dirty};
@@ -68,12 +69,12 @@ impl Db {
     /// The times of which samples are taken at present: from the retention to a little after the
     /// clock.
     pub fn accepted_times(&self, now_ms: i64) -> TimeRange {
-        self.inner.accepted_age(now_ms).range
+        self.inner.accepted_times(now_ms)
     }
 
     /// Whether [`Db::import`] has nothing to do for this window of this source.
     pub fn has_imported(&self, source: &str, window: TimeRange, now_ms: i64) -> bool {
-        let wanted = window.intersection(self.inner.accepted_age(now_ms).range);
+        let wanted = window.intersection(self.inner.accepted_times(now_ms));
         let covers = |done: &Done| {
             done.source == source
                 && done.window.start_ms <= wanted.start_ms
@@ -100,6 +101,11 @@ impl Db {
 }
 
 impl Inner {
+    /// Of the class that keeps raw samples longest: retention sees to the others.
+    fn accepted_times(&self, now_ms: i64) -> TimeRange {
+        AcceptedAge { now_ms }.range(self.head.read().classifier().longest_raw_ms())
+    }
+
     fn import(
         &self,
         import: Import<'_>,
@@ -111,7 +117,7 @@ impl Inner {
         }
         let mut upkeep = self.upkeep.lock();
         let meta = self.new_meta(&mut upkeep, import.window, 0);
-        let accepted = self.accepted_age(now_ms).range;
+        let accepted = self.accepted_times(now_ms);
         let mut window = Window {
             range: import.window,
             accepted,
@@ -161,7 +167,7 @@ impl Inner {
         let meta = block.meta().clone();
         manifest.blocks.push(meta.clone());
         mark_dirty(upkeep.rolling_up.as_mut(), &mut manifest, meta.class, meta.range);
-        self.store_with_file(upkeep, manifest, &block::path(meta.id))?;
+        self.store_with_files(upkeep, manifest, &[block::path(meta.id)])?;
         tracing::debug!(block = %meta.id, series = meta.series, samples = meta.samples,
             bytes = meta.bytes, "imported");
         // As a write: no reader has the samples and misses the generation.

@@ -26,6 +26,7 @@ pub mod data_file;
 pub mod db;
 pub mod deletes;
 pub mod disk;
+pub mod duration;
 pub mod encoding;
 pub mod error;
 pub mod import;

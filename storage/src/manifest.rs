@@ -16,6 +16,7 @@ use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::error::{Error, Result, io_error};
 use crate::import::Done;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::retention::classes::Classes;
 use crate::time::TimeRange;
 
 const MAGIC: &[u8; 8] = b"ICEMANI\x01";
@@ -48,10 +49,13 @@ pub(crate) struct Manifest {
     pub(crate) imports: Vec<Done>,
     /// What deletes still hide in blocks, and the receipts of the last ones.
     pub(crate) deletes: Deletes,
+    /// What the classes of the blocks mean.
+    pub(crate) classes: Classes,
 }
 
 /// Tags of the fields that came to the format later; never reused.
 mod tag {
+    pub(super) const CLASSES: u64 = 1;
     pub(super) const TOMBSTONES: u64 = 2;
     pub(super) const DIRTY: u64 = 3;
     pub(super) const IMPORTS: u64 = 4;
@@ -146,7 +150,12 @@ impl Manifest {
             varint::write_signed(&mut out, gap.start_ms);
             varint::write_signed(&mut out, gap.end_ms);
         }
+        let classes = match self.classes == Classes::default() {
+            true => Vec::new(),
+            false => self.classes.encode(),
+        };
         let fields = [
+            (tag::CLASSES, classes),
             (tag::TOMBSTONES, self.deletes.write_tombstones()),
             (tag::DIRTY, self.encode_dirty()),
             (tag::IMPORTS, encode_imports(&self.imports)),
@@ -223,6 +232,7 @@ impl Manifest {
                     self.dirty.insert((class, varint::read_signed(&mut field)?));
                 }
             }
+            tag::CLASSES => self.classes = Classes::decode(field)?,
             tag::IMPORTS => self.imports = decode_imports(field)?,
             tag::TOMBSTONES => self.deletes.read_tombstones(field)?,
             tag::RECEIPTS => self.deletes.read_receipts(field)?,
@@ -276,7 +286,7 @@ enum Decoded {
 pub(crate) enum Found {
     /// A directory that never had one.
     None,
-    Intact(Manifest),
+    Intact(Box<Manifest>),
     /// There is one, and the newest is not intact. Its path, and the highest generation seen.
     Damaged(PathBuf, u64),
 }
@@ -291,7 +301,7 @@ pub(crate) fn load(disk: &dyn Disk) -> Result<Found> {
     let bytes = file.range(0..file.length()).map_err(|e| io_error("read", &path, e))?;
     match Manifest::decode(&bytes) {
         Some(Decoded::Known(manifest)) if manifest.generation == generation => {
-            Ok(Found::Intact(*manifest))
+            Ok(Found::Intact(manifest))
         }
         Some(Decoded::Newer(tag)) => {
             let what = format!("the manifest has field {tag}, which a newer version wrote");
@@ -314,6 +324,13 @@ pub(crate) fn generation_of(name: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::disk::sim::SimDisk;
+    use crate::retention::policy::Policies;
+
+    fn classes() -> Classes {
+        let mut classes = Classes::default();
+        classes.adopt(&Policies::default(), &[]);
+        classes
+    }
 
     fn manifest() -> Manifest {
         Manifest {
@@ -325,6 +342,7 @@ mod tests {
             dirty: BTreeSet::from([(0, -5), (3, 7)]),
             imports: vec![Done { source: "prometheus 1".into(), window: TimeRange::new(-7, 7) }],
             deletes: crate::deletes::tests::deletes(),
+            classes: classes(),
             ..Manifest::default()
         }
     }
@@ -337,7 +355,7 @@ mod tests {
             manifest.store(&disk).unwrap();
         }
         match load(&disk).unwrap() {
-            Found::Intact(found) => assert_eq!(found, manifest),
+            Found::Intact(found) => assert_eq!(*found, manifest),
             other => panic!("{other:?}"),
         }
     }

@@ -70,7 +70,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Re
     remove_temporary(disk.as_ref())?;
     backup::remove_unfinished(disk)?;
     let mut manifest = match manifest::load(disk.as_ref())? {
-        Found::Intact(manifest) => manifest,
+        Found::Intact(manifest) => *manifest,
         Found::None => rebuild(disk, 0, cache, &mut report)?,
         Found::Damaged(path, generation) => {
             tracing::error!(path = %path.display(), "the manifest is damaged: rebuilding it");
@@ -94,7 +94,10 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Re
     restored?;
     sweep(disk.as_ref(), &mut manifest, &mut report)?;
     let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
-    let sealed = SealedWindows::of(&blocks, covered);
+    // The blocks of a window's classes were sealed together. Where one is lost, the log may still
+    // have its rows: they are taken from it all, and those that blocks have too do no harm.
+    let trusted = if report.quarantined.is_empty() { &blocks[..] } else { &[] };
+    let sealed = SealedWindows::of(trusted, covered);
     sealed.forget_in(&mut head);
     let mut deletes = Vec::new();
     let replayed =

@@ -26,6 +26,7 @@ use crate::metrics::rollup::Rollup;
 use crate::metrics::sample::Samples;
 use crate::metrics::{chunk, companion};
 use crate::outline::Outliner;
+use crate::retention::classes::BlockClasses;
 pub use crate::selection::SelectedSeries;
 use crate::selection::{FromHead, HeadSeries, Joined};
 use crate::tiers::{self, Claims, Known};
@@ -37,6 +38,8 @@ pub(crate) struct Version {
     pub(crate) blocks: Vec<LiveBlock>,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: BTreeSet<Day>,
+    /// `None` while blocks find their classes by new policies.
+    pub(crate) classes: Option<BlockClasses>,
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.
@@ -151,7 +154,11 @@ impl Snapshot {
         let head_windows: Vec<i64> = head.windows().map(|(start, _)| start).collect();
         drop(head);
         let metas: Vec<&BlockMeta> = version.blocks.iter().map(|block| block.meta()).collect();
-        let known = Known { dirty: &version.dirty, head_windows: &head_windows };
+        let known = Known {
+            dirty: &version.dirty,
+            head_windows: &head_windows,
+            classes: version.classes.as_deref(),
+        };
         let selections = selectors.iter().zip(from_head);
         let joined = selections.map(|(selector, (head, companions))| {
             let has_companions = !companions.series.is_empty();

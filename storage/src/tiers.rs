@@ -4,10 +4,10 @@
 //! the same, which is where every window consists of whole buckets, and no sample came after they
 //! were made. What is decided here is a [`Claims`]: for each block the times that it answers for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::compaction::rollup::{Day, days_of, window_of};
-use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::rollup::{Component, Components, Rollup, bucket_end_ms};
 use crate::metrics::sample::{Samples, stale_nan};
 use crate::outline::{LeftOut, Outliner};
@@ -34,6 +34,14 @@ pub(crate) struct Known<'a> {
     pub(crate) dirty: &'a BTreeSet<Day>,
     /// Windows of which samples are in the head, by their starts.
     pub(crate) head_windows: &'a [i64],
+    /// Of the blocks; while they are not settled, rollups are read for want of raw samples alone.
+    pub(crate) classes: Option<&'a HashMap<BlockId, u32>>,
+}
+
+impl Known<'_> {
+    fn class_of(&self, meta: &BlockMeta) -> u32 {
+        self.classes.and_then(|classes| classes.get(&meta.id)).copied().unwrap_or(0)
+    }
 }
 
 /// `None` if raw samples answer for all of `range`. All windows of the query begin and end at
@@ -56,7 +64,7 @@ pub(crate) fn claims(
     let mut claims = Claims { by_block: vec![Vec::new(); blocks.len()], forced_ms: 0 };
     let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (index, meta) in blocks.iter().enumerate().filter(|(_, meta)| overlaps(meta)) {
-        classes.entry(meta.class).or_default().push(index);
+        classes.entry(known.class_of(meta)).or_default().push(index);
     }
     let mut any = false;
     for (class, of_class) in classes {
@@ -97,7 +105,9 @@ fn claim_of_class(
         .map(|(_, day)| *day)
         .chain(head.iter().flat_map(|window| days_of(*window)))
         .collect();
-    let exact = |index: &&usize| aligned_ms > 0 && aligned_ms % tier(**index) == 0;
+    let exact = |index: &&usize| {
+        known.classes.is_some() && aligned_ms > 0 && aligned_ms % tier(**index) == 0
+    };
     let mut coarsest_first: Vec<usize> = tiers.iter().filter(exact).copied().collect();
     coarsest_first.sort_by_key(|index| std::cmp::Reverse((tier(*index), blocks[*index].id)));
     for index in coarsest_first {
@@ -106,7 +116,7 @@ fn claim_of_class(
         take(&mut free, &part, &mut claims.by_block[index]);
     }
     // Raw samples go by age: behind the oldest there are all that ever came.
-    let raw = blocks.iter().filter(|meta| meta.tier_ms == 0 && meta.class == class);
+    let raw = blocks.iter().filter(|meta| meta.tier_ms == 0 && known.class_of(meta) == class);
     let windows = raw.map(|meta| meta.window.start_ms).chain(known.head_windows.iter().copied());
     let raw_start_ms = windows.min();
     for index in tiers {
@@ -231,7 +241,6 @@ pub(crate) fn put(rollup: &Rollup, outliner: Option<&mut Outliner<'_>>, into: &m
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::block::meta::BlockId;
     use crate::time::{DAY_MS, MINUTE_MS};
 
     const HOUR_MS: i64 = 60 * MINUTE_MS;
@@ -254,7 +263,9 @@ mod tests {
     ) -> Option<(Vec<Vec<TimeRange>>, i64)> {
         let dirty = dirty.iter().map(|day| (0, *day)).collect();
         let blocks: Vec<&BlockMeta> = blocks.iter().collect();
-        let known = Known { dirty: &dirty, head_windows: &[3 * DAY_MS] };
+        let classes = HashMap::new();
+        let head_windows = &[3 * DAY_MS];
+        let known = Known { dirty: &dirty, head_windows, classes: Some(&classes) };
         let claims = claims(&blocks, known, range, aligned_ms)?;
         let clipped = claims.by_block.iter().map(|claimed| {
             let inside = claimed.iter().map(|one| one.intersection(range));

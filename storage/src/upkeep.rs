@@ -21,6 +21,8 @@ use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
 use crate::metrics::block::{self, Block};
 use crate::metrics::checkpoint::{self, CheckpointWriter};
 use crate::recovery::{self, RecoveryReport};
+use crate::retention::classify::Split;
+use crate::retention::hold::Holds;
 use crate::snapshot::Version;
 use crate::time::TimeRange;
 
@@ -50,6 +52,16 @@ pub(crate) struct Upkeep {
     pub(crate) free_up_to: u64,
     /// When the last step was asked for.
     pub(crate) now_ms: i64,
+    /// Blocks that may be dropped however many they are.
+    pub(crate) confirmed: Vec<BlockId>,
+    /// Retention waits for confirmation, and has said so.
+    pub(crate) is_held: bool,
+    pub(crate) disk_budget: Option<u64>,
+    pub(crate) holds: Holds,
+    /// Blocks under a legal hold, as of the last step.
+    pub(crate) on_hold: Vec<BlockId>,
+    /// The budget is nearly used up, and that has been said.
+    pub(crate) is_short: bool,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
 }
@@ -67,9 +79,11 @@ impl Upkeep {
 /// The merge in progress.
 #[derive(Debug)]
 pub(crate) struct Merging {
-    merge: Merge,
+    pub(crate) merge: Merge,
     /// Reading suffers without it.
-    is_urgent: bool,
+    pub(crate) is_urgent: bool,
+    /// It is a part of this.
+    pub(crate) split: Option<Split>,
 }
 
 /// The day that is being rolled up.
@@ -114,15 +128,19 @@ impl Inner {
             self.wal.sync()?;
             upkeep.last_sync_ms = now_ms;
         }
-        let step = plan(&self.situation(&upkeep, now_ms));
-        match step {
+        upkeep.on_hold = upkeep.holds.held(&self.version().blocks, now_ms);
+        let situation = self.situation(&upkeep, now_ms);
+        self.note_retention(&mut upkeep, &situation);
+        match plan(&situation) {
             Step::Idle => return Ok(Progress::Idle),
             Step::Drop(ids) => {
                 self.drop_blocks(&mut upkeep, &ids, "blocks outlived their retention")?
             }
             Step::DropDeleted(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks were deleted")?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
+            Step::Evict(ids) => self.evict_blocks(&mut upkeep, &ids)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
+            Step::Classify(ids) => self.classify_blocks(&mut upkeep, &ids)?,
             Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
             Step::GoOn => return self.go_on_merging(&mut upkeep),
             Step::RollUp(due) => self.begin_rolling_up(&mut upkeep, &due)?,
@@ -131,10 +149,10 @@ impl Inner {
         Ok(Progress::Worked)
     }
 
-    fn situation(&self, upkeep: &Upkeep, now_ms: i64) -> Situation {
+    pub(crate) fn situation(&self, upkeep: &Upkeep, now_ms: i64) -> Situation {
         let head = self.head.read();
         let newest = self.newest_ms.load(Ordering::Relaxed);
-        let written = self.wal.stats().written_bytes;
+        let wal = self.wal.stats();
         Situation {
             now_ms,
             newest_ms: (newest > i64::MIN).then_some(newest),
@@ -144,14 +162,17 @@ impl Inner {
             last_late_seal_ms: upkeep.last_late_seal_ms,
             late_round: upkeep.late_round,
             last_checkpoint_ms: upkeep.last_checkpoint_ms,
-            wal_bytes: written.saturating_sub(upkeep.checkpoint_wal_bytes),
+            wal_bytes: wal.written_bytes.saturating_sub(upkeep.checkpoint_wal_bytes),
             blocks: upkeep.manifest.blocks.clone(),
-            retention_ms: self.options.retention_ms,
             touched: self.touched(upkeep),
+            classes: upkeep.manifest.classes.clone(),
+            confirmed: upkeep.confirmed.clone(),
+            disk_budget: upkeep.disk_budget,
+            on_hold: upkeep.on_hold.clone(),
+            log_bytes: wal.bytes,
             is_merging: upkeep.merging.is_some(),
             is_rolling_up: upkeep.rolling_up.is_some(),
             dirty: upkeep.manifest.dirty.clone(),
-            tiers_ms: self.options.tiers_ms.clone(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
         }
     }
@@ -176,11 +197,16 @@ impl Inner {
         // Everything applied by now is in the head, so it will be in the block.
         let sequence = self.sequences.lock().contiguous;
         let was_sealed = window.end_ms < self.head.read().sealed_before();
-        let meta = self.new_meta(upkeep, window, sequence);
-        let sealed = seal::seal(&self.disk, &self.head, window, meta)?;
-        if let Some(meta) = &sealed.meta {
+        let policy_generation = upkeep.manifest.classes.generation;
+        let meta_of = |class| BlockMeta {
+            class,
+            policy_generation,
+            ..self.new_meta(upkeep, window, sequence)
+        };
+        let sealed = seal::seal(&self.disk, &self.head, window, meta_of)?;
+        if !sealed.metas.is_empty() {
             self.sync_log_before_blocks();
-            let published = self.publish_sealed(upkeep, meta);
+            let published = self.publish_sealed(upkeep, &sealed.metas);
             if let Err(e) = published {
                 seal::abort(&self.head, &sealed.ids);
                 return Err(e);
@@ -215,15 +241,26 @@ impl Inner {
         Ok(())
     }
 
-    fn publish_sealed(&self, upkeep: &mut Upkeep, meta: &BlockMeta) -> Result<()> {
-        let block = self.open_new(meta)?;
-        tracing::info!(block = %meta.id, series = meta.series, samples = meta.samples,
-            bytes = meta.bytes, "sealed");
+    /// In one manifest: a window is sealed for all classes or for none.
+    fn publish_sealed(&self, upkeep: &mut Upkeep, metas: &[BlockMeta]) -> Result<()> {
+        let opened: Result<Vec<Arc<Block>>> =
+            metas.iter().map(|meta| self.open_new(meta)).collect();
+        if opened.is_err() {
+            seal::discard(&self.disk, metas);
+        }
+        for meta in metas {
+            tracing::info!(block = %meta.id, class = meta.class, series = meta.series,
+                samples = meta.samples, bytes = meta.bytes, "sealed");
+        }
+        let blocks = opened?;
         let mut manifest = upkeep.manifest.clone();
-        manifest.blocks.push(meta.clone());
-        mark_dirty(upkeep.rolling_up.as_mut(), &mut manifest, meta.class, meta.range);
-        self.store_with_file(upkeep, manifest, &block::path(meta.id))?;
-        self.publish(upkeep, vec![block], &[]);
+        manifest.blocks.extend_from_slice(metas);
+        for meta in metas {
+            mark_dirty(upkeep.rolling_up.as_mut(), &mut manifest, meta.class, meta.range);
+        }
+        let paths: Vec<PathBuf> = metas.iter().map(|meta| block::path(meta.id)).collect();
+        self.store_with_files(upkeep, manifest, &paths)?;
+        self.publish(upkeep, blocks, &[]);
         Ok(())
     }
 
@@ -247,7 +284,11 @@ impl Inner {
         let version = self.version();
         let is_input = |block: &&LiveBlock| due.inputs.contains(&block.meta().id);
         let inputs: Vec<LiveBlock> = version.blocks.iter().filter(is_input).cloned().collect();
-        let Some(first) = inputs.first().map(|block| block.meta().clone()) else { return Ok(()) };
+        // The manifest knows classes that were decided after the block was written.
+        let is_first = |meta: &&BlockMeta| inputs.first().is_some_and(|b| b.meta().id == meta.id);
+        let Some(first) = upkeep.manifest.blocks.iter().find(is_first).cloned() else {
+            return Ok(());
+        };
         let meta = BlockMeta {
             data_type: first.data_type,
             class: first.class,
@@ -258,7 +299,8 @@ impl Inner {
         let begun = Merge::begin(&self.disk, inputs.clone(), meta);
         match begun {
             Ok(merge) => {
-                upkeep.merging = Some(Merging { merge, is_urgent: due.is_urgent });
+                let is_urgent = due.is_urgent;
+                upkeep.merging = Some(Merging { merge, is_urgent, split: None });
                 Ok(())
             }
             Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e),
@@ -272,6 +314,7 @@ impl Inner {
         let inputs = merging.merge.inputs().to_vec();
         if !inputs.iter().all(|block| upkeep.manifest.names(block.meta().id)) {
             // Retention or quarantine took one: what is due is seen anew.
+            merging.split.iter().for_each(|split| self.forget_split(split));
             return Ok(Progress::Worked);
         }
         let merged = match merging.merge.advance(SLICE_ROWS) {
@@ -284,10 +327,12 @@ impl Inner {
             Ok(true) => merging.merge.finish(),
             Err(e) => Err(e),
         };
-        match merged {
-            Ok(meta) => self.publish_merged(upkeep, &inputs, meta)?,
-            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e)?,
-            Err(e) => return Err(e),
+        match (merged, merging.split) {
+            (Ok(part), Some(split)) => self.end_part(upkeep, split, part)?,
+            (Err(e), Some(split)) => self.give_up_split(upkeep, split, e)?,
+            (Ok(meta), None) => self.publish_merged(upkeep, &inputs, meta)?,
+            (Err(e @ Error::Corrupt { .. }), None) => self.quarantine_blocks(upkeep, &inputs, e)?,
+            (Err(e), None) => return Err(e),
         }
         Ok(Progress::Worked)
     }
@@ -312,7 +357,7 @@ impl Inner {
         tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
             bytes = meta.bytes, "merged");
         manifest.blocks.push(meta);
-        self.store_with_file(upkeep, manifest, &path)?;
+        self.store_with_files(upkeep, manifest, &[path])?;
         self.publish(upkeep, vec![block], &inputs);
         Ok(())
     }
@@ -323,14 +368,12 @@ impl Inner {
         let inputs: Vec<LiveBlock> = version.blocks.iter().filter(is_input).cloned().collect();
         let (class, day_start_ms) = due.day;
         let window = rollup::window_of(day_start_ms);
+        let of_inputs = upkeep.manifest.blocks.iter().filter(|meta| due.inputs.contains(&meta.id));
+        let policy_generation = of_inputs.map(|meta| meta.policy_generation).max().unwrap_or(0);
         let metas = due.tiers.iter().map(|tier| BlockMeta {
             class,
             tier_ms: tier.unsigned_abs(),
-            policy_generation: inputs
-                .iter()
-                .map(|block| block.meta().policy_generation)
-                .max()
-                .unwrap_or(0),
+            policy_generation,
             ..self.new_meta(upkeep, window, 0)
         });
         let metas = metas.collect();
@@ -434,7 +477,12 @@ impl Inner {
         Ok(())
     }
 
-    fn drop_blocks(&self, upkeep: &mut Upkeep, ids: &[BlockId], why: &str) -> Result<()> {
+    pub(crate) fn drop_blocks(
+        &self,
+        upkeep: &mut Upkeep,
+        ids: &[BlockId],
+        why: &str,
+    ) -> Result<()> {
         tracing::info!(blocks = ids.len(), "{why}");
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
@@ -444,7 +492,7 @@ impl Inner {
     }
 
     /// Takes blocks from readers, and their samples with them.
-    fn withdraw(&self, upkeep: &Upkeep, ids: &[BlockId]) {
+    pub(crate) fn withdraw(&self, upkeep: &Upkeep, ids: &[BlockId]) {
         let version = self.version();
         let gone = version.blocks.iter().filter(|block| ids.contains(&block.meta().id));
         // Under the head's lock, as a write: no reader misses the samples and not the generation.
@@ -474,17 +522,19 @@ impl Inner {
         stored
     }
 
-    /// [`Inner::store`] of a manifest that is the first to name a new file: without the manifest,
-    /// the file goes, so that failures do not fill the disk.
-    pub(crate) fn store_with_file(
+    /// [`Inner::store`] of a manifest that is the first to name new files: without the manifest,
+    /// the files go, the last first, so that failures do not fill the disk.
+    pub(crate) fn store_with_files(
         &self,
         upkeep: &mut Upkeep,
         manifest: Manifest,
-        file: &Path,
+        files: &[impl AsRef<Path>],
     ) -> Result<()> {
         let stored = self.store(upkeep, manifest);
         if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
-            let _ = self.disk.remove(file);
+            for file in files.iter().rev() {
+                let _ = self.disk.remove(file.as_ref());
+            }
         }
         Ok(stored?)
     }
@@ -503,7 +553,9 @@ impl Inner {
         blocks.extend(added.into_iter().map(Into::into));
         recovery::sort_blocks(&mut blocks);
         retired.iter().for_each(|block| block.retire());
-        *version = Arc::new(Version { blocks, dirty: upkeep.manifest.dirty.clone() });
+        let Manifest { dirty, classes, blocks: metas, .. } = &upkeep.manifest;
+        let classes = classes.of_blocks(metas);
+        *version = Arc::new(Version { blocks, dirty: dirty.clone(), classes });
     }
 
     pub(crate) fn checkpoint(&self, upkeep: &mut Upkeep, now_ms: i64) -> Result<()> {
@@ -522,7 +574,7 @@ impl Inner {
         let mut manifest = upkeep.manifest.clone();
         let old = manifest.checkpoint.replace(CheckpointId { number, covered });
         manifest.retired.extend(old.map(|old| old.number));
-        self.store_with_file(upkeep, manifest, &checkpoint::path(number))?;
+        self.store_with_files(upkeep, manifest, &[checkpoint::path(number)])?;
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         upkeep.last_checkpoint_ms = now_ms;
         upkeep.checkpoint_wal_bytes = wal_bytes;

@@ -129,7 +129,7 @@ impl Verifier<'_> {
                 let bytes = data_file::open(self.disk.as_ref(), &file.path())?.length();
                 (self.progress)(bytes);
                 self.push(file, bytes, manifest.blocks.len() as u64, Vec::new());
-                return Ok(manifest);
+                return Ok(*manifest);
             }
             Found::Damaged(path, generation) => (path, generation),
             Found::None => return data_file::newest_manifest(self.disk.as_ref()),

@@ -12,6 +12,7 @@ use icecore_storage::db::{Options, Progress};
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Batch, HistogramRow, StartTimestampRow};
+use icecore_storage::retention::policy::Policies;
 use icecore_storage::{Db, Snapshot};
 
 use super::{Sample, Series, Store, Value};
@@ -37,7 +38,7 @@ impl Default for Database {
 }
 
 fn open(disk: &SimDisk, now_ms: i64) -> Db {
-    let options = Options { retention_ms: i64::MAX / 2, ..Options::default() };
+    let options = Options { policies: Policies::raw_only(i64::MAX / 2), ..Options::default() };
     Db::open(Arc::new(disk.clone()), options, now_ms).expect("a disk without faults")
 }
 

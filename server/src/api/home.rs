@@ -15,6 +15,7 @@ use crate::duration;
 use crate::http::time::format_rfc3339;
 use crate::routes::{Methods, ROUTES};
 use crate::size::human;
+use icecore_storage::retention::policy::Policies;
 
 /// No script can run, not even one that a label's name smuggles in.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -80,7 +81,7 @@ fn push_state(body: &mut String, app: &App) {
         ("recent samples", range),
         ("on disk", human(stats.block_bytes + stats.wal_bytes)),
         ("in memory", human(stats.head_bytes)),
-        ("kept for", duration::format_ms(app.config.storage.retention_ms)),
+        ("kept for", kept(&app.reload.policies())),
     ];
     *body += "<dl>";
     for (name, value) in rows {
@@ -98,6 +99,16 @@ fn push_state(body: &mut String, app: &App) {
     }
 }
 
+/// Lifetimes of what no policy selects, and how many others there are.
+fn kept(policies: &Policies) -> String {
+    let tiers: Vec<String> = policies.catch_all().tiers.iter().map(ToString::to_string).collect();
+    let text = tiers.join(", ");
+    match policies.metrics().len() - 1 {
+        0 => text,
+        others => format!("{text} ({others} other policies)"),
+    }
+}
+
 fn push_query_form(body: &mut String) {
     *body += "<form action=\"/api/v1/query\"><input name=\"query\" value=\"up\" aria-label=\"PromQL query\" spellcheck=\"false\" autocomplete=\"off\"><button>Query now</button></form>";
 }
@@ -112,7 +123,7 @@ fn push_routes(body: &mut String) {
         let methods = match route.methods {
             Methods::Get => "GET",
             Methods::GetOrPost => "GET POST",
-            Methods::Write => "POST",
+            Methods::Write | Methods::Post => "POST",
             Methods::Put => "POST PUT",
             Methods::Delete => "DELETE",
         };

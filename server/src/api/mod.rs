@@ -15,6 +15,7 @@ pub(crate) mod parse_query;
 pub(crate) mod points;
 pub(crate) mod query;
 pub(crate) mod result;
+pub(crate) mod retention;
 pub(crate) mod selectors;
 pub(crate) mod status;
 pub(crate) mod write;

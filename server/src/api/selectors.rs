@@ -16,7 +16,7 @@ pub(crate) fn parse_all<'a>(
     let mut pattern_bytes = 0;
     for text in texts {
         let expr = parser::parse(text, options).map_err(|errors| selector_error(&errors))?;
-        let matchers = single_selector(expr)?;
+        let matchers = single_selector(&expr)?;
         let patterns = matchers.iter().filter_map(Matcher::regex);
         pattern_bytes += patterns.map(Regex::memory_usage).sum::<usize>();
         if pattern_bytes > PATTERN_BYTES_MAX {
@@ -41,16 +41,21 @@ fn selector_error(errors: &ParseErrors) -> ApiError {
     }
 }
 
-fn single_selector(expr: Expr) -> Result<Vec<Matcher>, ApiError> {
-    let plain = |expr: &Expr| match &expr.node(expr.root).kind {
+fn single_selector(expr: &Expr) -> Result<Vec<Matcher>, ApiError> {
+    plain_selector(expr)
+        .ok_or_else(|| ApiError::bad_data("match[] must be a vector selector and no more"))
+}
+
+/// The matchers of an expression that is a vector selector and no more.
+pub(crate) fn plain_selector(expr: &Expr) -> Option<Vec<Matcher>> {
+    match &expr.node(expr.root).kind {
         NodeKind::VectorSelector(selector) => {
             let modifiers = &selector.modifiers;
             let bare = modifiers.offset.is_none() && modifiers.at.is_none();
             bare.then(|| selector.matchers.clone())
         }
         _ => None,
-    };
-    plain(&expr).ok_or_else(|| ApiError::bad_data("match[] must be a vector selector and no more"))
+    }
 }
 
 /// Matchers of every selector within a query.

@@ -67,13 +67,13 @@ pub(crate) fn runtime_info(app: &App) -> Response {
     let stats = app.db_if_open().map(|db| db.stats()).unwrap_or_default();
     let working_folder = std::env::current_dir().unwrap_or_default();
     reply::value(&RuntimeInfo {
-        start_time: started.clone(),
+        start_time: started,
         working_folder: working_folder.display().to_string(),
         server_time: format_rfc3339(clock::now_ms()),
-        reload_config_success: true,
-        last_config_time: started,
+        reload_config_success: app.reload.is_successful(),
+        last_config_time: format_rfc3339(app.reload.succeeded_ms()),
         corruption_count: stats.quarantined_files + stats.lost_records,
-        storage_retention: duration::format_ms(app.config.storage.retention_ms),
+        storage_retention: duration::format_ms(app.reload.policies().catch_all().raw_lifetime_ms()),
     })
 }
 

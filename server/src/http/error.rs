@@ -43,6 +43,10 @@ impl ApiError {
         ApiError::new(ErrorKind::BadData, message)
     }
 
+    pub(crate) fn internal(message: impl Into<String>) -> ApiError {
+        ApiError::new(ErrorKind::Internal, message)
+    }
+
     /// One parameter is wrong.
     pub(crate) fn parameter(name: &str, message: impl std::fmt::Display) -> ApiError {
         ApiError::bad_data(format!("invalid parameter {name:?}: {message}"))

@@ -25,6 +25,7 @@ use icecore_storage::import::Import;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Exemplar, Metadata};
 use icecore_storage::metrics::sample::Samples;
+use icecore_storage::retention::policy::Policies;
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Error};
 
@@ -164,8 +165,11 @@ fn open(into: &IntoArgs) -> anyhow::Result<Db> {
     let path = into.storage_path.display();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(into.storage_path.clone()));
     disk.create_dir_all(Path::new("")).with_context(|| format!("cannot create {path}"))?;
-    let options =
-        Options { retention_ms: into.retention_ms, seed: cli::random_seed(), ..Options::default() };
+    let options = Options {
+        policies: Policies::raw_only(into.retention_ms),
+        seed: cli::random_seed(),
+        ..Options::default()
+    };
     Db::open(disk, options, clock::now_ms()).map_err(|error| match error {
         Error::Locked { .. } => anyhow::anyhow!(
             "--storage.path={path} is in use by another process: stop the server, import, and \

@@ -51,16 +51,33 @@ impl Merge {
         inputs: Vec<LiveBlock>,
         meta: BlockMeta,
     ) -> Result<Merge> {
-        let meta = BlockMeta {
+        Merge::begin_part(disk, inputs, meta, |_| true, true)
+    }
+
+    /// [`Merge::begin`] with the series that `keep` accepts. Several parts replace the inputs
+    /// together, so only the last to be written says that it does: without a manifest, inputs are
+    /// live until all parts are there.
+    pub(crate) fn begin_part(
+        disk: &Arc<dyn Disk>,
+        inputs: Vec<LiveBlock>,
+        meta: BlockMeta,
+        keep: impl Fn(&Labels) -> bool,
+        is_last: bool,
+    ) -> Result<Merge> {
+        let mut meta = BlockMeta {
             sources: inputs.iter().map(|block| block.meta().id).collect(),
             level: inputs.iter().map(|block| block.meta().level).max().unwrap_or(0) + 1,
             sequence: sequence(&inputs, meta.window),
             ..meta
         };
+        if !is_last {
+            meta.sources.clear();
+            meta.sequence = 0;
+        }
         let is_recent = meta.window.end_ms.saturating_sub(meta.window.start_ms) < WINDOW_MS;
         let pages = if is_recent { Pages::Plain } else { Pages::Compressed };
         let (id, is_rollup) = (meta.id, meta.tier_ms > 0);
-        let (labels, origins) = union(&inputs)?;
+        let (labels, origins) = union(&inputs, keep)?;
         let order = data_order(labels.iter());
         let writer = BlockWriter::create(disk.clone(), meta, pages)?;
         let (samples, other) = Default::default();
@@ -171,12 +188,17 @@ fn sequence(inputs: &[LiveBlock], window: TimeRange) -> u64 {
     windows_of(window).map(known).min().unwrap_or(0)
 }
 
-/// All series in the order of ids, each with its origins.
-pub(super) fn union(inputs: &[LiveBlock]) -> Result<(Vec<Labels>, Vec<Origins>)> {
+/// All series that are to be kept in the order of ids, each with its origins.
+pub(super) fn union(
+    inputs: &[LiveBlock],
+    keep: impl Fn(&Labels) -> bool,
+) -> Result<(Vec<Labels>, Vec<Origins>)> {
     let mut series: Vec<(Labels, (u32, u32))> = Vec::new();
     for (input, block) in inputs.iter().enumerate() {
         block.visit_labels(&block.index.all(), |id, labels| {
-            series.push((labels, (input as u32, id)));
+            if keep(&labels) {
+                series.push((labels, (input as u32, id)));
+            }
         })?;
     }
     sort_series(&mut series);

@@ -7,6 +7,8 @@ use crate::compaction::windows::{self, Due, Moment};
 use crate::deletes::settle::{self, Touched};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention;
+use crate::retention::classes::Classes;
+use crate::retention::plan::Expired;
 use crate::time::{TimeRange, WINDOW_MS};
 
 /// A window is sealed when samples this much newer than its end have come: what is scraped every
@@ -52,16 +54,22 @@ pub(crate) struct Situation {
     /// Bytes of the log that only a replay could bring back.
     pub(crate) wal_bytes: u64,
     pub(crate) blocks: Vec<BlockMeta>,
-    pub(crate) retention_ms: i64,
     /// Blocks that hold deleted samples.
     pub(crate) touched: Vec<Touched>,
+    /// What the classes of the blocks mean.
+    pub(crate) classes: Classes,
+    /// Blocks of which somebody has said that they may go.
+    pub(crate) confirmed: Vec<BlockId>,
+    /// Bytes that blocks and log may take, if that is bounded.
+    pub(crate) disk_budget: Option<u64>,
+    pub(crate) log_bytes: u64,
+    /// Blocks under a legal hold.
+    pub(crate) on_hold: Vec<BlockId>,
     /// A merge was begun and is not finished.
     pub(crate) is_merging: bool,
     pub(crate) is_rolling_up: bool,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: BTreeSet<rollup::Day>,
-    /// Resolutions of the tiers.
-    pub(crate) tiers_ms: Vec<i64>,
     /// The wall clock cannot be trusted: nothing is dropped.
     pub(crate) clock_in_doubt: bool,
 }
@@ -72,9 +80,13 @@ pub(crate) enum Step {
     Drop(Vec<BlockId>),
     /// Nothing of these is left by deletes.
     DropDeleted(Vec<BlockId>),
+    /// Drop before its time what is over the disk budget.
+    Evict(Vec<BlockId>),
     /// Put the head's samples of a window into a block.
     Seal(TimeRange),
     Checkpoint,
+    /// Look at the series of these blocks, whose classes are by other policies than the present.
+    Classify(Vec<BlockId>),
     /// Begin to make one block of several.
     Merge(Due),
     /// Go on with the merge that was begun.
@@ -86,18 +98,43 @@ pub(crate) enum Step {
     Idle,
 }
 
+impl Situation {
+    /// What has outlived its retention.
+    pub(crate) fn expired(&self) -> Expired {
+        let lifetime_ms = |block: &BlockMeta| self.classes.lifetime_ms(block);
+        let may_go = |block: &BlockMeta| {
+            !self.on_hold.contains(&block.id)
+                && self.classes.is_rolled_up(block, &self.blocks, &self.dirty)
+        };
+        retention::plan::expired(self.retention_facts(), lifetime_ms, may_go)
+    }
+
+    pub(crate) fn retention_facts(&self) -> retention::plan::Facts<'_> {
+        retention::plan::Facts {
+            blocks: &self.blocks,
+            newest_ms: self.newest_ms,
+            now_ms: self.now_ms,
+            clock_in_doubt: self.clock_in_doubt,
+            confirmed: &self.confirmed,
+            budget: self.disk_budget,
+            log_bytes: self.log_bytes,
+        }
+    }
+
+    fn outdated(&self) -> impl Iterator<Item = &BlockMeta> {
+        self.blocks.iter().filter(|block| self.classes.is_outdated(block))
+    }
+}
+
 pub(crate) fn plan(facts: &Situation) -> Step {
-    let dead = match facts.clock_in_doubt {
-        true => Vec::new(),
-        false => retention::plan::expired(
-            &facts.blocks,
-            facts.newest_ms,
-            facts.now_ms,
-            facts.retention_ms,
-        ),
-    };
-    if !dead.is_empty() {
-        return Step::Drop(dead);
+    let expired = facts.expired();
+    if !expired.is_held {
+        if !expired.blocks.is_empty() {
+            return Step::Drop(expired.blocks);
+        }
+        if !expired.evicted.is_empty() {
+            return Step::Evict(expired.evicted);
+        }
     }
     let deleted = settle::to_drop(&facts.touched);
     if !deleted.is_empty() {
@@ -116,10 +153,14 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if facts.is_rolling_up {
         return Step::GoOnRollingUp;
     }
+    let outdated: Vec<BlockId> = facts.outdated().map(|block| block.id).collect();
+    if !outdated.is_empty() {
+        return Step::Classify(outdated);
+    }
     let sealed_before_ms = facts.sealed_before_ms;
     let late_quiet_ms = facts.now_ms.saturating_sub(facts.last_late_seal_ms);
     let moment = Moment { sealed_before_ms, late_quiet_ms };
-    let merge = windows::due(&facts.blocks, moment, |_| facts.retention_ms);
+    let merge = windows::due(&facts.blocks, moment, |block| facts.classes.lifetime_ms(block));
     // Of a window that nobody wrote into there is nothing to seal.
     let sealed_before_ms = match facts.head_windows.is_empty() {
         true => sealed_before_ms.max(facts.now_ms.saturating_sub(SEAL_GRACE_MS)),
@@ -129,7 +170,7 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     let rewrite = || settle::to_rewrite(&facts.touched, facts.now_ms).map(alone);
     let merge = merge.or_else(rewrite);
     let moment = rollup::Moment { sealed_before_ms, late_quiet_ms, dirty: &facts.dirty };
-    let rollup = rollup::due(&facts.blocks, moment, |_| facts.tiers_ms.clone());
+    let rollup = rollup::due(&facts.blocks, moment, |class| facts.classes.rollups_ms(class));
     match (merge, rollup) {
         (Some(merge), _) if merge.is_urgent => Step::Merge(merge),
         (_, Some(rollup)) => Step::RollUp(rollup),
@@ -167,8 +208,15 @@ fn window_to_seal(facts: &Situation) -> Option<TimeRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retention::policy::Policies;
 
     const MINUTE: i64 = 60 * 1000;
+
+    fn classes() -> Classes {
+        let mut classes = Classes::default();
+        classes.adopt(&Policies::raw_only(100 * WINDOW_MS), &[]);
+        classes
+    }
 
     fn facts() -> Situation {
         Situation {
@@ -176,7 +224,7 @@ mod tests {
             newest_ms: Some(WINDOW_MS + 20 * MINUTE),
             head_windows: vec![(0, WINDOW_MS), (WINDOW_MS, WINDOW_MS + 20 * MINUTE)],
             last_checkpoint_ms: WINDOW_MS + 20 * MINUTE,
-            retention_ms: 100 * WINDOW_MS,
+            classes: classes(),
             ..Situation::default()
         }
     }
@@ -251,5 +299,14 @@ mod tests {
         assert_eq!(plan(&settled), Step::GoOn);
         let sealing = Situation { is_merging: true, ..facts() };
         assert!(matches!(plan(&sealing), Step::Seal(_)));
+    }
+
+    #[test]
+    fn blocks_of_other_policies_are_looked_at_before_they_are_merged() {
+        let old = BlockMeta { id: BlockId(4), ..BlockMeta::default() };
+        let settled = Situation { head_windows: vec![], blocks: vec![old], ..facts() };
+        assert_eq!(plan(&settled), Step::Classify(vec![BlockId(4)]));
+        let merging = Situation { is_merging: true, ..settled };
+        assert_eq!(plan(&merging), Step::GoOn);
     }
 }

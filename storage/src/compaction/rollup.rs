@@ -139,7 +139,7 @@ impl RollUp {
         inputs: Vec<LiveBlock>,
         metas: Vec<BlockMeta>,
     ) -> Result<RollUp> {
-        let (labels, origins) = union(&inputs)?;
+        let (labels, origins) = union(&inputs, |_| true)?;
         let order = data_order(labels.iter());
         let outputs = metas.into_iter().map(|meta| {
             let resolution_ms = i64::try_from(meta.tier_ms).expect("tiers divide a day");

@@ -1,8 +1,9 @@
-//! Sealing: the head's samples of one window become a block.
+//! Sealing: the head's samples of one window become blocks, one for each class of series.
 //!
 //! Series are taken from the head a batch at a time, so writes wait for a batch at most. Samples
 //! that come for the window meanwhile stay in the head as late ones.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -11,6 +12,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
+use crate::metrics::block;
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::writer::{BlockWriter, Pages, data_order, sort_series};
 use crate::metrics::chunk;
@@ -25,21 +27,21 @@ const BATCH_SERIES: usize = 1024;
 /// What a seal made, and what the head has to forget.
 #[derive(Debug)]
 pub(crate) struct Sealed {
-    /// `None` if the window held nothing.
-    pub(crate) meta: Option<BlockMeta>,
+    /// A block for each class; none if the window held nothing.
+    pub(crate) metas: Vec<BlockMeta>,
     pub(crate) ids: Vec<u32>,
     pub(crate) late_samples: u64,
     /// Numbers of the exemplars that are in the block, ascending.
     pub(crate) exemplars: Vec<u64>,
 }
 
-/// Writes the block. On failure the head is as before. Until [`Head::end_seal`] or [`abort`] the
-/// head lets nobody else seal.
+/// Writes the blocks; `meta_of` names that of a class. On failure the head is as before and no file
+/// stays. Until [`Head::end_seal`] or [`abort`] the head lets nobody else seal.
 pub(crate) fn seal(
     disk: &Arc<dyn Disk>,
     head: &RwLock<Head>,
     window: TimeRange,
-    meta: BlockMeta,
+    meta_of: impl FnMut(u32) -> BlockMeta,
 ) -> Result<Sealed> {
     let ids: Vec<u32> = {
         let mut head = head.write();
@@ -59,9 +61,9 @@ pub(crate) fn seal(
             series.push((head.index.labels(id), id));
         }
     }
-    let written = write(disk, head, window, meta, series);
+    let written = write(disk, head, window, meta_of, series);
     match written {
-        Ok((meta, ids, exemplars)) => Ok(Sealed { meta, ids, late_samples, exemplars }),
+        Ok((metas, ids, exemplars)) => Ok(Sealed { metas, ids, late_samples, exemplars }),
         Err(e) => {
             abort(head, &ids);
             Err(e)
@@ -85,30 +87,65 @@ fn write(
     disk: &Arc<dyn Disk>,
     head: &RwLock<Head>,
     window: TimeRange,
-    meta: BlockMeta,
-    mut series: Vec<(Labels, u32)>,
-) -> Result<(Option<BlockMeta>, Vec<u32>, Vec<u64>)> {
+    mut meta_of: impl FnMut(u32) -> BlockMeta,
+    series: Vec<(Labels, u32)>,
+) -> Result<(Vec<BlockMeta>, Vec<u32>, Vec<u64>)> {
     // A series may overlap the window by its newest and oldest samples and have none inside.
-    let mut has_samples = Vec::with_capacity(series.len());
+    let mut by_class: BTreeMap<u32, Vec<(Labels, u32)>> = BTreeMap::new();
+    let mut ids: Vec<u32> = Vec::with_capacity(series.len());
     for batch in series.chunks(BATCH_SERIES) {
         let head = head.read();
-        has_samples.extend(batch.iter().map(|(_, id)| head.series(*id).has_window(window)));
+        let inside = batch.iter().filter(|(_, id)| head.series(*id).has_window(window));
+        for (labels, id) in inside {
+            ids.push(*id);
+            by_class.entry(head.class(*id)).or_default().push((labels.clone(), *id));
+        }
     }
-    let mut has_samples = has_samples.into_iter();
-    series.retain(|_| has_samples.next().expect("one answer a series"));
-    let mut ids: Vec<u32> = series.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
-    if series.is_empty() {
-        return Ok((None, ids, Vec::new()));
+    let (mut metas, mut exemplars) = (Vec::new(), Vec::new());
+    let last = by_class.last_key_value().map(|(class, _)| *class);
+    for (class, series) in by_class {
+        let mut meta = meta_of(class);
+        // Only when the last file is there are all: it alone says what needs no replay.
+        if Some(class) != last {
+            meta.sequence = 0;
+        }
+        match write_block(disk, head, window, meta, series) {
+            Ok((meta, numbers)) => {
+                metas.push(meta);
+                exemplars.extend(numbers);
+            }
+            Err(e) => {
+                discard(disk, &metas);
+                return Err(e);
+            }
+        }
     }
+    exemplars.sort_unstable();
+    Ok((metas, ids, exemplars))
+}
+
+/// Removes blocks that no manifest has named: first the last, which speaks for all.
+pub(crate) fn discard(disk: &Arc<dyn Disk>, metas: &[BlockMeta]) {
+    for meta in metas.iter().rev() {
+        let _ = disk.remove(&block::path(meta.id));
+    }
+}
+
+fn write_block(
+    disk: &Arc<dyn Disk>,
+    head: &RwLock<Head>,
+    window: TimeRange,
+    meta: BlockMeta,
+    mut series: Vec<(Labels, u32)>,
+) -> Result<(BlockMeta, Vec<u64>)> {
     sort_series(&mut series);
     let (labels, places): (Vec<Labels>, Vec<u32>) = series.into_iter().unzip();
     let order = data_order(labels.iter());
     let mut writer = BlockWriter::create(disk.clone(), meta, Pages::Plain)?;
     append_all(head, window, &order, &places, &mut writer)?;
     let (numbers, exemplars, metadata) = describe(head, window, &labels, &places);
-    let meta = writer.finish(&labels, &exemplars, &metadata)?;
-    Ok((Some(meta), ids, numbers))
+    Ok((writer.finish(&labels, &exemplars, &metadata)?, numbers))
 }
 
 fn append_all(

@@ -175,11 +175,12 @@ impl Inner {
             return Err(e);
         }
         for (place, _) in &found.ids {
-            let meta = version.blocks[*place].meta();
-            if meta.tier_ms == 0 {
-                let Upkeep { rolling_up, manifest, .. } = &mut *upkeep;
-                let range = meta.range.intersection(range);
-                mark_dirty(rolling_up.as_mut(), manifest, meta.class, range);
+            let id = version.blocks[*place].meta().id;
+            let Upkeep { rolling_up, manifest, .. } = &mut *upkeep;
+            // The manifest knows classes that were decided after the block was written.
+            let meta = manifest.blocks.iter().find(|meta| meta.id == id && meta.tier_ms == 0);
+            if let Some((class, of_block)) = meta.map(|meta| (meta.class, meta.range)) {
+                mark_dirty(rolling_up.as_mut(), manifest, class, of_block.intersection(range));
             }
         }
         // It has happened, and stays so if the manifest cannot be stored: the next one says it.
@@ -226,7 +227,8 @@ impl Inner {
             let meta = blocks[*place].meta();
             head.generations.note_range(meta.range.intersection(delete.range));
         }
-        *self.version.write() = Arc::new(Version { blocks, dirty });
+        *self.version.write() =
+            Arc::new(Version { blocks, dirty, classes: version.classes.clone() });
         let contiguous = {
             let mut sequences = self.sequences.lock();
             sequences.settle(sequence);

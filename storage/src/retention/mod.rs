@@ -1,3 +1,12 @@
-//! Retention: how long data is kept.
+//! Retention: how long data is kept, by policies.
+//!
+//! [`policy`] is what people ask for, [`classes`] what blocks know of it, and [`plan`] decides what
+//! is dropped.
 
+pub mod apply;
+pub(crate) mod classes;
+pub(crate) mod classify;
+pub mod hold;
 pub mod plan;
+pub mod policy;
+pub mod report;

@@ -11,6 +11,7 @@ use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::Exemplar;
 use icecore_storage::metrics::block::meta::BlockMeta;
 use icecore_storage::metrics::sample::Samples;
+use icecore_storage::retention::policy::Policies;
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Error};
 
@@ -24,7 +25,7 @@ fn window(number: usize) -> TimeRange {
 }
 
 fn open(disk: &SimDisk) -> Db {
-    let options = Options { retention_ms: 10 * WINDOW_MS, ..options() };
+    let options = Options { policies: Policies::raw_only(10 * WINDOW_MS), ..options() };
     Db::open(Arc::new(disk.clone()), options, now()).unwrap()
 }
 

@@ -14,6 +14,7 @@ mod import;
 mod machine;
 mod model;
 mod oracle;
+mod retention;
 mod rollup;
 mod start_timestamps;
 mod upkeep;

@@ -13,6 +13,7 @@ use icecore_storage::metrics::batch::{
 };
 use icecore_storage::metrics::histogram::{Counts, Histogram, ResetHint, Span};
 use icecore_storage::metrics::sample::{Samples, float_order};
+use icecore_storage::retention::policy::Policies;
 use icecore_storage::snapshot::Selector;
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 
@@ -253,7 +254,7 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, now_ms: i64) -> Result<Db, icecore_st
 }
 
 pub(crate) fn options() -> Options {
-    Options { retention_ms: RETENTION_MS, seed: 7, ..Options::default() }
+    Options { policies: Policies::raw_only(RETENTION_MS), seed: 7, ..Options::default() }
 }
 
 /// Files below a folder.

@@ -8,6 +8,7 @@ use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::Batch;
 use icecore_storage::metrics::block::meta::BlockMeta;
+use icecore_storage::retention::policy::{Policies, Policy, Tier};
 use icecore_storage::time::{DAY_MS, MINUTE_MS, WINDOW_MS};
 
 use crate::oracle::maintain;
@@ -16,9 +17,13 @@ const HOUR_MS: i64 = 60 * MINUTE_MS;
 const FIRST_MS: i64 = 1000 * DAY_MS;
 
 fn open(disk: &SimDisk, now_ms: i64) -> Db {
+    let tier = |resolution_ms: i64| Tier {
+        resolution_ms: resolution_ms.unsigned_abs(),
+        lifetime_ms: 30 * DAY_MS,
+    };
+    let tiers = [0, 5 * MINUTE_MS, HOUR_MS].map(tier).to_vec();
     let options = Options {
-        retention_ms: 30 * DAY_MS,
-        tiers_ms: vec![5 * MINUTE_MS, HOUR_MS],
+        policies: Policies::new(vec![Policy { matchers: Vec::new(), tiers }]),
         seed: 7,
         ..Options::default()
     };

@@ -5,6 +5,7 @@
 //! ([`Head::apply`]); between the two nothing of it can be read. All samples of the head are in a
 //! checkpoint or in the log. The head has no lock of its own: `Db` holds it in one.
 
+pub(crate) mod age;
 pub(crate) mod columns;
 mod delete;
 pub(crate) mod generations;
@@ -16,6 +17,7 @@ pub(crate) mod series;
 pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
@@ -24,10 +26,12 @@ use crate::labels::{Labels, SeriesIdentity};
 use crate::limits::Limits;
 use crate::metrics::batch::{Batch, Exemplar, Metadata, Refusals};
 use crate::metrics::companion::{self, CompanionIds};
+use crate::metrics::head::age::{AcceptedAge, RowsByLifetime};
 use crate::metrics::head::columns::TimestampColumns;
 use crate::metrics::head::generations::Generations;
 use crate::metrics::head::keys::Keys;
 use crate::metrics::head::series::{MemSeries, Pushed, Value};
+use crate::retention::classes::Classifier;
 use crate::time::{MINUTE_MS, TimeRange, WINDOW_MS, window_start_ms};
 use crate::wal::record::BatchRecord;
 
@@ -56,6 +60,8 @@ pub(crate) struct Head {
     by_key: Keys,
     by_identity: HashTable<u32>,
     companions: CompanionIds,
+    /// What gives a new series its class.
+    classifier: Arc<Classifier>,
     pub(crate) columns: TimestampColumns,
     exemplars: VecDeque<HeadExemplar>,
     next_exemplar: u64,
@@ -74,13 +80,15 @@ pub(crate) struct Head {
 }
 
 /// What is known of an id without touching the series.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Place {
     identity: SeriesIdentity,
     /// The last write that names the series; it may not be applied yet.
     last_sequence: u64,
     /// The segment of the log that knows its labels.
     segment: u64,
+    /// Of its lifetimes.
+    class: u32,
     in_use: bool,
 }
 
@@ -90,47 +98,6 @@ struct HeadExemplar {
     number: u64,
     id: u32,
     exemplar: Exemplar,
-}
-
-/// What a batch has of one series: counted for all of them at once, where one is new.
-#[derive(Clone, Copy, Debug, Default)]
-struct SeriesRows {
-    /// Samples and histograms.
-    rows: u64,
-    /// Time of one that is refused.
-    refused: Option<i64>,
-    has_accepted: bool,
-}
-
-impl SeriesRows {
-    fn of(batch: &Batch, age: AcceptedAge) -> Vec<SeriesRows> {
-        let mut all = vec![SeriesRows::default(); batch.series.len()];
-        for (i, rows) in all.iter_mut().enumerate() {
-            rows_of(batch, i).for_each(|row| rows.add(batch.timestamps[row], age));
-        }
-        let histograms = batch.histograms.iter();
-        histograms.for_each(|row| all[row.series as usize].add(row.timestamp, age));
-        for row in &batch.exemplars {
-            let fits = age.range.contains(row.exemplar.timestamp);
-            all[row.series as usize].has_accepted |= fits;
-        }
-        all
-    }
-
-    fn add(&mut self, timestamp: i64, age: AcceptedAge) {
-        self.rows += 1;
-        match age.range.contains(timestamp) {
-            true => self.has_accepted = true,
-            false => self.refused = Some(timestamp),
-        }
-    }
-}
-
-/// What a write may contain in time, fixed when it is decided.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AcceptedAge {
-    pub(crate) range: TimeRange,
-    pub(crate) now_ms: i64,
 }
 
 /// A decided write: what the log is told.
@@ -155,22 +122,21 @@ impl Head {
         let ids = self.resolve(batch, limits, age, &mut decided);
         decided.record.source_offset = batch.source_offset;
         self.decide_samples(batch, &ids, age, &mut decided);
-        let fits = |timestamp: i64| age.range.contains(timestamp);
         for row in &batch.histograms {
             let id = ids[row.series as usize];
             if id == REFUSED {
                 continue;
             }
-            if fits(row.timestamp) {
+            if self.fits(id, age, row.timestamp) {
                 decided.record.histograms.push((id, row.timestamp, row.histogram.clone()));
             } else {
-                let describe = || (self.describe(id), age.reason(row.timestamp));
+                let describe = || self.describe_refused(id, age, row.timestamp);
                 decided.refused.add(1, describe);
             }
         }
         for row in &batch.exemplars {
             let id = ids[row.series as usize];
-            if id != REFUSED && fits(row.exemplar.timestamp) {
+            if id != REFUSED && self.fits(id, age, row.exemplar.timestamp) {
                 decided.record.exemplars.push((id, row.exemplar.clone()));
             }
         }
@@ -201,7 +167,7 @@ impl Head {
         ids.extend(
             batch.series.iter().map(|series| self.by_key.get(series.key_hash).unwrap_or(REFUSED)),
         );
-        let mut rows: Option<Vec<SeriesRows>> = None;
+        let mut rows_by_lifetime = RowsByLifetime::default();
         for (i, id) in ids.iter_mut().enumerate() {
             if *id != REFUSED {
                 continue;
@@ -212,22 +178,25 @@ impl Head {
                 *id = found;
                 continue;
             }
-            let rows = rows.get_or_insert_with(|| SeriesRows::of(batch, age))[i];
             match (batch.key_form)(batch.key(series), limits) {
-                Ok(labels) if rows.has_accepted => {
-                    let (found, is_new) = self.find_or_create(&labels);
-                    self.remember_key(series.key_hash, found);
-                    decided.new_series += u64::from(is_new);
-                    *id = found;
-                }
-                // Nothing of it is accepted: the head does not hear of the series.
                 Ok(labels) => {
-                    if let Some(refused) = rows.refused {
-                        let describe = || (labels.to_string(), age.reason(refused));
+                    let lifetime_ms =
+                        self.classifier.raw_lifetime_ms(self.classifier.class_of(&labels));
+                    let rows = rows_by_lifetime.of(batch, i, age, lifetime_ms);
+                    if rows.has_accepted {
+                        let (found, is_new) = self.find_or_create(&labels);
+                        self.remember_key(series.key_hash, found);
+                        decided.new_series += u64::from(is_new);
+                        *id = found;
+                    // Nothing of it is accepted: the head does not hear of the series.
+                    } else if let Some(refused) = rows.refused {
+                        let describe = || (labels.to_string(), age.reason(lifetime_ms, refused));
                         decided.refused.add(rows.rows, describe);
                     }
                 }
                 Err(e) => {
+                    let lifetime_ms = self.classifier.shortest_raw_ms();
+                    let rows = rows_by_lifetime.of(batch, i, age, lifetime_ms);
                     let describe = || ((batch.key_text)(batch.key(series)), e.to_string());
                     decided.refused.add(rows.rows.max(1), describe);
                 }
@@ -252,7 +221,8 @@ impl Head {
     ) {
         let record = &mut decided.record;
         record.references.reserve(batch.values.len());
-        let all_fit = batch.timestamps.iter().all(|t| age.range.contains(*t));
+        let always_accepted = age.range(self.classifier.shortest_raw_ms());
+        let all_fit = batch.timestamps.iter().all(|t| always_accepted.contains(*t));
         if all_fit && !ids.contains(&REFUSED) {
             for (i, id) in ids.iter().enumerate() {
                 record.references.extend(rows_of(batch, i).map(|_| *id));
@@ -267,8 +237,9 @@ impl Head {
             }
             let mut refused = 0;
             let mut first_refused = 0;
+            let accepted = age.range(self.raw_lifetime_ms(id));
             for row in rows_of(batch, i) {
-                if age.range.contains(batch.timestamps[row]) {
+                if accepted.contains(batch.timestamps[row]) {
                     record.references.push(id);
                     record.timestamps.push(batch.timestamps[row]);
                     record.values.push(batch.values[row]);
@@ -278,7 +249,7 @@ impl Head {
                 }
             }
             if refused > 0 {
-                let describe = || (self.describe(id), age.reason(first_refused));
+                let describe = || self.describe_refused(id, age, first_refused);
                 decided.refused.add(refused, describe);
             }
         }
@@ -294,7 +265,7 @@ impl Head {
     ) {
         for row in &batch.start_timestamps {
             let id = ids[row.series as usize];
-            if id == REFUSED || !age.range.contains(row.timestamp) {
+            if id == REFUSED || !self.fits(id, age, row.timestamp) {
                 continue;
             }
             let companion = self.companion(id);
@@ -440,11 +411,12 @@ impl Head {
             if self.places.len() == self.pages.len() * PAGE_SERIES {
                 self.pages.push((0..PAGE_SERIES).map(|_| MemSeries::default()).collect());
             }
-            self.places.push(Place { identity: 0, last_sequence: 0, segment: 0, in_use: false });
+            self.places.push(Place::default());
             id
         });
+        let class = self.classifier.class_of(labels);
         self.places[id as usize] =
-            Place { identity, last_sequence: 0, segment: u64::MAX, in_use: true };
+            Place { identity, last_sequence: 0, segment: u64::MAX, class, in_use: true };
         let places = &self.places;
         let hash = |id: &u32| places[*id as usize].identity as u64;
         self.by_identity.insert_unique(identity as u64, id, hash);
@@ -596,8 +568,46 @@ impl Head {
         &self.metadata
     }
 
-    fn describe(&self, id: u32) -> String {
-        self.index.labels(id).to_string()
+    /// A series and why a sample of it is not accepted.
+    fn describe_refused(&self, id: u32, age: AcceptedAge, timestamp: i64) -> (String, String) {
+        let reason = age.reason(self.raw_lifetime_ms(id), timestamp);
+        (self.index.labels(id).to_string(), reason)
+    }
+
+    fn fits(&self, id: u32, age: AcceptedAge, timestamp: i64) -> bool {
+        // What every class accepts needs no look at the series.
+        age.range(self.classifier.shortest_raw_ms()).contains(timestamp)
+            || age.range(self.raw_lifetime_ms(id)).contains(timestamp)
+    }
+
+    fn raw_lifetime_ms(&self, id: u32) -> i64 {
+        self.classifier.raw_lifetime_ms(self.class(id))
+    }
+
+    /// The class of a series.
+    pub(crate) fn class(&self, id: u32) -> u32 {
+        self.places[id as usize].class
+    }
+
+    pub(crate) fn classifier(&self) -> &Arc<Classifier> {
+        &self.classifier
+    }
+
+    /// From now on new series have their class by this; [`Head::classify`] those that there are.
+    pub(crate) fn set_classifier(&mut self, classifier: Arc<Classifier>) {
+        self.classifier = classifier;
+    }
+
+    /// Decides the classes of series anew.
+    pub(crate) fn classify(&mut self, ids: &[u32]) {
+        for &id in ids {
+            let class = match self.classifier.only_class() {
+                Some(only) => only,
+                None if self.is_in_use(id) => self.classifier.class_of(&self.index.labels(id)),
+                None => continue,
+            };
+            self.places[id as usize].class = class;
+        }
     }
 
     /// Approximate, in bytes.
@@ -616,20 +626,6 @@ impl Head {
     /// An empty head in which every sample may be in order.
     pub(crate) fn new() -> Head {
         Head { sealed_before: i64::MIN, ..Head::default() }
-    }
-}
-
-impl AcceptedAge {
-    fn reason(&self, timestamp: i64) -> String {
-        if timestamp > self.range.end_ms {
-            let ahead = (timestamp.saturating_sub(self.now_ms)) / 1000;
-            format!("timestamp {timestamp} is too far in the future ({ahead} s ahead)")
-        } else {
-            format!(
-                "timestamp {timestamp} is older than the retention (samples from {} on are kept)",
-                self.range.start_ms
-            )
-        }
     }
 }
 

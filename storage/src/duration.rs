@@ -15,7 +15,7 @@ const UNITS: [(&str, i64); 7] = [
 ];
 
 /// Milliseconds of a Prometheus duration, or Prometheus's own words on why it is none.
-pub(crate) fn parse_ms(text: &str) -> Result<i64, String> {
+pub fn parse_ms(text: &str) -> Result<i64, String> {
     if text.is_empty() {
         return Err("empty duration string".into());
     }
@@ -45,7 +45,7 @@ pub(crate) fn parse_ms(text: &str) -> Result<i64, String> {
 }
 
 /// The shortest form of a duration that [`parse_ms`] reads back; years and weeks only if exact.
-pub(crate) fn format_ms(ms: i64) -> String {
+pub fn format_ms(ms: i64) -> String {
     if ms == 0 {
         return "0s".into();
     }
