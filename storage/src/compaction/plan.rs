@@ -169,8 +169,16 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     // A merge leaves out what is deleted; a block with no other to be merged with is rewritten.
     let rewrite = || settle::to_rewrite(&facts.touched, facts.now_ms).map(alone);
     let merge = merge.or_else(rewrite);
-    let moment = rollup::Moment { sealed_before_ms, late_quiet_ms, dirty: &facts.dirty };
-    let rollup = rollup::due(&facts.blocks, moment, |class| facts.classes.rollups_ms(class));
+    let moment = rollup::Moment {
+        sealed_before_ms,
+        late_quiet_ms,
+        dirty: &facts.dirty,
+        now_ms: facts.now_ms,
+    };
+    let raw_lifetime_ms =
+        |class: u32| facts.classes.tiers(class).first().map_or(i64::MAX, |raw| raw.lifetime_ms);
+    let tiers_of = |class: u32| facts.classes.rollups_ms(class);
+    let rollup = rollup::due(&facts.blocks, moment, tiers_of, raw_lifetime_ms);
     match (merge, rollup) {
         (Some(merge), _) if merge.is_urgent => Step::Merge(merge),
         (_, Some(rollup)) => Step::RollUp(rollup),

@@ -55,14 +55,18 @@ pub(crate) struct Moment<'a> {
     pub(crate) late_quiet_ms: i64,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: &'a BTreeSet<Day>,
+    pub(crate) now_ms: i64,
 }
 
-/// The oldest day of raw samples that lacks a tier, or else one whose samples changed.
+/// The oldest day of raw samples that lacks a tier, or else one whose samples changed: once nothing
+/// late comes, or once it is too old for late samples and its raw ones are to go.
 pub(crate) fn due(
     blocks: &[BlockMeta],
     moment: Moment<'_>,
     tiers_of: impl Fn(u32) -> Vec<i64>,
+    raw_lifetime_ms: impl Fn(u32) -> i64,
 ) -> Option<Due> {
+    let is_quiet = moment.late_quiet_ms >= LATE_QUIET_MS;
     let raw = || blocks.iter().filter(|block| block.tier_ms == 0);
     let days: BTreeSet<(i64, u32)> =
         raw().flat_map(|block| days_of(block.range).map(|day| (day, block.class))).collect();
@@ -86,11 +90,12 @@ pub(crate) fn due(
             let tiers = if is_dirty { tiers } else { missing };
             return Some(Due { day: (class, start_ms), tiers, inputs: inputs() });
         }
-        if is_dirty && !tiers.is_empty() && changed.is_none() {
+        let is_old = window.end_ms < moment.now_ms.saturating_sub(raw_lifetime_ms(class));
+        if is_dirty && (is_quiet || is_old) && !tiers.is_empty() && changed.is_none() {
             changed = Some(Due { day: (class, start_ms), tiers, inputs: inputs() });
         }
     }
-    changed.filter(|_| moment.late_quiet_ms >= LATE_QUIET_MS)
+    changed
 }
 
 /// Whether blocks of a tier cover a day.
@@ -224,10 +229,19 @@ mod tests {
     }
 
     fn due_of(blocks: &[BlockMeta], dirty: &BTreeSet<Day>, quiet_ms: i64) -> Option<Due> {
+        due_with(blocks, dirty, quiet_ms, 30 * DAY_MS)
+    }
+
+    fn due_with(
+        blocks: &[BlockMeta],
+        dirty: &BTreeSet<Day>,
+        quiet_ms: i64,
+        lifetime_ms: i64,
+    ) -> Option<Due> {
         let sealed_before_ms = 2 * DAY_MS + WINDOW_MS;
-        due(blocks, Moment { sealed_before_ms, late_quiet_ms: quiet_ms, dirty }, |_| {
-            vec![5 * 60 * 1000, HOUR_MS]
-        })
+        let now_ms = sealed_before_ms;
+        let moment = Moment { sealed_before_ms, late_quiet_ms: quiet_ms, dirty, now_ms };
+        due(blocks, moment, |_| vec![5 * 60 * 1000, HOUR_MS], |_| lifetime_ms)
     }
 
     #[test]
@@ -259,6 +273,7 @@ mod tests {
         let dirty = BTreeSet::from([(0, DAY_MS)]);
         assert_eq!(due_of(&blocks, &BTreeSet::new(), i64::MAX), None);
         assert_eq!(due_of(&blocks, &dirty, 0), None, "more may come");
+        assert!(due_with(&blocks, &dirty, 0, HOUR_MS).is_some(), "too old for more");
         assert_eq!(due_of(&blocks, &dirty, LATE_QUIET_MS).unwrap().tiers.len(), 2);
         let other_class = BTreeSet::from([(1, DAY_MS)]);
         assert_eq!(due_of(&blocks, &other_class, i64::MAX), None);
