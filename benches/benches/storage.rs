@@ -9,6 +9,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,9 @@ use icecore_ingest::compression::Encoding;
 use icecore_ingest::remote_write;
 use icecore_storage::Db;
 use icecore_storage::db::{Options, Progress};
+use icecore_storage::disk::Disk;
 use icecore_storage::disk::os::OsDisk;
+use icecore_storage::inspect;
 use icecore_storage::limits::Limits;
 
 /// Some time in 2026, on a two-hour boundary.
@@ -86,7 +89,43 @@ fn measure(root: &Path, series: usize, scrapes: usize, replay_scrapes: usize) ->
         stats.blocks,
         stats.block_samples
     );
+    sections(root, &db)?;
     replay(root, db, series, replay_scrapes)
+}
+
+/// Where the bytes of the blocks are: the codec's, which are the pages less the heads of chunks and
+/// what else pages have, and everything else. Pages of merged blocks are compressed as a whole, so that
+/// their parts have the share that they had before.
+fn sections(root: &Path, db: &Db) -> Result<()> {
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(root.to_owned()));
+    let mut by_name: BTreeMap<&str, f64> = BTreeMap::new();
+    let mut samples = 0;
+    for meta in db.blocks().into_iter().filter(|meta| meta.tier_ms == 0) {
+        let facts = inspect::block(&disk, &inspect::block_path(meta.id))?;
+        samples += meta.samples;
+        let chunks: u64 = facts.metrics.iter().map(|metric| metric.bytes).sum();
+        let values = facts.chunks.float_value_bytes + facts.chunks.histogram_value_bytes;
+        for section in facts.sections {
+            let bytes = section.bytes as f64;
+            if section.name == "pages" {
+                let share = values as f64 / (chunks + 4 * meta.series) as f64;
+                *by_name.entry("codec").or_default() += bytes * share;
+                *by_name.entry("rest of pages").or_default() += bytes * (1.0 - share);
+            } else {
+                *by_name.entry(section.name).or_default() += bytes;
+            }
+        }
+    }
+    let else_bytes: f64 =
+        by_name.iter().filter(|(name, _)| **name != "codec").map(|(_, bytes)| bytes).sum();
+    println!(
+        "  of raw blocks, B a sample, {:.4} without the codec's:",
+        else_bytes / samples as f64
+    );
+    for (name, bytes) in by_name {
+        println!("    {name:<18} {:>8.4}", bytes / samples as f64);
+    }
+    Ok(())
 }
 
 /// What feeding cost this thread.

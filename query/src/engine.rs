@@ -58,6 +58,8 @@ impl Default for EngineOptions {
 #[derive(Clone, Debug, Default)]
 pub struct QueryOptions {
     pub lookback_ms: Option<i64>,
+    /// Rollups of coarser resolution are not read, in ms; 0 for raw samples alone.
+    pub resolution_max_ms: Option<i64>,
     pub deadline: Option<Instant>,
     /// Set by the caller when the client has gone.
     pub cancelled: Arc<AtomicBool>,
@@ -201,7 +203,11 @@ impl Engine {
         times: (i64, i64, i64),
         options: &QueryOptions,
     ) -> Result<Plan<'e>, QueryError> {
-        Plan::new(expr, times, self.lookback_ms(options), &self.options)
+        let mut plan = Plan::new(expr, times, self.lookback_ms(options), &self.options)?;
+        for selection in &mut plan.selections {
+            selection.resolution_max_ms = options.resolution_max_ms.unwrap_or(i64::MAX);
+        }
+        Ok(plan)
     }
 
     pub(crate) fn lookback_ms(&self, options: &QueryOptions) -> i64 {

@@ -10,6 +10,7 @@ use icecore_storage::matcher::Matcher;
 use icecore_storage::metrics::sample::Samples;
 use icecore_storage::outline::Outliner;
 use icecore_storage::snapshot::{self, Selector};
+use icecore_storage::tiers::Forced;
 use icecore_storage::time::TimeRange;
 
 /// One selector of a query, with what the query is going to do with it. Only `matchers` and
@@ -32,6 +33,8 @@ pub struct Selection {
     /// All windows begin and end at multiples of it, in ms, and what is computed on them is right on
     /// rollups; else 0.
     pub aligned_ms: i64,
+    /// Rollups of coarser resolution are not to be read, in ms.
+    pub resolution_max_ms: i64,
 }
 
 /// A failure to read. The text goes to the client.
@@ -75,10 +78,15 @@ pub trait Source: Send + Sync {
         self.read(series, into)
     }
 
-    /// The resolution in ms of the rollups among what is read of a series: 0 for raw samples alone,
-    /// and whether they are read for want of raw samples.
-    fn resolution(&self, _series: &Self::Series) -> (i64, bool) {
-        (0, false)
+    /// The resolution in ms of the coarsest rollups among what is read of a series: 0 for raw samples
+    /// alone.
+    fn resolution(&self, _series: &Self::Series) -> i64 {
+        0
+    }
+
+    /// Where rollups are read of a series for want of raw samples.
+    fn forced(&self, _series: &Self::Series) -> Vec<Forced> {
+        Vec::new()
     }
 
     /// A number that grows with every change of the samples. What is selected after it was asked
@@ -108,6 +116,7 @@ impl Source for Snapshot {
                 matchers: selection.matchers.clone(),
                 range: selection.range,
                 aligned_ms: selection.aligned_ms,
+                resolution_max_ms: selection.resolution_max_ms,
             })
             .collect();
         let selected = Snapshot::select_charged(self, &selectors, charge)?;
@@ -130,8 +139,12 @@ impl Source for Snapshot {
         Ok(Snapshot::outline(self, series, outliner, into)?)
     }
 
-    fn resolution(&self, series: &Self::Series) -> (i64, bool) {
+    fn resolution(&self, series: &Self::Series) -> i64 {
         Snapshot::resolution(self, series)
+    }
+
+    fn forced(&self, series: &Self::Series) -> Vec<Forced> {
+        Snapshot::forced(self, series)
     }
 
     fn generation(&self) -> Option<u64> {

@@ -70,8 +70,10 @@ impl StandIn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     pub at_ms: i64,
-    /// Fewer than none where a bucket takes more values than it had samples.
+    /// Floats; fewer than none where a bucket takes more values than it had samples.
     pub samples: i64,
+    /// Native histograms, likewise.
+    pub histograms: i64,
 }
 
 /// What a reader wants of chunks.
@@ -119,7 +121,7 @@ impl Outliner<'_> {
             samples.push(at_ms, *value);
         }
         let left_out = i64::from(statistics.count) - i64::from(stand_in.length);
-        self.left_out.push(LeftOut { at_ms: range.end_ms, samples: left_out });
+        self.left_out.push(LeftOut { at_ms: range.end_ms, samples: left_out, histograms: 0 });
         Some(stand_in.length)
     }
 }
@@ -180,6 +182,6 @@ mod tests {
             outliner.put(&statistics, range, &mut samples);
             assert_eq!(samples.timestamps, expected);
         }
-        assert_eq!(left_out.last(), Some(&LeftOut { at_ms: 14, samples: 1 }));
+        assert_eq!(left_out.last(), Some(&LeftOut { at_ms: 14, samples: 1, histograms: 0 }));
     }
 }

@@ -29,7 +29,7 @@ use crate::outline::Outliner;
 use crate::retention::classes::BlockClasses;
 pub use crate::selection::SelectedSeries;
 use crate::selection::{FromHead, HeadSeries, Joined};
-use crate::tiers::{self, Claims, Known};
+use crate::tiers::{self, Asked, Claims, Forced, Known};
 use crate::time::TimeRange;
 
 /// The live blocks at one moment, by the start of their windows.
@@ -48,6 +48,17 @@ const SERIES_PER_CHARGE: usize = 1024;
 /// What a selected series takes besides its labels and samples: itself, its place in the table by
 /// which series are joined, and what allocators add.
 const SERIES_BYTES: usize = size_of::<SelectedSeries>() + 96;
+
+/// From the start of the first to the end of the last.
+fn hull(ranges: &[TimeRange]) -> Option<TimeRange> {
+    Some(TimeRange::new(ranges.first()?.start_ms, ranges.last()?.end_ms))
+}
+
+/// The resolution in ms of a block that a series is in.
+fn tier_ms(series: &SelectedSeries, block: u32) -> i64 {
+    let meta = series.selection.version.blocks[block as usize].meta();
+    i64::try_from(meta.tier_ms).unwrap_or(i64::MAX)
+}
 
 /// What a selection has taken and not charged yet.
 struct Charged<'a> {
@@ -86,6 +97,8 @@ pub struct Selector {
     /// All windows that will be computed begin and end at multiples of it, in ms, and buckets hold
     /// what they need; 0 if not: then rollups are only read where raw samples are gone.
     pub aligned_ms: i64,
+    /// Rollups of coarser resolution are not read, in ms.
+    pub resolution_max_ms: i64,
 }
 
 /// Cheap to make and to clone. What it has selected never changes.
@@ -162,7 +175,9 @@ impl Snapshot {
         let selections = selectors.iter().zip(from_head);
         let joined = selections.map(|(selector, (head, companions))| {
             let has_companions = !companions.series.is_empty();
-            let claims = tiers::claims(&metas, known, selector.range, selector.aligned_ms);
+            let Selector { range, aligned_ms, resolution_max_ms, .. } = *selector;
+            let asked = Asked { range, aligned_ms, resolution_max_ms };
+            let claims = tiers::claims(&metas, known, asked);
             let claims = claims.map(Arc::new);
             let of = (selector, &claims);
             let mut series = self.join(of, head, &version, Role::Series, charge)?;
@@ -187,17 +202,17 @@ impl Snapshot {
         let range = selector.range;
         let overlapping = version.blocks.iter().zip(0..);
         let answers = |number: u32, meta: &BlockMeta| match claims {
-            Some(claims) => !claims.of(number).is_empty(),
-            None => meta.tier_ms == 0,
+            // They may reach beyond the range.
+            Some(claims) => claims.of(number).iter().any(|one| one.overlaps(meta.range)),
+            None => meta.tier_ms == 0 && meta.range.overlaps(range),
         };
-        let overlapping: Vec<(&LiveBlock, u32)> = overlapping
-            .filter(|(block, _)| block.meta().range.overlaps(range))
-            .filter(|(block, number)| answers(*number, block.meta()))
-            .collect();
+        let overlapping: Vec<(&LiveBlock, u32)> =
+            overlapping.filter(|(block, number)| answers(*number, block.meta())).collect();
         let mut joined = Joined::new(head.series, overlapping.len());
         for (block, number) in overlapping {
             let ids = role.of(block.select(&selector.matchers)?, block)?;
-            let ids = block.visible(ids, range)?;
+            let claimed = claims.as_ref().and_then(|claims| hull(claims.of(number)));
+            let ids = block.visible(ids, claimed.unwrap_or(range))?;
             let mut charged = Charged::new(charge);
             let mut rest = ids.iter();
             loop {
@@ -255,15 +270,27 @@ impl Snapshot {
         }
     }
 
-    /// The resolution in ms of the rollups among what is read of the series: 0 if there are none,
-    /// and whether they are read for want of raw samples.
-    pub fn resolution(&self, series: &SelectedSeries) -> (i64, bool) {
-        let Some(claims) = &series.selection.claims else { return (0, false) };
-        let tier = |(index, _): &(u32, u32)| {
-            series.selection.version.blocks[*index as usize].meta().tier_ms
+    /// The resolution in ms of the coarsest rollups among what is read of the series; 0 if there are
+    /// none.
+    pub fn resolution(&self, series: &SelectedSeries) -> i64 {
+        if series.selection.claims.is_none() {
+            return 0;
+        }
+        series.places().iter().map(|(block, _)| tier_ms(series, *block)).max().unwrap_or(0)
+    }
+
+    /// Where rollups are read of the series for want of raw samples, ascending.
+    pub fn forced(&self, series: &SelectedSeries) -> Vec<Forced> {
+        let Some(claims) = &series.selection.claims else { return Vec::new() };
+        let of_place = |(block, _): &(u32, u32)| {
+            let resolution_ms = tier_ms(series, *block);
+            let ranges = claims.forced(*block).iter();
+            ranges.map(move |range| Forced { range: *range, resolution_ms })
         };
-        let coarsest = series.places().iter().map(tier).max().unwrap_or(0);
-        (i64::try_from(coarsest).unwrap_or(i64::MAX), claims.forced_ms > 0)
+        let mut forced: Vec<Forced> = series.places().iter().flat_map(of_place).collect();
+        forced.sort_unstable_by_key(|one| one.range.start_ms);
+        forced.dedup_by(|next, one| one.take_in(*next));
+        forced
     }
 
     /// Raw samples and buckets, each of the times that their block answers for.
@@ -282,13 +309,13 @@ impl Snapshot {
             let block = &selection.version.blocks[*index as usize];
             let is_raw = block.meta().tier_ms == 0;
             for claim in claims.of(*index) {
-                let range = claim.intersection(selection.range);
                 scratch.clear();
                 if is_raw {
-                    block.read(*id, range, None, &mut scratch)?;
+                    block.read(*id, *claim, None, &mut scratch)?;
+                    scratch.retain(|time| claim.contains(time));
                 } else {
                     let wanted = tiers::wanted(outliner.as_ref());
-                    block.read_rollup(*id, range, wanted, &mut rollup)?;
+                    block.read_rollup(*id, *claim, wanted, &mut rollup)?;
                     rollup.keep(*claim);
                     tiers::put(&rollup, outliner.as_mut(), &mut scratch);
                 }

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::compaction::rollup::{Day, days_of, window_of};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
-use crate::metrics::rollup::{Component, Components, Rollup, bucket_end_ms};
-use crate::metrics::sample::{Samples, stale_nan};
+use crate::metrics::chunk;
+use crate::metrics::histogram::Histogram;
+use crate::metrics::rollup::{Component, Components, Kind, Rollup, bucket_end_ms};
+use crate::metrics::sample::Samples;
 use crate::outline::{LeftOut, Outliner};
 use crate::time::{TimeRange, WINDOW_MS};
 
@@ -17,14 +19,47 @@ use crate::time::{TimeRange, WINDOW_MS};
 #[derive(Debug)]
 pub(crate) struct Claims {
     by_block: Vec<Vec<TimeRange>>,
-    /// The coarsest tier that answers where raw samples are gone and windows do not consist of its
-    /// buckets; 0 for none.
-    pub(crate) forced_ms: i64,
+    /// Those of them in which windows need not consist of its buckets: it answers for want of raw
+    /// samples.
+    forced: Vec<Vec<TimeRange>>,
 }
 
 impl Claims {
     pub(crate) fn of(&self, block: u32) -> &[TimeRange] {
         &self.by_block[block as usize]
+    }
+
+    pub(crate) fn forced(&self, block: u32) -> &[TimeRange] {
+        &self.forced[block as usize]
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) range: TimeRange,
+    /// As of [`Selector`](crate::snapshot::Selector).
+    pub(crate) aligned_ms: i64,
+    pub(crate) resolution_max_ms: i64,
+}
+
+/// A time for which a rollup answers though windows may not consist of its buckets, since raw
+/// samples are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forced {
+    pub range: TimeRange,
+    pub resolution_ms: i64,
+}
+
+impl Forced {
+    /// Grows by the next one, if that is of the same resolution and follows at once.
+    pub(crate) fn take_in(&mut self, next: Forced) -> bool {
+        let follows = next.resolution_ms == self.resolution_ms
+            && next.range.start_ms <= self.range.end_ms.saturating_add(1);
+        if follows {
+            self.range = self.range.union(next.range);
+        }
+        follows
     }
 }
 
@@ -44,32 +79,32 @@ impl Known<'_> {
     }
 }
 
-/// `None` if raw samples answer for all of `range`. All windows of the query begin and end at
-/// multiples of `aligned_ms`; 0 if it needs more than buckets hold.
-pub(crate) fn claims(
-    blocks: &[&BlockMeta],
-    known: Known<'_>,
-    range: TimeRange,
-    aligned_ms: i64,
-) -> Option<Claims> {
-    if !blocks.iter().any(|meta| meta.tier_ms > 0 && meta.window.overlaps(range)) {
+/// Windows that are widened to two buckets, and moved back to the end of one, begin so many buckets
+/// before those that were asked for.
+const REACH_BUCKETS: i64 = 3;
+
+/// `None` if raw samples answer for all of the range.
+pub(crate) fn claims(blocks: &[&BlockMeta], known: Known<'_>, asked: Asked) -> Option<Claims> {
+    let is_fine = |meta: &&BlockMeta| tier_ms(meta) <= asked.resolution_max_ms;
+    let tiers = || blocks.iter().filter(|meta| meta.tier_ms > 0).filter(|meta| is_fine(meta));
+    if !tiers().any(|meta| meta.window.overlaps(asked.range)) {
         return None;
     }
-    // Buckets at the edges belong to it, and two before, for a look back.
-    let coarsest = blocks.iter().map(|meta| meta.tier_ms).max().unwrap_or(0);
-    let reach_ms = i64::try_from(coarsest).unwrap_or(i64::MAX).saturating_mul(2);
-    let start_ms = range.start_ms.saturating_sub(reach_ms);
-    let range = TimeRange::new(start_ms, range.end_ms.saturating_add(reach_ms));
-    let overlaps = |meta: &BlockMeta| meta.window.overlaps(range);
-    let mut claims = Claims { by_block: vec![Vec::new(); blocks.len()], forced_ms: 0 };
+    let coarsest_ms = tiers().map(|meta| tier_ms(meta)).max().unwrap_or(0);
+    let reach_ms = coarsest_ms.saturating_mul(REACH_BUCKETS);
+    let start_ms = asked.range.start_ms.saturating_sub(reach_ms);
+    let range = TimeRange::new(start_ms, asked.range.end_ms.saturating_add(reach_ms));
+    let none = || vec![Vec::new(); blocks.len()];
+    let mut claims = Claims { by_block: none(), forced: none() };
     let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (index, meta) in blocks.iter().enumerate().filter(|(_, meta)| overlaps(meta)) {
+    let of_range = blocks.iter().enumerate().filter(|(_, meta)| meta.window.overlaps(range));
+    for (index, meta) in of_range.filter(|(_, meta)| is_fine(meta)) {
         classes.entry(known.class_of(meta)).or_default().push(index);
     }
     let mut any = false;
     for (class, of_class) in classes {
         let free =
-            claim_of_class(blocks, &of_class, class, known, (range, aligned_ms), &mut claims);
+            claim_of_class(blocks, &of_class, class, known, Asked { range, ..asked }, &mut claims);
         any |= free != [range];
         for index in of_class.into_iter().filter(|index| blocks[*index].tier_ms == 0) {
             claims.by_block[index].clone_from(&free);
@@ -78,19 +113,23 @@ pub(crate) fn claims(
     any.then_some(claims)
 }
 
+fn tier_ms(meta: &BlockMeta) -> i64 {
+    i64::try_from(meta.tier_ms).unwrap_or(i64::MAX)
+}
+
 /// Gives tiers what they answer for; what is left is raw samples'.
 fn claim_of_class(
     blocks: &[&BlockMeta],
     of_class: &[usize],
     class: u32,
     known: Known<'_>,
-    (range, aligned_ms): (TimeRange, i64),
+    Asked { range, aligned_ms, .. }: Asked,
     claims: &mut Claims,
 ) -> Vec<TimeRange> {
     let mut free = vec![range];
     let mut tiers: Vec<usize> =
         of_class.iter().copied().filter(|index| blocks[*index].tier_ms > 0).collect();
-    let tier = |index: usize| i64::try_from(blocks[index].tier_ms).unwrap_or(i64::MAX);
+    let tier = |index: usize| tier_ms(blocks[index]);
     // The newer of two blocks of a tier was made again from the raw samples.
     tiers.sort_by_key(|index| (tier(*index), std::cmp::Reverse(blocks[*index].id)));
     let head = known
@@ -128,11 +167,9 @@ fn claim_of_class(
         });
         let window = vec![blocks[index].window];
         let part = has_raw.map_or(window.clone(), |has_raw| without(&window, has_raw));
-        let before = claims.by_block[index].len();
-        take(&mut free, &part, &mut claims.by_block[index]);
-        if claims.by_block[index].len() > before {
-            claims.forced_ms = claims.forced_ms.max(resolution_ms);
-        }
+        take(&mut free, &part, &mut claims.forced[index]);
+        let Claims { by_block, forced } = claims;
+        by_block[index].extend_from_slice(&forced[index]);
     }
     claims.by_block.iter_mut().for_each(|claimed| claimed.sort_by_key(|one| one.start_ms));
     free
@@ -160,9 +197,17 @@ fn without(times: &[TimeRange], range: TimeRange) -> Vec<TimeRange> {
     parts.filter(|part| !part.is_empty()).collect()
 }
 
-/// One bucket, as a reader sees it. Columns that were not wanted are 0.
+/// One bucket, as a reader sees it: its floats, its histograms, or both.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket<'a> {
+    pub end_ms: i64,
+    pub floats: Option<Floats<'a>>,
+    pub histograms: Option<Histograms<'a>>,
+}
+
+/// The floats of a bucket. Columns that were not wanted are 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Floats<'a> {
     pub end_ms: i64,
     pub count: f64,
     pub first: (i64, f64),
@@ -176,32 +221,154 @@ pub struct Bucket<'a> {
     pub falls: (&'a [i64], &'a [f64]),
 }
 
+/// The native histograms of a bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Histograms<'a> {
+    pub end_ms: i64,
+    pub count: f64,
+    /// Of all samples of the bucket, floats too.
+    pub resets: f64,
+    pub changes: f64,
+    first: Rows<'a>,
+    last: Rows<'a>,
+    sums: Rows<'a>,
+    falls: Rows<'a>,
+}
+
+/// Some rows of a column of histograms.
+#[derive(Clone, Copy, Debug)]
+struct Rows<'a> {
+    times: &'a [i64],
+    histograms: &'a [(u32, Histogram)],
+}
+
+impl<'a> Rows<'a> {
+    fn iter(self) -> impl Iterator<Item = (i64, &'a Histogram)> + Clone {
+        self.times.iter().zip(self.histograms).map(|(time, (_, histogram))| (*time, histogram))
+    }
+}
+
+impl<'a> Histograms<'a> {
+    /// `None` if the column was not wanted.
+    pub fn first(&self) -> Option<(i64, &'a Histogram)> {
+        self.first.iter().next()
+    }
+
+    pub fn last(&self) -> Option<(i64, &'a Histogram)> {
+        self.last.iter().next()
+    }
+
+    /// One, or two that cannot be added up, a millisecond apart.
+    pub fn sums(&self) -> impl Iterator<Item = (i64, &'a Histogram)> {
+        self.sums.iter()
+    }
+
+    /// What was before each reset, at the times of the samples that fell.
+    pub fn falls(&self) -> impl Iterator<Item = (i64, &'a Histogram)> + Clone {
+        self.falls.iter()
+    }
+}
+
+/// Rows of columns that are handed out bucket by bucket, in order of time.
+struct Cursors<'a> {
+    rollup: &'a Rollup,
+    kind: Kind,
+    row: usize,
+    /// By component, how many rows were handed out.
+    taken: [usize; Component::COUNT],
+}
+
+impl<'a> Cursors<'a> {
+    fn new(rollup: &'a Rollup, kind: Kind) -> Cursors<'a> {
+        Cursors { rollup, kind, row: 0, taken: [0; Component::COUNT] }
+    }
+
+    fn end_ms(&self) -> Option<i64> {
+        self.rollup.ends(self.kind).get(self.row).copied()
+    }
+
+    fn value(&self, component: Component) -> f64 {
+        let column = self.rollup.column_of(self.kind, component);
+        column.values.get(self.row).copied().unwrap_or(0.0)
+    }
+
+    fn sample(&self, component: Component) -> (i64, f64) {
+        let column = self.rollup.column_of(self.kind, component);
+        let time = column.timestamps.get(self.row).copied().unwrap_or(0);
+        (time, self.value(component))
+    }
+
+    /// The next rows of a column up to a time.
+    fn rows(&mut self, component: Component, end_ms: i64) -> (&'a Samples, std::ops::Range<usize>) {
+        let column = self.rollup.column_of(self.kind, component);
+        let start = self.taken[component as usize];
+        let end = start + column.timestamps[start..].partition_point(|time| *time <= end_ms);
+        self.taken[component as usize] = end;
+        (column, start..end)
+    }
+
+    fn histograms(&mut self, component: Component, end_ms: i64) -> Rows<'a> {
+        let (column, rows) = self.rows(component, end_ms);
+        Rows {
+            times: &column.timestamps[rows.clone()],
+            histograms: column.histograms.get(rows).unwrap_or_default(),
+        }
+    }
+
+    /// The floats of the bucket that ends then, if there are any.
+    fn take_floats(&mut self, end_ms: i64) -> Option<Floats<'a>> {
+        use Component::{Changes, Count, Falls, First, Last, Max, Min, Resets, Sum};
+        if self.end_ms() != Some(end_ms) {
+            return None;
+        }
+        let (falls, rows) = self.rows(Falls, end_ms);
+        let floats = Floats {
+            end_ms,
+            count: self.value(Count),
+            first: self.sample(First),
+            last: self.sample(Last),
+            sum: self.value(Sum),
+            min: self.value(Min),
+            max: self.value(Max),
+            resets: self.value(Resets),
+            changes: self.value(Changes),
+            falls: (&falls.timestamps[rows.clone()], &falls.values[rows]),
+        };
+        self.row += 1;
+        Some(floats)
+    }
+
+    fn take_histograms(&mut self, end_ms: i64) -> Option<Histograms<'a>> {
+        use Component::{Changes, Count, Falls, First, Last, Resets, Sum};
+        if self.end_ms() != Some(end_ms) {
+            return None;
+        }
+        let histograms = Histograms {
+            end_ms,
+            count: self.value(Count),
+            resets: self.value(Resets),
+            changes: self.value(Changes),
+            first: self.histograms(First, end_ms),
+            last: self.histograms(Last, end_ms),
+            sums: self.histograms(Sum, end_ms),
+            falls: self.histograms(Falls, end_ms),
+        };
+        self.row += 1;
+        Some(histograms)
+    }
+}
+
 /// Calls `visit` with each bucket.
 fn each_bucket(rollup: &Rollup, mut visit: impl FnMut(&Bucket<'_>)) {
-    use Component::*;
-    let value =
-        |component, row: usize| rollup.column(component).values.get(row).copied().unwrap_or(0.0);
-    let sample = |component, row: usize| {
-        let time = rollup.column(component).timestamps.get(row).copied().unwrap_or(0);
-        (time, value(component, row))
-    };
-    let falls = rollup.column(Falls);
-    let mut fell = 0;
-    for (row, &end_ms) in rollup.ends().iter().enumerate() {
-        let start = fell;
-        fell += falls.timestamps[fell..].partition_point(|time| *time <= end_ms);
-        visit(&Bucket {
+    let mut floats = Cursors::new(rollup, Kind::Floats);
+    let mut histograms = Cursors::new(rollup, Kind::Histograms);
+    while let Some(end_ms) = floats.end_ms().into_iter().chain(histograms.end_ms()).min() {
+        let bucket = Bucket {
             end_ms,
-            count: value(Count, row),
-            first: sample(First, row),
-            last: sample(Last, row),
-            sum: value(Sum, row),
-            min: value(Min, row),
-            max: value(Max, row),
-            resets: value(Resets, row),
-            changes: value(Changes, row),
-            falls: (&falls.timestamps[start..fell], &falls.values[start..fell]),
-        });
+            floats: floats.take_floats(end_ms),
+            histograms: histograms.take_histograms(end_ms),
+        };
+        visit(&bucket);
     }
 }
 
@@ -215,25 +382,23 @@ pub(crate) fn wanted(outliner: Option<&Outliner<'_>>) -> Components {
 /// and the markers behind these.
 pub(crate) fn put(rollup: &Rollup, outliner: Option<&mut Outliner<'_>>, into: &mut Samples) {
     let Some(outliner) = outliner else {
-        let ended = &rollup.column(Component::Ended).timestamps;
-        let mut ended = ended.iter().copied().peekable();
-        let last = rollup.column(Component::Last);
-        for (timestamp, value) in last.timestamps.iter().zip(&last.values) {
-            while let Some(marker) = ended.next_if(|marker| marker < timestamp) {
-                into.push(marker, stale_nan());
-            }
-            into.push(*timestamp, *value);
-        }
-        ended.for_each(|marker| into.push(marker, stale_nan()));
-        return;
+        chunk::merge(into, rollup.column(Component::Last));
+        chunk::merge(into, rollup.column_of(Kind::Histograms, Component::Last));
+        return chunk::merge(into, rollup.column(Component::Ended));
     };
     each_bucket(rollup, |bucket| {
-        let before = into.len();
+        let (rows, histograms) = (into.len(), into.histograms.len());
         (outliner.bucket)(bucket, into);
-        let rows = (into.len() - before) as i64;
-        let samples = bucket.count as i64 - rows;
-        if samples != 0 {
-            outliner.left_out.push(LeftOut { at_ms: bucket.end_ms, samples });
+        let histogram_rows = (into.histograms.len() - histograms) as i64;
+        let float_rows = (into.len() - rows) as i64 - histogram_rows;
+        let count = |count: Option<f64>| count.unwrap_or(0.0) as i64;
+        let left_out = LeftOut {
+            at_ms: bucket.end_ms,
+            samples: count(bucket.floats.map(|of| of.count)) - float_rows,
+            histograms: count(bucket.histograms.map(|of| of.count)) - histogram_rows,
+        };
+        if (left_out.samples, left_out.histograms) != (0, 0) {
+            outliner.left_out.push(left_out);
         }
     });
 }
@@ -266,12 +431,15 @@ mod tests {
         let classes = HashMap::new();
         let head_windows = &[3 * DAY_MS];
         let known = Known { dirty: &dirty, head_windows, classes: Some(&classes) };
-        let claims = claims(&blocks, known, range, aligned_ms)?;
+        let asked = Asked { range, aligned_ms, resolution_max_ms: i64::MAX };
+        let claims = claims(&blocks, known, asked)?;
         let clipped = claims.by_block.iter().map(|claimed| {
             let inside = claimed.iter().map(|one| one.intersection(range));
             inside.filter(|one| !one.is_empty()).collect()
         });
-        Some((clipped.collect(), claims.forced_ms))
+        let forced = (0..).zip(&blocks).filter(|(index, _)| !claims.forced(*index).is_empty());
+        let forced_ms = forced.map(|(_, meta)| tier_ms(meta)).max().unwrap_or(0);
+        Some((clipped.collect(), forced_ms))
     }
 
     fn day(number: i64) -> TimeRange {

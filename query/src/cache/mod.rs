@@ -1,6 +1,7 @@
 //! The result cache: range queries that come again, a little later or a little to the side.
 //!
-//! - A **key** is a query as it is printed, its step, where its steps lie, and its lookback.
+//! - A **key** is a query as it is printed, its step, where its steps lie, its lookback, and how
+//!   coarse the rollups may be that it reads.
 //! - An **extent** is a key's result over neighbouring steps (`extent.rs`).
 //! - A **generation** is the source's count of changes ([`Source::generation`]).
 //!
@@ -87,6 +88,7 @@ struct Key {
     text: Arc<str>,
     steps: Steps,
     lookback_ms: i64,
+    resolution_max_ms: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -168,7 +170,9 @@ impl ResultCache {
             return whole();
         };
         let lookback_ms = engine.lookback_ms(options);
-        let key = Key { text: expr.to_string().into(), steps, lookback_ms };
+        let text_of_key = expr.to_string().into();
+        let resolution_max_ms = options.resolution_max_ms;
+        let key = Key { text: text_of_key, steps, lookback_ms, resolution_max_ms };
         let request = Request { engine, source, text, expr, options, steps, wanted, dependence };
         let known = self.known(&key, text);
         match self.answer(&request, &key, &known, generation) {
@@ -527,7 +531,7 @@ mod tests {
     use super::*;
 
     fn key(text: &str) -> Key {
-        Key { text: text.into(), steps: Steps::new(0, 10), lookback_ms: 0 }
+        Key { text: text.into(), steps: Steps::new(0, 10), lookback_ms: 0, resolution_max_ms: None }
     }
 
     fn extent(steps: Range<i64>, bytes: usize) -> Arc<Extent> {

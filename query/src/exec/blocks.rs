@@ -5,7 +5,7 @@
 //! milliseconds. The steps of a row are independent of each other, so blocks of them are, too.
 
 use crate::engine::QueryError;
-use crate::exec::rows::{RowBuffer, for_each_bit, set_bit};
+use crate::exec::rows::RowBuffer;
 use crate::exec::series::Series;
 use crate::exec::window::{self, WindowCall, WindowScratch};
 use crate::exec::{Scalar, Session};
@@ -68,24 +68,34 @@ pub(crate) fn evaluate(
     for start in (0..steps).step_by(at_once) {
         session.budget.check()?;
         let count = at_once.min(steps - start);
-        let parameters: Vec<Scalar> =
-            call.parameters.iter().map(|scalar| part_of(scalar, start, count)).collect();
-        let block = WindowCall {
-            view: View { times: call.view.times.part(start, count), ..call.view },
-            extension: call.extension.map(|extension| extension.part(start, count)),
-            grid: Grid { start_ms: call.grid.time_ms(start), steps: count, ..call.grid },
-            parameters: &parameters,
-            ..*call
-        };
+        let parameters = parameters(call, start, count);
+        let block = self::part(call, start, count, &parameters);
         session.first_step = start;
         window::evaluate(&block, metric, series, scratch, &mut part, session)?;
-        row.values[start..start + count].copy_from_slice(&part.values);
-        for_each_bit(&part.valid, |step| set_bit(&mut row.valid, start + step));
-        let histograms = part.histograms.drain(..);
-        row.histograms.extend(histograms.map(|(step, one)| (start as u32 + step, one)));
+        row.put(start, &mut part);
     }
     session.first_step = 0;
     Ok(())
+}
+
+/// The call at some of its steps, with their [`parameters`].
+pub(crate) fn part<'a>(
+    call: &WindowCall<'_>,
+    start: usize,
+    count: usize,
+    parameters: &'a [Scalar],
+) -> WindowCall<'a> {
+    WindowCall {
+        view: View { times: call.view.times.part(start, count), ..call.view },
+        extension: call.extension.map(|extension| extension.part(start, count)),
+        grid: Grid { start_ms: call.grid.time_ms(start), steps: count, ..call.grid },
+        parameters,
+        ..*call
+    }
+}
+
+pub(crate) fn parameters(call: &WindowCall<'_>, start: usize, count: usize) -> Vec<Scalar> {
+    call.parameters.iter().map(|scalar| part_of(scalar, start, count)).collect()
 }
 
 fn part_of(scalar: &Scalar, start: usize, count: usize) -> Scalar {

@@ -15,6 +15,7 @@ use crate::annotations::HistogramOperation;
 use crate::engine::QueryError;
 use crate::exec::budget::{Budget, CELLS_PER_HISTOGRAM};
 use crate::exec::histogram_rate::{self, Notes};
+use crate::exec::outline;
 use crate::exec::rate::{RateKind, RateSteps};
 use crate::exec::rows::{RowBuffer, clear_bit};
 use crate::exec::samples::Sample;
@@ -35,6 +36,11 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
+    /// Whether some rows are buckets of a rollup.
+    fn has_stand_ins(&self) -> bool {
+        !self.windows.left_out.is_empty() || !self.histogram_windows.left_out.is_empty()
+    }
+
     fn window(&self, step: usize) -> (Range<usize>, Range<usize>) {
         (self.windows.window(step), self.histogram_windows.window(step))
     }
@@ -128,6 +134,12 @@ pub(crate) fn evaluate(
             compute(call, floats, scratch, row, notes.session);
             extrapolated(call, &columns, row, notes)?;
         }
+        SumOverTime | AvgOverTime if columns.has_stand_ins() => {
+            let of_stand_ins = WindowCall { id: outline::computed(call.id), ..*call };
+            compute(&of_stand_ins, floats, scratch, row, notes.session);
+            outline::finish(call.id, &columns.windows, row);
+            combined(call.id, &columns, row, notes)?;
+        }
         SumOverTime | AvgOverTime => {
             compute(call, floats, scratch, row, notes.session);
             combined(call.id, &columns, row, notes)?;
@@ -154,13 +166,14 @@ fn columns<'a>(call: &WindowCall<'_>, series: &mut Series, floats: Floats<'a>) -
     let (mut windows, mut histogram_windows) = (Bounds::default(), Bounds::default());
     windows.update(times, call.view.times, call.view.window_ms);
     histogram_windows.update(&histogram_times, call.view.times, call.view.window_ms);
+    windows.add_left_out(&series.left_out, |one| one.samples, call.view);
+    histogram_windows.add_left_out(&series.left_out, |one| one.histograms, call.view);
     Columns { times, values, histogram_times, histograms, windows, histogram_windows }
 }
 
 fn count(id: FunctionId, columns: &Columns<'_>, row: &mut RowBuffer) {
     for step in 0..row.values.len() {
-        let (floats, histograms) = columns.window(step);
-        let count = floats.len() + histograms.len();
+        let count = columns.windows.samples(step) + columns.histogram_windows.samples(step);
         if count > 0 {
             row.set(step, if id == FunctionId::CountOverTime { count as f64 } else { 1.0 });
         }
@@ -278,10 +291,14 @@ fn combined(
         pace.step(columns.cells(step))?;
         let points = columns.histograms_alone(step, row, notes);
         if !points.is_empty() {
-            let Ok((result, bounds_reconciled)) = sum_or_mean(id, points) else {
+            let of_rows = if columns.has_stand_ins() { outline::computed(id) } else { id };
+            let Ok((mut result, bounds_reconciled)) = sum_or_mean(of_rows, points) else {
                 notes.mixed_schemas();
                 continue;
             };
+            if of_rows != id {
+                result.divide(columns.histogram_windows.samples(step) as f64);
+            }
             let hints = |hint| points.iter().any(|point| point.reset_hint == hint);
             if hints(ResetHint::Reset) && hints(ResetHint::NotReset) {
                 notes.resets_collide(HistogramOperation::Aggregation);

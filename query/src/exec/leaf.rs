@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use icecore_storage::labels::{Labels, METRIC_NAME};
 use icecore_storage::metrics::histogram::ResetHint;
+use icecore_storage::tiers::Forced;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::engine::QueryError;
@@ -52,9 +53,9 @@ pub(crate) trait Input: Sync {
     /// The labels, and whether the name is marked to go.
     fn meta(&self, index: usize) -> (&Labels, bool);
 
-    /// The resolution in ms of rollups that are read for want of raw samples; 0 for none.
-    fn forced_ms(&self, _index: usize) -> i64 {
-        0
+    /// Where rollups are read for want of raw samples.
+    fn forced(&self, _index: usize) -> Vec<Forced> {
+        Vec::new()
     }
 
     /// With an outline, chunks of storage may have stand-ins.
@@ -83,11 +84,8 @@ impl<S: Source> Input for Stored<'_, S> {
         (&self.series[index].0, false)
     }
 
-    fn forced_ms(&self, index: usize) -> i64 {
-        match self.source.resolution(&self.series[index].1) {
-            (resolution_ms, true) => resolution_ms,
-            _ => 0,
-        }
+    fn forced(&self, index: usize) -> Vec<Forced> {
+        self.source.forced(&self.series[index].1)
     }
 
     fn read(
@@ -396,28 +394,30 @@ impl<'a, I: Input> Run<'a, I> {
         let Scratch { series, picks, window, row, key, no_counter } = scratch;
         self.input.read(index, self.outline.as_ref(), series)?;
         let session = &mut output.session;
-        let forced_ms = self.input.forced_ms(index);
+        let forced = self.input.forced(index);
         // Which tiers are left depends on all of the range.
-        session.is_of_its_range |= series.has_histograms() || forced_ms > 0;
+        session.is_of_its_range |= series.has_histograms() || !forced.is_empty();
         let metric = match &self.leaf {
             Leaf::Select { .. } => "",
             Leaf::Smoothed { .. } | Leaf::Window(_) => labels.metric_name(),
         };
         match &self.leaf {
             Leaf::Select { view, emit } => {
-                let looked_at =
-                    select::select(coarse::look_back(*view, forced_ms), *emit, series, picks, row);
+                let looked_at = select_runs(*view, *emit, &forced, series, picks, row);
                 session.sample_count.add(session.counted, looked_at, |step| row.cost_at(step));
             }
             Leaf::Smoothed { view, reach, span } => {
                 let live = &mut window.live;
-                coarse::note_last_samples("smoothed", forced_ms, *span, session);
+                let coarsest = forced.iter().map(|one| one.resolution_ms).max();
+                coarse::note_last_samples("smoothed", coarsest.unwrap_or(0), *span, session);
                 extended::smooth(*view, *reach, *span, metric, series, live, row, session)?;
             }
             Leaf::Window(call) => {
-                let wide = coarse::widen(call, forced_ms, session);
-                blocks::evaluate(&wide, metric, series, window, row, session)?;
-                coarse::narrow(call, &wide, row);
+                if forced.is_empty() {
+                    blocks::evaluate(call, metric, series, window, row, session)?;
+                } else {
+                    evaluate_runs(call, &forced, metric, series, window, row, session)?;
+                }
             }
         }
         if row.is_empty() {
@@ -489,6 +489,49 @@ impl<'a, I: Input> Run<'a, I> {
             None => total.rows,
         })
     }
+}
+
+/// [`select::select`], looking further back where there are rollups alone.
+fn select_runs(
+    view: View,
+    emit: Emit,
+    forced: &[Forced],
+    series: &mut Series,
+    picks: &mut Picks,
+    row: &mut RowBuffer,
+) -> u64 {
+    if forced.is_empty() {
+        return select::select(view, emit, series, picks, row);
+    }
+    row.reset(view.times.steps);
+    let (mut part, mut looked_at) = (RowBuffer::default(), 0);
+    for run in coarse::runs(view, forced) {
+        looked_at += select::select(run.look_back(view), emit, series, picks, &mut part);
+        row.put(run.start, &mut part);
+    }
+    looked_at
+}
+
+/// [`blocks::evaluate`], where some steps have rollups alone.
+fn evaluate_runs(
+    call: &WindowCall<'_>,
+    forced: &[Forced],
+    metric: &str,
+    series: &mut Series,
+    scratch: &mut WindowScratch,
+    row: &mut RowBuffer,
+    session: &mut Session<'_>,
+) -> Result<(), QueryError> {
+    let mut part = RowBuffer::default();
+    row.reset(call.view.times.steps);
+    for run in coarse::runs(call.view, forced) {
+        let parameters = blocks::parameters(call, run.start, run.steps);
+        let of_run = blocks::part(call, run.start, run.steps, &parameters);
+        let wide = run.widen(of_run, session);
+        blocks::evaluate(&wide, metric, series, scratch, &mut part, session)?;
+        run.put(call, &wide, &mut part, row);
+    }
+    Ok(())
 }
 
 fn note_counter(

@@ -9,6 +9,7 @@
 
 mod aggregate;
 mod blocks;
+mod bucket_histograms;
 mod buckets;
 mod budget;
 mod call;

@@ -9,7 +9,8 @@
 //! A bucket of a rollup has a stand-in too. There is nothing else to read then, so it has one for
 //! every function that is right on rollups, whatever its samples were.
 //!
-//! A chunk with stale markers or NaN has no stand-in, a series with histograms none at all. A sum
+//! A chunk with stale markers or NaN has no stand-in, nor has one in a series with histograms; their
+//! buckets are those of `bucket_histograms.rs`. A sum
 //! has some only where every value of the series is a whole number and all of them together stay
 //! below 2^53: then every order of summation gives the same.
 
@@ -17,9 +18,10 @@ use icecore_storage::metrics::chunk::ChunkStatistics;
 use icecore_storage::metrics::rollup::{Component, Components};
 use icecore_storage::metrics::sample::{Samples, is_stale_nan};
 use icecore_storage::outline::{LeftOut, Outliner, StandIn, Windows};
-use icecore_storage::tiers::Bucket;
+use icecore_storage::tiers::{Bucket, Floats};
 use icecore_storage::time::WINDOW_MS;
 
+use crate::exec::bucket_histograms;
 use crate::exec::rows::{RowBuffer, for_each_bit};
 use crate::exec::series::Series;
 use crate::exec::window::{Bounds, WindowCall};
@@ -32,7 +34,7 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// What a function needs of a chunk, besides the number of its samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     Last,
     /// First and last.
     Ends,
@@ -107,6 +109,17 @@ impl Need {
 
     /// Appends what stands for a bucket.
     fn put(self, bucket: &Bucket<'_>, into: &mut Samples) {
+        match (&bucket.floats, &bucket.histograms) {
+            (Some(floats), None) => self.put_floats(floats, into),
+            (None, Some(histograms)) => bucket_histograms::put(self, histograms, into),
+            (Some(floats), Some(histograms)) => {
+                bucket_histograms::put_mixed(self, floats, histograms, into);
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn put_floats(self, bucket: &Floats<'_>, into: &mut Samples) {
         let ((_, first), (last_ms, last)) = (bucket.first, bucket.last);
         match self {
             Need::Last => into.push(last_ms, last),
@@ -123,27 +136,36 @@ impl Need {
                 }
             }),
             Need::Resets => {
-                let pair = [f64::INFINITY, f64::NEG_INFINITY];
-                let falls = (0..bucket.resets as usize).flat_map(|_| pair);
+                let falls = resets_between(bucket.resets as usize);
                 // Over a NaN a value may be less than one before it and has not fallen.
                 let apart = (bucket.resets == 0.0 && last < first).then_some(f64::NAN);
                 put_at_end(bucket, into, falls.chain(apart));
             }
             Need::Changes => {
-                let is_other = |value: &f64| *value != first && *value != last;
-                let mut others = [0.0, 1.0, 2.0, 3.0].into_iter().filter(is_other);
-                let two = [others.next(), others.next()].map(Option::unwrap_or_default);
                 // One change leads to the last value, if there is any.
                 let between = (bucket.changes as usize).saturating_sub(1);
-                put_at_end(bucket, into, two.into_iter().cycle().take(between));
+                put_at_end(bucket, into, changes_between(first, last, between));
             }
         }
     }
 }
 
+/// Floats with so many resets among them, and none from a float before them or to one behind them.
+pub(super) fn resets_between(resets: usize) -> impl Iterator<Item = f64> {
+    (0..resets).flat_map(|_| [f64::INFINITY, f64::NEG_INFINITY])
+}
+
+/// So many floats, each unlike its neighbour, with `first` before and `last` behind them.
+pub(super) fn changes_between(first: f64, last: f64, floats: usize) -> impl Iterator<Item = f64> {
+    let is_other = move |value: &f64| *value != first && *value != last;
+    let mut others = [0.0, 1.0, 2.0, 3.0].into_iter().filter(is_other);
+    let two = [others.next(), others.next()].map(Option::unwrap_or_default);
+    two.into_iter().cycle().take(floats)
+}
+
 /// The first and the last value of a bucket and what is between them, for what does not ask for
 /// times: a millisecond apart, up to the bucket's end.
-fn put_at_end(bucket: &Bucket<'_>, into: &mut Samples, between: impl Iterator<Item = f64>) {
+fn put_at_end(bucket: &Floats<'_>, into: &mut Samples, between: impl Iterator<Item = f64>) {
     let start = into.len();
     if bucket.count > 1.0 {
         into.values.push(bucket.first.1);
@@ -155,7 +177,7 @@ fn put_at_end(bucket: &Bucket<'_>, into: &mut Samples, between: impl Iterator<It
 }
 
 /// The first and the last sample of a bucket, once if they are one, and what is between them.
-fn put_between(bucket: &Bucket<'_>, into: &mut Samples, between: impl FnOnce(&mut Samples)) {
+fn put_between(bucket: &Floats<'_>, into: &mut Samples, between: impl FnOnce(&mut Samples)) {
     let ((first_ms, first), (last_ms, last)) = (bucket.first, bucket.last);
     into.push(first_ms, first);
     between(into);
@@ -229,7 +251,7 @@ impl Outline {
         into: &mut Series,
     ) -> Result<(), SourceError> {
         let Series { samples, left_out, .. } = into;
-        let (resolution_ms, _) = source.resolution(series);
+        let resolution_ms = source.resolution(series);
         if resolution_ms == 0 && !self.for_chunks {
             return source.read(series, samples);
         }
@@ -273,9 +295,11 @@ fn greatest_sum(of: &ChunkStatistics) -> f64 {
     }
 }
 
-/// For each step how many samples of its window are left out; nothing where there are none.
+/// For each step how many samples of its window are left out, `of` each; nothing where there are
+/// none.
 pub(crate) fn count_left_out(
     left_out: &[LeftOut],
+    of: impl Fn(&LeftOut) -> i64,
     times: Times,
     window_ms: i64,
     counts: &mut Vec<i64>,
@@ -290,11 +314,11 @@ pub(crate) fn count_left_out(
     for _ in 0..times.steps {
         let start_ms = end_ms.wrapping_sub(window_ms);
         while let Some(one) = left_out.get(high).filter(|one| one.at_ms <= end_ms) {
-            count += one.samples;
+            count += of(one);
             high += 1;
         }
         while let Some(one) = left_out[..high].get(low).filter(|one| one.at_ms <= start_ms) {
-            count -= one.samples;
+            count -= of(one);
             low += 1;
         }
         counts.push(count);
@@ -335,14 +359,20 @@ mod tests {
     #[test]
     fn samples_left_out_are_those_of_the_chunks_of_a_window() {
         let left_out = [(10, 3), (20, 4), (30, 5)];
-        let left_out = left_out.map(|(at_ms, samples)| LeftOut { at_ms, samples });
+        let left_out = left_out.map(|(at_ms, samples)| LeftOut { at_ms, samples, histograms: 0 });
         let mut counts = Vec::new();
         let times = Times { first_ms: 9, step_ms: 11, steps: 5 };
-        count_left_out(&left_out, times, 15, &mut counts);
+        count_left_out(&left_out, |one| one.samples, times, 15, &mut counts);
         assert_eq!(counts, [0, 7, 9, 5, 0]);
-        count_left_out(&left_out, Times { first_ms: 30, step_ms: 0, steps: 2 }, 20, &mut counts);
+        count_left_out(
+            &left_out,
+            |one| one.samples,
+            Times { first_ms: 30, step_ms: 0, steps: 2 },
+            20,
+            &mut counts,
+        );
         assert_eq!(counts, [9, 9]);
-        count_left_out(&[], times, 15, &mut counts);
+        count_left_out(&[], |one| one.samples, times, 15, &mut counts);
         assert!(counts.is_empty());
     }
 }

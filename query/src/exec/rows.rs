@@ -125,6 +125,14 @@ impl RowBuffer {
         set_bit(&mut self.valid, step);
     }
 
+    /// Takes over the points of a part of the row, whose first step is `start`.
+    pub(crate) fn put(&mut self, start: usize, part: &mut RowBuffer) {
+        self.values[start..start + part.values.len()].copy_from_slice(&part.values);
+        for_each_bit(&part.valid, |step| set_bit(&mut self.valid, start + step));
+        let histograms = part.histograms.drain(..);
+        self.histograms.extend(histograms.map(|(step, one)| (start as u32 + step, one)));
+    }
+
     pub(crate) fn has_floats(&self) -> bool {
         self.valid.iter().any(|word| *word != 0)
     }

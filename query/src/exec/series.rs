@@ -19,7 +19,7 @@ use crate::histogram::FloatHistogram;
 pub(crate) struct Series {
     /// Rows with a histogram hold the stale NaN or 0, as when they were read.
     pub(crate) samples: Samples,
-    /// Samples for which others stand, in order of time; only where there are no histograms.
+    /// Samples for which others stand, in order of time.
     pub(crate) left_out: Vec<LeftOut>,
     /// Only count and sum of the histograms are looked at. Resets are found while reading then.
     pub(crate) statistics_only: bool,

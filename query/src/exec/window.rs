@@ -132,8 +132,14 @@ impl Bounds {
     }
 
     /// Counts samples for which others stand.
-    fn add_left_out(&mut self, left_out: &[LeftOut], times: Times, window_ms: i64) {
-        outline::count_left_out(left_out, times, window_ms, &mut self.left_out);
+    pub(crate) fn add_left_out(
+        &mut self,
+        left_out: &[LeftOut],
+        of: impl Fn(&LeftOut) -> i64,
+        view: View,
+    ) {
+        let View { times, window_ms } = view;
+        outline::count_left_out(left_out, of, times, window_ms, &mut self.left_out);
         if !left_out.is_empty() {
             let samples = || (0..times.steps).map(|step| self.samples(step));
             (self.total, self.largest) = (samples().sum(), samples().max().unwrap_or(0));
@@ -269,7 +275,7 @@ fn floats(
     if token == 0 || scratch.bounds_token != token {
         let View { times, window_ms } = call.view;
         scratch.bounds.update(timestamps, times, window_ms);
-        scratch.bounds.add_left_out(left_out, times, window_ms);
+        scratch.bounds.add_left_out(left_out, |one| one.samples, call.view);
         scratch.bounds_token = token;
     }
     let bounds = &scratch.bounds;

@@ -485,6 +485,7 @@ impl<'e> Plan<'e> {
                 grouping,
                 names: names.clone(),
                 aligned_ms,
+                resolution_max_ms: i64::MAX,
             };
             let index = self.selections.len();
             self.selections.push(selection);

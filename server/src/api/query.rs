@@ -38,6 +38,7 @@ struct Question {
     text: String,
     grid: Grid,
     lookback_ms: Option<i64>,
+    resolution_max_ms: Option<i64>,
     timeout: Option<Duration>,
     limit: Option<usize>,
     /// Whether the answer shall say what it cost, if it is not empty.
@@ -91,6 +92,7 @@ impl Question {
         Ok(Question {
             timeout: params.timeout()?,
             lookback_ms: params.lookback_ms()?,
+            resolution_max_ms: params.resolution_max_ms()?,
             text: params.query(&app.config)?.to_owned(),
             stats: params.get("stats").to_owned(),
             bypasses_cache: matches!(params.get("nocache"), "1" | "true"),
@@ -143,6 +145,7 @@ async fn evaluate(
     let cancelled = CancelOnDrop(Arc::default());
     let options = QueryOptions {
         lookback_ms: question.lookback_ms,
+        resolution_max_ms: question.resolution_max_ms,
         deadline: Some(deadline),
         cancelled: Arc::clone(&cancelled.0),
         per_step_stats: question.stats == "all",

@@ -100,6 +100,20 @@ impl Params {
         }
     }
 
+    /// `max_source_resolution`, as Thanos has it: how coarse the rollups may be that are read. `None`
+    /// if it is missing or `auto`.
+    pub(crate) fn resolution_max_ms(&self) -> Result<Option<i64>, ApiError> {
+        const NAME: &str = "max_source_resolution";
+        match self.get(NAME) {
+            "" | "auto" => Ok(None),
+            text => match parse_duration_ms(text) {
+                Ok(ms) if ms >= 0 => Ok(Some(ms)),
+                Ok(_) => Err(ApiError::parameter(NAME, "it is negative")),
+                Err(error) => Err(ApiError::parameter(NAME, error)),
+            },
+        }
+    }
+
     /// A flag, as Go's `ParseBool` reads it; false where it is missing.
     pub(crate) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.get(name) {
@@ -144,6 +158,21 @@ mod tests {
         assert_eq!(params.get("step"), "15");
         assert_eq!(params.get("absent"), "");
         assert_eq!(params.all("match[]").collect::<Vec<_>>(), ["b c", "a"]);
+    }
+
+    #[test]
+    fn how_coarse_rollups_may_be_is_a_duration_or_left_open() {
+        let of = |text: &str| {
+            Params::new(&format!("max_source_resolution={text}"), b"").resolution_max_ms()
+        };
+        for (text, ms) in [("0s", 0), ("5m", 300_000), ("1h", 3_600_000), ("90", 90_000)] {
+            assert_eq!(of(text).unwrap(), Some(ms), "{text}");
+        }
+        assert_eq!((of("").unwrap(), of("auto").unwrap()), (None, None));
+        for text in ["raw", "-5m", "-1", "5 m", "1h1h"] {
+            let error = of(text).unwrap_err();
+            assert!(error.message().contains("max_source_resolution"), "{text}");
+        }
     }
 
     #[test]

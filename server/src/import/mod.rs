@@ -7,6 +7,7 @@
 //! take is counted as refused, with the reason.
 
 mod jsonl;
+mod policies;
 mod progress;
 mod prometheus;
 mod summary;
@@ -25,7 +26,6 @@ use icecore_storage::import::Import;
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Exemplar, Metadata};
 use icecore_storage::metrics::sample::Samples;
-use icecore_storage::retention::policy::Policies;
 use icecore_storage::time::{TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Error};
 
@@ -78,9 +78,14 @@ struct IntoArgs {
     #[arg(long = "storage.path", value_name = "PATH", default_value = "./icecore-data")]
     storage_path: PathBuf,
 
-    /// How long samples are kept: older ones are not imported.
-    #[arg(long = "storage.retention", value_name = "DURATION", default_value = "30d", value_parser = cli::parse_retention)]
-    retention_ms: i64,
+    /// The configuration that the server has: how long samples are kept, older ones are not imported.
+    /// Without it, and without `--storage.retention`, that is what the database was last told.
+    #[arg(long = "config.file", value_name = "FILE")]
+    config_file: Option<PathBuf>,
+
+    /// In place of a configuration: how long samples are kept, all alike and without rollups.
+    #[arg(long = "storage.retention", value_name = "DURATION", value_parser = cli::parse_retention)]
+    retention_ms: Option<i64>,
 
     /// Reads back every block that was written and compares it with what was read.
     #[arg(long = "verify", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
@@ -165,11 +170,8 @@ fn open(into: &IntoArgs) -> anyhow::Result<Db> {
     let path = into.storage_path.display();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(into.storage_path.clone()));
     disk.create_dir_all(Path::new("")).with_context(|| format!("cannot create {path}"))?;
-    let options = Options {
-        policies: Policies::raw_only(into.retention_ms),
-        seed: cli::random_seed(),
-        ..Options::default()
-    };
+    let policies = policies::of(into.config_file.as_deref(), into.retention_ms, disk.as_ref())?;
+    let options = Options { policies, seed: cli::random_seed(), ..Options::default() };
     Db::open(disk, options, clock::now_ms()).map_err(|error| match error {
         Error::Locked { .. } => anyhow::anyhow!(
             "--storage.path={path} is in use by another process: stop the server, import, and \
@@ -185,8 +187,10 @@ fn import(
     into: &IntoArgs,
     summary: &mut Summary,
 ) -> anyhow::Result<()> {
-    summary.retention = duration::format_ms(into.retention_ms);
-    let windows = source.windows(db.accepted_times(clock::now_ms()), summary)?;
+    let now_ms = clock::now_ms();
+    let accepted = db.accepted_times(now_ms);
+    summary.raw_lifetime = duration::format_ms(now_ms.saturating_sub(accepted.start_ms));
+    let windows = source.windows(accepted, summary)?;
     let mut progress = Progress::start(windows.len());
     for window in windows {
         progress.window(window, summary.skipped);

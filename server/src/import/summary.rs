@@ -10,7 +10,7 @@ use icecore_storage::import::Imported;
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) elapsed: Duration,
-    pub(super) retention: String,
+    pub(super) raw_lifetime: String,
     pub(super) windows: u64,
     /// Windows that the journal has.
     pub(super) skipped: u64,
@@ -45,7 +45,7 @@ impl Summary {
 
     /// An empty one for a window, to be absorbed once that is done.
     pub(super) fn of_a_window(&self) -> Summary {
-        Summary { retention: self.retention.clone(), ..Summary::default() }
+        Summary { raw_lifetime: self.raw_lifetime.clone(), ..Summary::default() }
     }
 
     /// Adds what was counted of one window.
@@ -81,7 +81,7 @@ impl Summary {
 
     /// Counts samples before the retention and after the clock.
     pub(super) fn refuse_times(&mut self, too_old: u64, too_new: u64) {
-        let why = format!("older than --storage.retention={}", self.retention);
+        let why = format!("older than raw samples are kept, {}", self.raw_lifetime);
         self.refuse(too_old, &why, String::new);
         self.refuse(too_new, "more than 10 minutes in the future", String::new);
     }

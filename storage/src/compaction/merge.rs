@@ -88,7 +88,7 @@ impl Merge {
                     return Ok(0);
                 }
                 writer.append_rollup(&rollup)?;
-                rollup.ends().len()
+                rollup.buckets()
             } else {
                 let samples = union.read(id, TimeRange::ALL)?;
                 if samples.is_empty() {

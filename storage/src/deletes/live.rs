@@ -194,7 +194,7 @@ impl LiveBlock {
             let mut rollup = Rollup::default();
             let wanted = Components::of(&[Component::Count, Component::Ended]);
             self.read_rollup(id, TimeRange::ALL, wanted, &mut rollup)?;
-            let rows = |of: &Rollup| of.ends().len() + of.column(Component::Ended).len();
+            let rows = |of: &Rollup| of.buckets() + of.column(Component::Ended).len();
             let all = rows(&rollup);
             rollup.remove(range);
             return Ok((all - rows(&rollup)) as u64);
@@ -274,6 +274,7 @@ mod tests {
     use crate::metrics::block::meta::BlockId;
     use crate::metrics::block::page_cache::PageCache;
     use crate::metrics::block::writer::{BlockWriter, Pages};
+    use crate::metrics::rollup::Kind;
     use crate::time::DAY_MS;
 
     const RESOLUTION_MS: i64 = 300_000;
@@ -287,7 +288,7 @@ mod tests {
         let mut rollup = Rollup::default();
         block.read_rollup(id, TimeRange::ALL, Components::ALL, &mut rollup).unwrap();
         for component in Component::OF_ROLLUPS {
-            rollup.column_mut(component).timestamps_token = 0;
+            rollup.column_of_mut(Kind::Floats, component).timestamps_token = 0;
         }
         rollup
     }
@@ -316,7 +317,7 @@ mod tests {
         let mut expected = read(&live, 0);
         assert_eq!(expected, whole);
         expected.remove(range);
-        assert_eq!(expected.ends().len(), whole.ends().len() - 11);
+        assert_eq!(expected.buckets(), whole.buckets() - 11);
         assert_eq!(read(&live, 1), expected);
         assert!(read(&live, 2).is_empty());
         assert_eq!([live.count(1, range).unwrap(), live.count(0, range).unwrap()], [0, 11]);

@@ -235,6 +235,7 @@ fn block(
 fn rollup_block() -> Vec<u8> {
     let of_raw = BlockMeta { window: window_of(START_MS), tier_ms: 300_000, ..meta(DAY_MS) };
     let mut series: Vec<(Labels, Samples)> = floats(DAY_MS / 2);
+    series.extend(histograms());
     sort_series(&mut series);
     let rolled: Vec<(Labels, Rollup)> = series
         .into_iter()

@@ -25,7 +25,7 @@ use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
 
 /// The set that the present version writes.
-const NEWEST: u32 = 1;
+const NEWEST: u32 = 2;
 
 /// Names the set that is to be written.
 const VARIABLE: &str = "ICECORE_GOLDEN_SET";

@@ -17,7 +17,7 @@ use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::checkpoint;
 use crate::metrics::head::Head;
-use crate::metrics::rollup::{Component, Components, Rollup};
+use crate::metrics::rollup::{Component, Components, Kind, Rollup};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 use crate::wal::record::{self, BatchRecord};
@@ -116,6 +116,12 @@ fn block(disk: &SimDisk, out: &mut String) {
         block.read_rollup(id, TimeRange::ALL, Components::ALL, &mut rollup).unwrap();
         for component in Component::OF_ROLLUPS {
             samples(rollup.column(component), &format!("{component:?}: "), out);
+        }
+        for component in Component::OF_ROLLUPS {
+            let column = rollup.column_of(Kind::Histograms, component);
+            if !column.is_empty() {
+                samples(column, &format!("{component:?} of histograms: "), out);
+            }
         }
     }
     let exemplars = block.exemplars().unwrap();

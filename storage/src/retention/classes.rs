@@ -13,6 +13,7 @@ use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::labels::Labels;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention::policy::{Policies, Tier};
+use crate::retention::report::KeptPolicy;
 
 /// The class of each live block.
 pub(crate) type BlockClasses = Arc<HashMap<BlockId, u32>>;
@@ -75,6 +76,15 @@ impl Classes {
         self.highest += 1;
         self.table.insert(self.highest, tiers.to_vec());
         self.highest
+    }
+
+    /// The present policies, in their order.
+    pub(crate) fn policies(&self) -> Vec<KeptPolicy> {
+        let kept = |rule: &Rule| KeptPolicy {
+            matchers: rule.matchers.clone(),
+            tiers: self.tiers(rule.class).to_vec(),
+        };
+        self.rules.iter().map(kept).collect()
     }
 
     /// The class that each policy gives, in their order.

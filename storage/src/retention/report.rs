@@ -104,6 +104,22 @@ pub fn plan_of_directory(disk: &Arc<dyn Disk>, policies: &Policies, now_ms: i64)
     plan(&manifest.classes, blocks.iter(), policies, facts)
 }
 
+/// A policy as a database remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptPolicy {
+    /// As text, with commas between them.
+    pub matchers: String,
+    pub tiers: Vec<Tier>,
+}
+
+/// The policies that the database of a directory had last, in order; none of a new one.
+pub fn policies_of_directory(disk: &dyn Disk) -> Result<Vec<KeptPolicy>> {
+    match manifest::load(disk)? {
+        Found::Intact(manifest) => Ok(manifest.classes.policies()),
+        Found::None | Found::Damaged(..) => Ok(Vec::new()),
+    }
+}
+
 /// Takes the lock of a data directory, for as long as the answer lives.
 pub fn lock_directory(disk: &dyn Disk) -> Result<impl std::fmt::Debug + use<>> {
     crate::db::lock(disk)

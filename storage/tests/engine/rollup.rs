@@ -6,10 +6,12 @@ use icecore_storage::Db;
 use icecore_storage::db::Options;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
+use icecore_storage::matcher::{MatchOp, Matcher};
 use icecore_storage::metrics::batch::Batch;
 use icecore_storage::metrics::block::meta::BlockMeta;
 use icecore_storage::retention::policy::{Policies, Policy, Tier};
-use icecore_storage::time::{DAY_MS, MINUTE_MS, WINDOW_MS};
+use icecore_storage::snapshot::Selector;
+use icecore_storage::time::{DAY_MS, MINUTE_MS, TimeRange, WINDOW_MS};
 
 use crate::oracle::maintain;
 
@@ -101,4 +103,44 @@ fn a_late_sample_has_its_day_made_again() {
     let more: u64 = after.iter().sum::<u64>() - before.iter().sum::<u64>();
     assert_eq!(more, 2, "one more bucket in each tier");
     db.verify().unwrap();
+}
+
+/// The coarsest rollups that answer for the first day in steps of an hour.
+fn resolution_ms(db: &Db) -> i64 {
+    let snapshot = db.snapshot();
+    let range = TimeRange::new(FIRST_MS + 1, FIRST_MS + DAY_MS);
+    let matchers = vec![Matcher::new("n", MatchOp::Equal, "1").unwrap()];
+    let aligned_ms = HOUR_MS;
+    let selector = Selector { matchers, range, aligned_ms, resolution_max_ms: i64::MAX };
+    let selected = snapshot.select(&[selector]).unwrap();
+    snapshot.resolution(&selected[0][0])
+}
+
+#[test]
+fn a_delete_has_its_day_made_again() {
+    let disk = SimDisk::new(3);
+    let db = open(&disk, FIRST_MS);
+    let mut now_ms = days(&db, 2) + 3 * WINDOW_MS;
+    maintain(&db, now_ms).unwrap();
+    let buckets = |db: &Db| tiers(db).iter().map(|meta| meta.samples).sum::<u64>();
+    let before = buckets(&db);
+    assert_eq!(resolution_ms(&db), HOUR_MS);
+    // An hour that is a bucket, and one sample of another.
+    let hour = TimeRange::new(FIRST_MS + 7 * HOUR_MS + 1, FIRST_MS + 8 * HOUR_MS);
+    let one = TimeRange::new(FIRST_MS + 10 * HOUR_MS + 1, FIRST_MS + 10 * HOUR_MS + 10 * MINUTE_MS);
+    for range in [hour, one] {
+        let matchers = vec![Matcher::new("n", MatchOp::Equal, "1").unwrap()];
+        db.delete(&[matchers], range, now_ms).unwrap();
+    }
+    assert_eq!(resolution_ms(&db), 0, "until it is made again the day is read raw");
+    let again = open(&disk.kill(), now_ms);
+    assert_eq!(resolution_ms(&again), 0, "after a restart too");
+    for _ in 0..4 {
+        now_ms += HOUR_MS;
+        maintain(&again, now_ms).unwrap();
+    }
+    assert_eq!(resolution_ms(&again), HOUR_MS);
+    // Six buckets of 5 m and one of 1 h; one of 5 m, and that of 1 h has five samples left.
+    assert_eq!(before - buckets(&again), 6 + 1 + 1);
+    again.verify().unwrap();
 }

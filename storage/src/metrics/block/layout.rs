@@ -18,11 +18,14 @@ pub(crate) const TRAILER_BYTES: usize = 24;
 pub(crate) const PAGE_BYTES: usize = 16 << 10;
 
 /// Features a reader must know. Bits 0 and 2 are reserved.
-pub(crate) const KNOWN_FEATURES: u32 = FEATURE_ZSTD_PAGES | FEATURE_ROLLUP;
+pub(crate) const KNOWN_FEATURES: u32 =
+    FEATURE_ZSTD_PAGES | FEATURE_ROLLUP | FEATURE_HISTOGRAM_COLUMNS;
 /// Pages are compressed by zstd.
 pub(crate) const FEATURE_ZSTD_PAGES: u32 = 1 << 1;
 /// Series are rolled up: each chunk is one of a column.
 pub(crate) const FEATURE_ROLLUP: u32 = 1 << 3;
+/// Some columns of a rollup may be of native histograms.
+pub(crate) const FEATURE_HISTOGRAM_COLUMNS: u32 = 1 << 4;
 
 /// What a section holds. Numbers are never reused; readers skip kinds that they do not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

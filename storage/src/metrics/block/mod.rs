@@ -32,9 +32,11 @@ use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::statistics::StatisticsCache;
-use crate::metrics::block::writer::{CHUNK_COMPONENT_SHIFT, CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
+use crate::metrics::block::writer::{
+    CHUNK_COMPONENT_SHIFT, CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS, CHUNK_OF_HISTOGRAMS,
+};
 use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkGrid, ChunkStatistics};
-use crate::metrics::rollup::{Component, Components, Rollup};
+use crate::metrics::rollup::{Component, Components, Kind, Rollup};
 use crate::metrics::sample::Samples;
 use crate::outline::Outliner;
 use crate::time::TimeRange;
@@ -132,6 +134,11 @@ struct ChunkHead<'a> {
 impl ChunkHead<'_> {
     fn component(&self) -> Option<Component> {
         Component::from_number(self.flags >> CHUNK_COMPONENT_SHIFT)
+    }
+
+    /// Of which samples of a bucket it is a column.
+    fn kind(&self) -> Kind {
+        if self.flags & CHUNK_OF_HISTOGRAMS == 0 { Kind::Floats } else { Kind::Histograms }
     }
 }
 
@@ -332,7 +339,7 @@ impl Block {
         self.visit_chunks(id, |head, at, values| match head.component() {
             Some(component) if component != Component::Raw => match stored.contains(component) {
                 true => {
-                    let column = into.column_mut(component);
+                    let column = into.column_of_mut(head.kind(), component);
                     self.read_chunk(head, at, values, range, None, column)
                 }
                 false => Ok(()),
@@ -713,7 +720,8 @@ fn joined_token(samples: &Samples, column: Option<u64>) -> u64 {
 fn chunk_head<'a>(body: &mut &'a [u8]) -> Option<ChunkHead<'a>> {
     let (&flags, rest) = body.split_first()?;
     *body = rest;
-    let known = CHUNK_HISTOGRAMS | CHUNK_MISSING_SLOTS | 0xf << CHUNK_COMPONENT_SHIFT;
+    let known =
+        CHUNK_HISTOGRAMS | CHUNK_MISSING_SLOTS | CHUNK_OF_HISTOGRAMS | 0xf << CHUNK_COMPONENT_SHIFT;
     if flags & !known != 0 {
         return None;
     }

@@ -22,15 +22,16 @@ use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::{BLOCKS_DIR, file_name};
 use crate::metrics::chunk::{self, ChunkGrid, ChunkStatistics};
 use crate::metrics::histogram::Histogram;
-use crate::metrics::rollup::{Component, Rollup};
+use crate::metrics::rollup::{Component, Kind, Rollup};
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
 use crate::wal::record::{write_exemplar, write_metadata};
 
 /// Chunk flags: bit 0 histograms, bit 1 timestamps are a column less the listed slots, bits 4 to 7
-/// the [`Component`].
+/// the [`Component`] and bit 3 its [`Kind`].
 pub(crate) const CHUNK_HISTOGRAMS: u8 = 1;
 pub(crate) const CHUNK_MISSING_SLOTS: u8 = 2;
+pub(crate) const CHUNK_OF_HISTOGRAMS: u8 = 8;
 pub(crate) const CHUNK_COMPONENT_SHIFT: u32 = 4;
 
 /// By which zstd compresses pages; higher levels gain a few per cent at several times the cost.
@@ -107,6 +108,9 @@ impl Drop for BlockWriter {
     }
 }
 
+/// A column of a series: of raw samples the only one.
+type Column<'a> = (Kind, Component, &'a Samples);
+
 /// Series of the page being filled.
 #[derive(Debug, Default)]
 struct Page {
@@ -141,7 +145,7 @@ impl BlockWriter {
         let grid = ChunkGrid::of_tier(i64::try_from(meta.tier_ms).expect("tiers divide a day"));
         let mut features = 0;
         if meta.tier_ms > 0 {
-            features |= layout::FEATURE_ROLLUP;
+            features |= layout::FEATURE_ROLLUP | layout::FEATURE_HISTOGRAM_COLUMNS;
         }
         let compressor = match pages {
             Pages::Plain => None,
@@ -175,28 +179,29 @@ impl BlockWriter {
 
     /// The next series' samples, none of them outside the block's window.
     pub(crate) fn append(&mut self, samples: &Samples) -> Result<()> {
-        self.append_columns(&[(Component::Raw, samples)], samples.len() as u64)
+        self.append_columns(&[(Kind::Floats, Component::Raw, samples)], samples.len() as u64)
     }
 
     /// The next series' buckets, in a block of their tier.
     pub(crate) fn append_rollup(&mut self, rollup: &Rollup) -> Result<()> {
-        let columns: Vec<(Component, &Samples)> = rollup.stored().collect();
-        self.append_columns(&columns, rollup.ends().len() as u64)
+        let columns: Vec<Column<'_>> = rollup.stored().collect();
+        self.append_columns(&columns, rollup.buckets() as u64)
     }
 
-    fn append_columns(&mut self, columns: &[(Component, &Samples)], rows: u64) -> Result<()> {
+    fn append_columns(&mut self, columns: &[Column<'_>], rows: u64) -> Result<()> {
         let offset = u32::try_from(self.page.body.len()).expect("pages are small");
         self.page.offsets.push(offset);
-        let cut = |(component, samples)| (component, samples, chunk::cut(samples, self.grid));
-        let columns: Vec<_> = columns.iter().copied().map(cut).collect();
-        let chunks: usize = columns.iter().map(|(_, _, chunks)| chunks.len()).sum();
+        let cut = |column: &Column<'_>| chunk::cut(column.2, self.grid);
+        let columns: Vec<_> = columns.iter().map(|column| (*column, cut(column))).collect();
+        let chunks: usize = columns.iter().map(|(_, chunks)| chunks.len()).sum();
         assert!(chunks > 0, "a block lists no series without samples");
         varint::write(&mut self.page.body, chunks as u64);
         let mut values = Vec::new();
-        for (component, samples, chunks) in columns {
+        for (column, chunks) in columns {
             for rows in chunks {
-                self.append_chunk(component, samples, rows, &mut values);
+                self.append_chunk(column, rows, &mut values);
             }
+            let (_, _, samples) = column;
             let (Some(first), Some(last)) = (samples.timestamps.first(), samples.timestamps.last())
             else {
                 continue;
@@ -218,8 +223,7 @@ impl BlockWriter {
 
     fn append_chunk(
         &mut self,
-        component: Component,
-        samples: &Samples,
+        (kind, component, samples): Column<'_>,
         rows: std::ops::Range<usize>,
         values: &mut Vec<u8>,
     ) {
@@ -246,6 +250,7 @@ impl BlockWriter {
         let missing = reference.missing.is_some();
         let flags = (u8::from(is_histogram) * CHUNK_HISTOGRAMS)
             | (u8::from(missing) * CHUNK_MISSING_SLOTS)
+            | (u8::from(kind == Kind::Histograms) * CHUNK_OF_HISTOGRAMS)
             | (component as u8) << CHUNK_COMPONENT_SHIFT;
         let body = &mut self.page.body;
         body.push(flags);

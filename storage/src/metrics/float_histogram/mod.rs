@@ -107,6 +107,29 @@ impl FloatHistogram {
         }
     }
 
+    /// The form in which it is stored, with counts that are floats.
+    pub fn to_stored(&self) -> Histogram {
+        let (schema, custom_values) = match &self.schema {
+            Schema::Exponential(schema) => (*schema, Vec::new()),
+            Schema::Custom(bounds) => (CUSTOM_BUCKETS_SCHEMA, bounds.to_vec()),
+        };
+        Histogram {
+            schema,
+            zero_threshold: self.zero_threshold,
+            sum: self.sum,
+            reset_hint: self.reset_hint,
+            positive_spans: self.positive.spans().to_vec(),
+            negative_spans: self.negative.spans().to_vec(),
+            counts: Counts::Float {
+                count: self.count,
+                zero_count: self.zero_count,
+                positive: self.positive.counts().to_vec(),
+                negative: self.negative.counts().to_vec(),
+            },
+            custom_values,
+        }
+    }
+
     /// The same without buckets and bounds: only count and sum, and which kind of schema it had.
     pub fn statistics(&self) -> FloatHistogram {
         let schema = match self.schema {
