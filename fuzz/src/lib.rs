@@ -288,7 +288,6 @@ fn all_samples(db: &Db) -> Vec<Option<Vec<u64>>> {
         matchers: vec![Matcher::equal("__name__", "up")],
         range: TimeRange::ALL,
         aligned_ms: 0,
-        resolution_max_ms: i64::MAX,
     };
     let Ok(found) = snapshot.select(&[selector]) else { return Vec::new() };
     let mut samples = Samples::default();

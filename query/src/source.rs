@@ -116,10 +116,12 @@ impl Source for Snapshot {
                 matchers: selection.matchers.clone(),
                 range: selection.range,
                 aligned_ms: selection.aligned_ms,
-                resolution_max_ms: selection.resolution_max_ms,
             })
             .collect();
-        let selected = Snapshot::select_charged(self, &selectors, charge)?;
+        // Of one query, all are to be as fine.
+        let finest_ms = selections.iter().map(|selection| selection.resolution_max_ms).min();
+        let snapshot = self.no_coarser_than(finest_ms.unwrap_or(i64::MAX));
+        let selected = snapshot.select_charged(&selectors, charge)?;
         let with_labels = |series: Vec<snapshot::SelectedSeries>| {
             series.into_iter().map(|series| (series.labels().clone(), series)).collect()
         };

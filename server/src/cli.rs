@@ -278,6 +278,14 @@ pub(crate) fn parse_retention(text: &str) -> Result<i64, String> {
     }
 }
 
+/// A duration as tiers have them.
+pub(crate) fn parse_resolution(text: &str) -> Result<i64, String> {
+    match duration::parse_ms(text)? {
+        0 => Err("want the resolution of a tier, for example 5m".into()),
+        ms => Ok(ms),
+    }
+}
+
 fn parse_sync(text: &str) -> Result<SyncMode, String> {
     match text.strip_prefix("interval:") {
         None if text == "always" => Ok(SyncMode::Always),

@@ -344,7 +344,7 @@ impl Db {
 
     /// The database as it is now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { db: self.inner.clone() }
+        Snapshot::new(self.inner.clone())
     }
 
     /// Carries out one bounded step of upkeep, if one is due: drop, seal, checkpoint, merge.

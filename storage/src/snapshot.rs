@@ -97,17 +97,26 @@ pub struct Selector {
     /// All windows that will be computed begin and end at multiples of it, in ms, and buckets hold
     /// what they need; 0 if not: then rollups are only read where raw samples are gone.
     pub aligned_ms: i64,
-    /// Rollups of coarser resolution are not read, in ms.
-    pub resolution_max_ms: i64,
 }
 
 /// Cheap to make and to clone. What it has selected never changes.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub(crate) db: Arc<Inner>,
+    resolution_max_ms: i64,
 }
 
 impl Snapshot {
+    pub(crate) fn new(db: Arc<Inner>) -> Snapshot {
+        Snapshot { db, resolution_max_ms: i64::MAX }
+    }
+
+    /// Reads no rollups that are coarser than this, in ms; 0 for raw samples alone.
+    #[must_use]
+    pub fn no_coarser_than(&self, resolution_max_ms: i64) -> Snapshot {
+        Snapshot { db: self.db.clone(), resolution_max_ms }
+    }
+
     /// A number that grows with every write that becomes readable and with every removal. What is
     /// selected after it was asked for holds all of these up to it, and perhaps later ones.
     pub fn generation(&self) -> u64 {
@@ -175,8 +184,8 @@ impl Snapshot {
         let selections = selectors.iter().zip(from_head);
         let joined = selections.map(|(selector, (head, companions))| {
             let has_companions = !companions.series.is_empty();
-            let Selector { range, aligned_ms, resolution_max_ms, .. } = *selector;
-            let asked = Asked { range, aligned_ms, resolution_max_ms };
+            let Selector { range, aligned_ms, .. } = *selector;
+            let asked = Asked { range, aligned_ms, resolution_max_ms: self.resolution_max_ms };
             let claims = tiers::claims(&metas, known, asked);
             let claims = claims.map(Arc::new);
             let of = (selector, &claims);

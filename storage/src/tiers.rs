@@ -40,6 +40,7 @@ pub(crate) struct Asked {
     pub(crate) range: TimeRange,
     /// As of [`Selector`](crate::snapshot::Selector).
     pub(crate) aligned_ms: i64,
+    /// Rollups of coarser resolution are not read.
     pub(crate) resolution_max_ms: i64,
 }
 

@@ -32,13 +32,9 @@ pub(crate) fn runs(view: View, forced: &[Forced]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for step in 0..times.steps {
         let end_ms = times.at(step);
-        let reaches = |one: &&Forced| {
-            // Windows are left-open, and short ones look further back.
-            let look_back_ms = window_ms.max(one.resolution_ms.saturating_mul(2));
-            end_ms.saturating_sub(window_ms) < one.range.end_ms
-                && end_ms.saturating_sub(look_back_ms) < one.range.end_ms
-                && one.range.start_ms <= end_ms
-        };
+        // Windows are left-open.
+        let start_ms = end_ms.saturating_sub(window_ms);
+        let reaches = |one: &&Forced| start_ms < one.range.end_ms && one.range.start_ms <= end_ms;
         let resolutions = forced.iter().filter(reaches).map(|one| one.resolution_ms);
         let resolution_ms = resolutions.max().unwrap_or(0);
         match runs.last_mut() {

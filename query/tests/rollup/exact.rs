@@ -119,8 +119,7 @@ fn to_the_bit(query: &str, labels: &str) -> bool {
 /// The coarsest rollups that are read for hours of the first day.
 fn resolution_ms(db: &Db) -> i64 {
     let range = TimeRange::new(START_MS + 1, START_MS + 12 * HOUR_MS);
-    let selector =
-        Selector { matchers: Vec::new(), range, aligned_ms: HOUR_MS, resolution_max_ms: i64::MAX };
+    let selector = Selector { matchers: Vec::new(), range, aligned_ms: HOUR_MS };
     let snapshot = db.snapshot();
     let selected = snapshot.select(&[selector]).unwrap();
     selected[0].iter().map(|series| snapshot.resolution(series)).max().unwrap_or(HOUR_MS)

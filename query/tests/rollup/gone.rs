@@ -211,7 +211,8 @@ fn how_coarse_rollups_may_be_can_be_bounded() {
     let times = (hour(6), END_MS, HOUR_MS);
     let steps_from = |days: i64| (days * 24) as usize;
     for (resolution_max_ms, steps) in [
-        (Some(0), steps_from(RAW_DAYS)),
+        // A raw block begins with the sample of midnight.
+        (Some(0), steps_from(RAW_DAYS) + 1),
         (Some(FIVE_MS), steps_from(FIVE_DAYS)),
         (Some(HOUR_MS - 1), steps_from(FIVE_DAYS)),
         (Some(HOUR_MS), steps_from(DAYS) - 5),

@@ -107,7 +107,9 @@ pub(super) struct JsonlSource {
     /// By the start of their day, each day's by series.
     days: BTreeMap<i64, Vec<Run>>,
     window: TimeRange,
-    /// Where the runs of each series of the window lie among those of its day.
+    /// Of the days that the window is of, by series.
+    runs: Vec<Run>,
+    /// Where the runs of each series of the window lie among these.
     places: Vec<std::ops::Range<usize>>,
 }
 
@@ -140,9 +142,7 @@ impl JsonlSource {
             .read_all(BufReader::with_capacity(1 << 20, input), summary)
             .with_context(|| format!("cannot import {shown}"))?;
         reader.spill.flush().with_context(|| format!("cannot write {}", path.display()))?;
-        let LineReader { series, mut days, .. } = reader;
-        // Runs of a series in the order of the file.
-        days.values_mut().for_each(|runs| runs.sort_by_key(|run| (run.series, run.offset)));
+        let LineReader { series, days, .. } = reader;
         Ok(JsonlSource {
             name: format!("jsonl {hash:032x}"),
             series,
@@ -150,14 +150,18 @@ impl JsonlSource {
             path,
             days,
             window: TimeRange::default(),
+            runs: Vec::new(),
             places: Vec::new(),
         })
     }
 
-    /// The runs of the day of the present window.
-    fn runs(&self) -> &[Run] {
-        let day = self.window.start_ms.div_euclid(DAY_MS) * DAY_MS;
-        self.days.get(&day).map_or(&[], |runs| &runs[..])
+    /// The runs of the days of a window: two of them if it ends with a midnight.
+    fn runs_of(&self, window: TimeRange) -> Vec<Run> {
+        let day = |time: i64| time.div_euclid(DAY_MS).saturating_mul(DAY_MS);
+        let days = self.days.range(day(window.start_ms)..=day(window.end_ms));
+        let mut runs: Vec<Run> = days.flat_map(|(_, runs)| runs).copied().collect();
+        runs.sort_by_key(|run| (run.series, run.offset));
+        runs
     }
 
     fn read_run(&self, run: Run, into: &mut Vec<(i64, f64)>) -> Result<(), Error> {
@@ -208,10 +212,11 @@ impl Source for JsonlSource {
 
     fn begin(&mut self, window: TimeRange, _summary: &mut Summary) -> Result<Content, Error> {
         self.window = window;
+        self.runs = self.runs_of(window);
         let mut series = Vec::new();
         let mut places = Vec::new();
         let mut start = 0;
-        for runs in self.runs().chunk_by(|a, b| a.series == b.series) {
+        for runs in self.runs.chunk_by(|a, b| a.series == b.series) {
             series.push(self.series[runs[0].series as usize].clone());
             places.push(start..start + runs.len());
             start += runs.len();
@@ -227,7 +232,7 @@ impl Source for JsonlSource {
         _summary: &mut Summary,
     ) -> Result<(), Error> {
         let mut rows = Vec::new();
-        for run in &self.runs()[self.places[place].clone()] {
+        for run in &self.runs[self.places[place].clone()] {
             self.read_run(*run, &mut rows)?;
         }
         rows.retain(|(timestamp, _)| self.window.contains(*timestamp));

@@ -12,6 +12,7 @@ mod progress;
 mod prometheus;
 mod summary;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use clap::{Args, Subcommand};
 use icecore_storage::db::Options;
 use icecore_storage::disk::Disk;
 use icecore_storage::disk::os::OsDisk;
-use icecore_storage::import::Import;
+use icecore_storage::import::{Import, rollups};
 use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::{Exemplar, Metadata};
 use icecore_storage::metrics::sample::Samples;
@@ -87,6 +88,11 @@ struct IntoArgs {
     #[arg(long = "storage.retention", value_name = "DURATION", value_parser = cli::parse_retention)]
     retention_ms: Option<i64>,
 
+    /// What is older than raw samples are kept is rolled up to this tier of the configuration, `5m` or
+    /// `1h`, and to the coarser ones, as far back as they live. Without it, it is not imported.
+    #[arg(long = "tier", value_name = "RESOLUTION", value_parser = cli::parse_resolution)]
+    tier_ms: Option<i64>,
+
     /// Reads back every block that was written and compares it with what was read.
     #[arg(long = "verify", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     verify: bool,
@@ -105,7 +111,8 @@ struct Content {
 /// Where an import gets its samples.
 trait Source {
     /// The windows with a part of what is `accepted`, ascending and apart, each whole windows of the
-    /// two-hour grid. What lies in none of them is refused.
+    /// two-hour grid. What lies in none of them is refused. Days of rollups are these a millisecond
+    /// later, and the one before the first.
     fn windows(
         &mut self,
         accepted: TimeRange,
@@ -187,28 +194,87 @@ fn import(
     into: &IntoArgs,
     summary: &mut Summary,
 ) -> anyhow::Result<()> {
-    let now_ms = clock::now_ms();
-    let accepted = db.accepted_times(now_ms);
-    summary.raw_lifetime = duration::format_ms(now_ms.saturating_sub(accepted.start_ms));
-    let windows = source.windows(accepted, summary)?;
-    let mut progress = Progress::start(windows.len());
-    for window in windows {
-        progress.window(window, summary.skipped);
-        if db.has_imported(&source.name_of(window), window, clock::now_ms()) {
+    let parts = parts(db, source, into, summary)?;
+    let mut progress = Progress::start(parts.len());
+    for part in parts {
+        progress.window(part.window, summary.skipped);
+        if part.is_done(db, source) {
             summary.skipped += 1;
             continue;
         }
-        import_window(db, source, window, into.verify, summary, &mut progress)
-            .with_context(|| format!("the import stopped at {}", progress::name_of(window)))?;
+        import_window(db, source, part, into.verify, summary, &mut progress)
+            .with_context(|| format!("the import stopped at {}", progress::name_of(part.window)))?;
     }
     progress.finish();
     db.close(clock::now_ms()).context("cannot close the database")
 }
 
+/// A window that is imported at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    window: TimeRange,
+    /// The finest tier that it is rolled up to; `None` for raw samples.
+    tier_ms: Option<i64>,
+}
+
+impl Part {
+    fn name(self, source: &dyn Source) -> String {
+        let name = source.name_of(self.window);
+        self.tier_ms.map_or(name.clone(), |tier_ms| format!("{name} from {tier_ms}"))
+    }
+
+    fn is_done(self, db: &Db, source: &dyn Source) -> bool {
+        match self.tier_ms {
+            None => db.has_imported(&self.name(source), self.window, clock::now_ms()),
+            Some(_) => db.has_imported_rollups(&self.name(source), self.window),
+        }
+    }
+}
+
+/// What there is to import: the days that raw samples are not kept of any more first, if rollups of
+/// them are wanted.
+fn parts(
+    db: &Db,
+    source: &mut dyn Source,
+    into: &IntoArgs,
+    summary: &mut Summary,
+) -> anyhow::Result<Vec<Part>> {
+    let now_ms = clock::now_ms();
+    let raw = db.accepted_times(now_ms);
+    let lifetime = |oldest_ms: i64| duration::format_ms(now_ms.saturating_sub(oldest_ms));
+    summary.kept = format!("raw samples are kept, {}", lifetime(raw.start_ms));
+    let Some(tier_ms) = into.tier_ms else {
+        let windows = source.windows(raw, summary)?;
+        return Ok(windows.into_iter().map(|window| Part { window, tier_ms: None }).collect());
+    };
+    let kept = db.kept_rollups(tier_ms, now_ms);
+    let kept = kept.with_context(|| {
+        format!("--tier={}: no policy has such a tier", duration::format_ms(tier_ms))
+    })?;
+    // The day in which raw samples begin to be kept has no rollup: it is made of them.
+    let raw_day_ms = raw.start_ms.div_euclid(DAY_MS).saturating_mul(DAY_MS);
+    let all = TimeRange::new(kept.start_ms.min(raw.start_ms), raw.end_ms);
+    summary.kept = format!("rollups are kept, {}", lifetime(all.start_ms));
+    let (old, new): (Vec<TimeRange>, Vec<TimeRange>) =
+        source.windows(all, summary)?.into_iter().partition(|window| window.end_ms < raw_day_ms);
+    let days: BTreeSet<(i64, i64)> = old
+        .into_iter()
+        .flat_map(rollups::days_of)
+        .map(|day| (day.start_ms, day.end_ms))
+        .filter(|(_, end_ms)| *end_ms >= all.start_ms)
+        .collect();
+    let days = days.into_iter().map(|(start_ms, end_ms)| Part {
+        window: TimeRange::new(start_ms, end_ms),
+        tier_ms: Some(tier_ms),
+    });
+    let new = new.into_iter().map(|window| Part { window, tier_ms: None });
+    Ok(days.chain(new).collect())
+}
+
 fn import_window(
     db: &Db,
     source: &mut dyn Source,
-    window: TimeRange,
+    part: Part,
     verify: bool,
     summary: &mut Summary,
     progress: &mut Progress,
@@ -216,7 +282,7 @@ fn import_window(
     loop {
         // What a try counts is forgotten if it fails.
         let mut counted = summary.of_a_window();
-        match try_window(db, source, window, verify, &mut counted, progress) {
+        match try_window(db, source, part, verify, &mut counted, progress) {
             Ok(()) => {
                 summary.absorb(counted);
                 return Ok(());
@@ -230,17 +296,17 @@ fn import_window(
 fn try_window(
     db: &Db,
     source: &mut dyn Source,
-    window: TimeRange,
+    part: Part,
     verify: bool,
     summary: &mut Summary,
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let content = source.begin(window, summary)?;
-    let name = source.name_of(window);
+    let content = source.begin(part.window, summary)?;
+    let name = part.name(source);
     let identities: Vec<u128> = content.series.iter().map(Labels::identity).collect();
     let import = Import {
         source: &name,
-        window,
+        window: part.window,
         series: content.series,
         exemplars: content.exemplars,
         metadata: content.metadata,
@@ -253,7 +319,10 @@ fn try_window(
         present.extend((!samples.is_empty()).then_some(identities[place]));
         Ok(())
     };
-    let imported = db.import(import, clock::now_ms(), &mut read)?;
+    let imported = match part.tier_ms {
+        None => db.import(import, clock::now_ms(), &mut read)?,
+        Some(tier_ms) => db.import_rollups(import, tier_ms, clock::now_ms(), &mut read)?,
+    };
     summary.add(&imported, present);
     Ok(())
 }
@@ -266,7 +335,7 @@ fn windows_of(ranges: &[TimeRange], accepted: TimeRange) -> Vec<TimeRange> {
     let ranges: Vec<TimeRange> = ranges.filter(|range| !range.is_empty()).collect();
     let Some(newest_ms) = ranges.iter().map(|range| range.end_ms).max() else { return Vec::new() };
     let days_end_ms = newest_ms.div_euclid(DAY_MS).saturating_sub(1).saturating_mul(DAY_MS);
-    let mut starts = std::collections::BTreeSet::new();
+    let mut starts = BTreeSet::new();
     for range in ranges {
         let mut start_ms = window_of(range.start_ms, days_end_ms).start_ms;
         while start_ms <= range.end_ms {
@@ -358,6 +427,55 @@ mod tests {
         let far = [TimeRange::new(day, i64::MAX), TimeRange::new(i64::MIN, day)];
         let accepted = TimeRange::new(day, day + 5);
         assert_eq!(windows_of(&far, accepted).len(), 1);
+    }
+
+    #[test]
+    fn older_history_is_rolled_up_on_its_way_in() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("export.jsonl");
+        let now_ms = clock::now_ms();
+        let midnight = now_ms.div_euclid(DAY_MS) * DAY_MS;
+        // By default raw samples live 30 days, 5m 180, 1h 3 years: of each time and older than all.
+        let days = [5, 29, 60, 200, 1000, 2000];
+        let times: Vec<i64> = days.iter().map(|days| midnight - days * DAY_MS).collect();
+        let line = serde_json::json!({
+            "metric": {"__name__": "m"}, "values": vec![7; times.len()], "timestamps": times,
+        });
+        std::fs::write(&file, format!("{line}\n")).unwrap();
+        let storage_path = folder.path().join("data");
+        let import_with = |tier_ms| {
+            let into = IntoArgs {
+                storage_path: storage_path.clone(),
+                config_file: None,
+                retention_ms: None,
+                tier_ms,
+                verify: true,
+            };
+            let mut summary = Summary::default();
+            let from = JsonlArgs { file: file.clone(), into };
+            import_jsonl(&from, &mut summary).map(|()| summary.to_string())
+        };
+        let error = import_with(Some(420_000)).unwrap_err();
+        assert!(error.to_string().contains("--tier=7m: no policy has such a tier"), "{error:#}");
+        let raw = import_with(None).unwrap();
+        assert!(raw.contains("  samples    2\n") && raw.contains("4: older than raw"), "{raw}");
+        let both = import_with(Some(300_000)).unwrap();
+        assert!(both.contains("  samples    3\n"), "{both}");
+        assert!(both.contains("1: older than rollups are kept, 1095d"), "{both}");
+        let again = import_with(Some(300_000)).unwrap();
+        assert!(again.contains("  samples    0\n"), "{again}");
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(storage_path));
+        let db = Db::open(disk, Options::default(), clock::now_ms()).unwrap();
+        let of_tier = |tier_ms: u64| -> Vec<i64> {
+            let blocks = db.blocks().into_iter().filter(|meta| meta.tier_ms == tier_ms);
+            let mut days: Vec<i64> =
+                blocks.map(|meta| (midnight - meta.window.end_ms) / DAY_MS).collect();
+            days.sort_unstable();
+            days
+        };
+        // A midnight is of the day that it ends.
+        assert_eq!(of_tier(300_000), [60]);
+        assert_eq!(of_tier(3_600_000), [60, 200, 1000]);
     }
 
     #[test]

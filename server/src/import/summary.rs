@@ -10,7 +10,8 @@ use icecore_storage::import::Imported;
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) elapsed: Duration,
-    pub(super) raw_lifetime: String,
+    /// What samples are too old for that are refused.
+    pub(super) kept: String,
     pub(super) windows: u64,
     /// Windows that the journal has.
     pub(super) skipped: u64,
@@ -45,7 +46,7 @@ impl Summary {
 
     /// An empty one for a window, to be absorbed once that is done.
     pub(super) fn of_a_window(&self) -> Summary {
-        Summary { raw_lifetime: self.raw_lifetime.clone(), ..Summary::default() }
+        Summary { kept: self.kept.clone(), ..Summary::default() }
     }
 
     /// Adds what was counted of one window.
@@ -81,7 +82,7 @@ impl Summary {
 
     /// Counts samples before the retention and after the clock.
     pub(super) fn refuse_times(&mut self, too_old: u64, too_new: u64) {
-        let why = format!("older than raw samples are kept, {}", self.raw_lifetime);
+        let why = format!("older than {}", self.kept);
         self.refuse(too_old, &why, String::new);
         self.refuse(too_new, "more than 10 minutes in the future", String::new);
     }

@@ -83,6 +83,11 @@ impl Union {
         self.inputs.iter().map(|block| block.meta())
     }
 
+    /// All series with their ids.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = (Labels, u32)> + '_ {
+        self.labels.iter().cloned().zip(0..)
+    }
+
     pub(crate) fn labels(&self, id: u32) -> &Labels {
         &self.labels[id as usize]
     }

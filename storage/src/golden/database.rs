@@ -28,12 +28,7 @@ pub(super) const END_MS: i64 = START_MS + 2 * DAY_MS + 5 * WINDOW_MS;
 pub(super) const RESOLUTIONS_MS: [i64; 2] = [0, 60 * MINUTE_MS];
 
 pub(super) fn everything(aligned_ms: i64) -> Selector {
-    Selector {
-        matchers: Vec::new(),
-        range: TimeRange::ALL,
-        aligned_ms,
-        resolution_max_ms: i64::MAX,
-    }
+    Selector { matchers: Vec::new(), range: TimeRange::ALL, aligned_ms }
 }
 
 pub(super) fn open(disk: &SimDisk, now_ms: i64) -> Db {

@@ -214,6 +214,10 @@ impl Classifier {
         Classifier { policies, classes, shortest_raw_ms, generation }
     }
 
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
     pub(crate) fn class_of(&self, labels: &Labels) -> u32 {
         self.classes[self.policies.policy_of(labels)]
     }

@@ -11,8 +11,8 @@ use icecore_storage::labels::Labels;
 use icecore_storage::metrics::batch::Exemplar;
 use icecore_storage::metrics::block::meta::BlockMeta;
 use icecore_storage::metrics::sample::Samples;
-use icecore_storage::retention::policy::Policies;
-use icecore_storage::time::{TimeRange, WINDOW_MS};
+use icecore_storage::retention::policy::{Policies, Policy, Tier};
+use icecore_storage::time::{DAY_MS, MINUTE_MS, TimeRange, WINDOW_MS};
 use icecore_storage::{Db, Error};
 
 use crate::oracle::*;
@@ -271,4 +271,104 @@ fn a_start_takes_no_imported_window_for_one_that_was_sealed() {
     maintain(&db, later + 2 * 60_000).unwrap();
     let sealed = |block: &BlockMeta| block.window == window(3) && block.sequence > 0;
     assert!(db.blocks().iter().any(sealed), "{:?}", db.blocks());
+}
+
+/// Ten minutes apart, of two days and the midnight before them.
+fn old_samples(place: usize, day: TimeRange) -> Samples {
+    let mut samples = Samples::default();
+    let step_ms = 10 * MINUTE_MS;
+    let first = day.start_ms.div_euclid(step_ms);
+    for step in first..=day.end_ms / step_ms {
+        let timestamp = step * step_ms;
+        if !day.contains(timestamp) {
+            continue;
+        }
+        match place {
+            2 => samples.push_histogram(timestamp, histogram(step % 50)),
+            _ => samples.push(timestamp, (step % 50 * (place as i64 + 1)) as f64),
+        }
+    }
+    samples
+}
+
+fn tiers_of(raw_days: i64) -> Options {
+    let tier = |(resolution_ms, days)| Tier { resolution_ms, lifetime_ms: days * DAY_MS };
+    let tiers = [(0, raw_days), (5 * MINUTE_MS as u64, 300), (60 * MINUTE_MS as u64, 900)];
+    let tiers = tiers.map(tier).to_vec();
+    let policies = Policies::new(vec![Policy { matchers: Vec::new(), tiers }]);
+    Options { policies, ..options() }
+}
+
+/// What a block of a tier is, but for its number and where it comes from.
+fn facts(db: &Db) -> Vec<(u64, TimeRange, u64, u64, TimeRange)> {
+    let tiers = db.blocks().into_iter().filter(|meta| meta.tier_ms > 0);
+    let mut facts: Vec<_> = tiers
+        .map(|meta| (meta.tier_ms, meta.window, meta.series, meta.samples, meta.range))
+        .collect();
+    facts.sort_by_key(|facts| (facts.0, facts.1.start_ms));
+    facts
+}
+
+#[test]
+fn old_days_are_rolled_up_as_upkeep_rolls_them_up() {
+    let midnight = now().div_euclid(DAY_MS) * DAY_MS;
+    let day = |ago: i64| TimeRange::new(midnight - ago * DAY_MS + 1, midnight - (ago - 1) * DAY_MS);
+    let import = |db: &Db, source: &str, day: TimeRange, places: &[usize]| {
+        let import = Import {
+            source,
+            window: day,
+            series: places.iter().map(|place| labels(*place)).collect(),
+            exemplars: Vec::new(),
+            metadata: Vec::new(),
+            verify: true,
+        };
+        let read = &mut |place: usize, into: &mut Samples| {
+            into.clone_from(&old_samples(places[place], day));
+            Ok(())
+        };
+        db.import_rollups(import, 5 * MINUTE_MS, now(), read).unwrap()
+    };
+    // Raw samples of the same days, rolled up.
+    let raw = Db::open(Arc::new(SimDisk::new(5)), tiers_of(200), now()).unwrap();
+    for ago in [101, 100, 99] {
+        let window = TimeRange::new(midnight - ago * DAY_MS, midnight - (ago - 1) * DAY_MS - 1);
+        let series = (0..3).map(labels).collect();
+        let (exemplars, metadata) = Default::default();
+        let import = Import { source: "raw", window, series, exemplars, metadata, verify: true };
+        let of_both = TimeRange::new(day(100).start_ms, day(99).end_ms);
+        let read = &mut |place: usize, into: &mut Samples| {
+            into.clone_from(&old_samples(place, window.intersection(of_both)));
+            Ok(())
+        };
+        raw.import(import, now(), read).unwrap();
+    }
+    maintain(&raw, now() + DAY_MS).unwrap();
+    let disk = SimDisk::new(6);
+    let old = Db::open(Arc::new(disk.clone()), tiers_of(30), now()).unwrap();
+    for ago in [100, 99] {
+        assert!(!old.has_imported_rollups("a", day(ago)));
+        let imported = import(&old, "a", day(ago), &[0, 1]);
+        assert_eq!((imported.series, imported.samples), (2, 2 * 144));
+        // Another source has another series of these days, and one that is there already.
+        let more = import(&old, "b", day(ago), &[2, 1]);
+        assert_eq!((more.samples, more.histograms), (144, 144));
+        assert!(old.has_imported_rollups("a", day(ago)));
+    }
+    let expected = facts(&raw);
+    let own = |facts: &[(u64, TimeRange, u64, u64, TimeRange)]| {
+        let within = facts.iter().filter(|one| one.1 == day(100) || one.1 == day(99));
+        within.copied().collect::<Vec<_>>()
+    };
+    assert_eq!(own(&expected).len(), 4);
+    assert_eq!(facts(&old), own(&expected));
+    old.verify().unwrap();
+    // What no tier keeps any more is refused, and nothing is lost by a kill.
+    let refused = import(&old, "a", day(1000), &[0]);
+    assert_eq!((refused.samples, refused.too_old), (0, 144));
+    drop(old);
+    let again = Db::open(Arc::new(disk.kill()), tiers_of(30), now()).unwrap();
+    assert_eq!(facts(&again), own(&expected));
+    assert!(again.has_imported_rollups("b", day(99)));
+    maintain(&again, now() + DAY_MS).unwrap();
+    assert_eq!(facts(&again), own(&expected), "they have their class now");
 }

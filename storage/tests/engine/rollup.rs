@@ -110,8 +110,7 @@ fn resolution_ms(db: &Db) -> i64 {
     let snapshot = db.snapshot();
     let range = TimeRange::new(FIRST_MS + 1, FIRST_MS + DAY_MS);
     let matchers = vec![Matcher::new("n", MatchOp::Equal, "1").unwrap()];
-    let aligned_ms = HOUR_MS;
-    let selector = Selector { matchers, range, aligned_ms, resolution_max_ms: i64::MAX };
+    let selector = Selector { matchers, range, aligned_ms: HOUR_MS };
     let selected = snapshot.select(&[selector]).unwrap();
     snapshot.resolution(&selected[0][0])
 }

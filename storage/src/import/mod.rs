@@ -5,6 +5,10 @@
 //! So an import that was cut off anywhere is repeated from its start, and what the journal has is
 //! skipped: nothing comes twice and nothing is lost. Two imports of one window, or an import and
 //! live writes, make blocks that overlap; reading and merging resolve them by the order of values.
+//!
+//! What is older than raw samples are kept enters as rollups, a day at a time ([`rollups`]).
+
+pub mod rollups;
 
 use std::sync::atomic::Ordering;
 
@@ -148,7 +152,7 @@ impl Inner {
             return Err(e);
         }
         let done = Done { source: import.source.to_owned(), window: window.done() };
-        self.publish_import(&mut upkeep, block, done, accepted.start_ms)?;
+        self.publish_import(&mut upkeep, block, done, self.oldest_kept(now_ms))?;
         Ok(window.imported)
     }
 
