@@ -5,6 +5,7 @@
 
 mod backup;
 mod concurrent;
+mod cardinality;
 mod corruption;
 mod crash;
 mod deletes;
