@@ -16,7 +16,6 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use crate::backup;
-use crate::cardinality::SeriesLimit;
 use crate::deletes::live::LiveBlock;
 use crate::deletes::{Preview, Receipt};
 use crate::disk::Disk;
@@ -33,6 +32,7 @@ use crate::recovery::{self, RecoveryReport};
 use crate::retention::classes::Classifier;
 use crate::retention::hold::Holds;
 use crate::retention::policy::Policies;
+use crate::series_limits::SeriesLimit;
 use crate::snapshot::{Snapshot, Version};
 use crate::time::TimeRange;
 use crate::upkeep::Upkeep;

@@ -5,7 +5,6 @@
 
 mod backup;
 mod concurrent;
-mod cardinality;
 mod corruption;
 mod crash;
 mod deletes;
@@ -17,5 +16,6 @@ mod model;
 mod oracle;
 mod retention;
 mod rollup;
+mod series_limits;
 mod start_timestamps;
 mod upkeep;

@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::cardinality::{ActiveSeries, LimitReached, LimitStatus, Marks, SeriesLimit};
 use crate::index::head::HeadIndex;
 use crate::labels::{Labels, SeriesIdentity};
 use crate::limits::Limits;
@@ -33,6 +32,7 @@ use crate::metrics::head::generations::Generations;
 use crate::metrics::head::keys::Keys;
 use crate::metrics::head::series::{MemSeries, Pushed, Value};
 use crate::retention::classes::Classifier;
+use crate::series_limits::{ActiveSeries, LimitReached, LimitStatus, Marks, SeriesLimit};
 use crate::time::{MINUTE_MS, TimeRange, WINDOW_MS, window_start_ms};
 use crate::wal::record::BatchRecord;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use icecore_storage::Db;
-use icecore_storage::cardinality::{LimitKind, SeriesLimit};
 use icecore_storage::db::{Appended, Options};
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::matcher::Matcher;
+use icecore_storage::series_limits::{LimitKind, SeriesLimit};
 use icecore_storage::time::WINDOW_MS;
 
 use crate::oracle::*;
