@@ -300,12 +300,7 @@ impl Snapshot {
         }
         if let Some(view) = &series.head {
             scratch.clear();
-            let damaged = || Error::Corrupt {
-                path: "head".into(),
-                offset: 0,
-                what: format!("{} does not decode", series.labels),
-            };
-            selection.head.read(view, &mut scratch).ok_or_else(damaged)?;
+            series.read_head(view, &mut scratch)?;
             chunk::merge(into, &scratch);
         }
         into.timestamps_token = 0;
@@ -344,16 +339,11 @@ impl Snapshot {
             newest = into.timestamps.last().copied().unwrap_or(i64::MIN);
         }
         let Some(view) = &series.head else { return Ok(()) };
-        let damaged = || Error::Corrupt {
-            path: "head".into(),
-            offset: 0,
-            what: format!("{} does not decode", series.labels),
-        };
         if into.is_empty() {
-            return selection.head.read(view, into).ok_or_else(damaged);
+            return series.read_head(view, into);
         }
         scratch.clear();
-        selection.head.read(view, &mut scratch).ok_or_else(damaged)?;
+        series.read_head(view, &mut scratch)?;
         let token = match (into.timestamps_token, scratch.timestamps_token) {
             (a, b) if a != 0 && b != 0 => (a.rotate_left(23) ^ b).max(1),
             _ => 0,

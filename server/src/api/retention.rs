@@ -9,6 +9,7 @@ use icecore_storage::retention::policy::{Tier, resolution};
 use icecore_storage::retention::report::{Report, Row};
 use serde::{Deserialize, Serialize};
 
+use crate::api::admin::refuse_web_pages;
 use crate::app::{App, blocking, enter};
 use crate::clock;
 use crate::config::FORM_BYTES_MAX;
@@ -18,7 +19,6 @@ use crate::http::body;
 use crate::http::error::ApiError;
 use crate::http::reply;
 use crate::http::time::format_rfc3339;
-use crate::routes::refuse_web_pages;
 
 /// A [`Report`] as JSON; times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ pub(crate) async fn report(app: &Arc<App>) -> Result<Response, ApiError> {
 
 /// The body is a configuration file; an empty one asks about the policies in force.
 pub(crate) async fn plan(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
-    refuse_web_pages(&request)?;
+    refuse_web_pages(request.headers())?;
     let db = Arc::clone(app.db()?);
     let (parts, body) = request.into_parts();
     let declared = body::declared_length(&parts.headers);
@@ -135,7 +135,7 @@ struct ConfirmedJson {
 }
 
 pub(crate) async fn confirm(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
-    refuse_web_pages(&request)?;
+    refuse_web_pages(request.headers())?;
     let db = Arc::clone(app.db()?);
     let confirmed = blocking(move || db.confirm_retention(clock::now_ms())).await?;
     Ok(reply::value(&ConfirmedJson { blocks: confirmed.blocks.len(), bytes: confirmed.bytes }))
