@@ -8,6 +8,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use icecore_server::{Config, config_file};
 use support::{Running, WriteRequest};
@@ -112,7 +113,7 @@ fn new_series_are_refused_beyond_a_limit_and_a_reload_moves_it() {
     let file = write_file(folder.path(), "icecore.yml", &limits(2));
     let running = start(folder.path(), &file);
     let write = |numbers: std::ops::Range<u32>| {
-        let at = icecore_now_ms();
+        let at = now_ms();
         let mut request = WriteRequest::default();
         for number in numbers {
             let number = number.to_string();
@@ -147,8 +148,9 @@ fn new_series_are_refused_beyond_a_limit_and_a_reload_moves_it() {
     assert_eq!(write(0..4).status, 400, "the limit stays as it was");
 }
 
-fn icecore_now_ms() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+#[expect(clippy::disallowed_methods, reason = "samples must be young enough to be accepted")]
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     i64::try_from(now.as_millis()).unwrap()
 }
 
