@@ -30,6 +30,8 @@ pub mod disk;
 pub mod duration;
 pub mod encoding;
 pub mod error;
+#[cfg(test)]
+mod golden;
 pub mod import;
 pub mod index;
 pub mod inspect;

@@ -225,10 +225,10 @@ impl Snapshot {
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
     /// neighbours outside the range may come with them.
     pub fn read(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
-        if series.selection.claims.is_some() {
-            return self.read_claimed(series, None, into);
+        match series.selection.claims {
+            Some(_) => self.read_claimed(series, None, into)?,
+            None => self.read_one(series, None, into)?,
         }
-        self.read_one(series, None, into)?;
         if let Some(companion) = &series.start_timestamps {
             let mut starts = Samples::default();
             self.read_one(companion, None, &mut starts)?;
