@@ -420,9 +420,7 @@ impl Source {
 
     fn values(&self, name: &str) -> Option<Cursor<'_>> {
         let values = match self {
-            Source::Counts { names, .. } => {
-                Values::Counts(find(names, name)?.values.iter())
-            }
+            Source::Counts { names, .. } => Values::Counts(find(names, name)?.values.iter()),
             Source::Block { block, ids } => {
                 Values::Block(block, block.index.counted_values(name, ids.as_ref())?)
             }

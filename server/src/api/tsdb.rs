@@ -80,8 +80,7 @@ pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, Api
     let stats = app.db()?.stats();
     let has_focus = question.focus_label.is_some();
     let cancelled = CancelOnDrop::default();
-    let options =
-        QueryOptions { cancelled: Arc::clone(&cancelled.0), ..QueryOptions::default() };
+    let options = QueryOptions { cancelled: Arc::clone(&cancelled.0), ..QueryOptions::default() };
     let worker = Arc::clone(app);
     let found = app.look_up(move |snapshot| {
         let allowance = worker.engine.allowance(&options);
@@ -115,8 +114,7 @@ pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, Api
         total_label_value_pairs: label_pairs,
         series_count_by_metric_name: counts(found.series_by_metric),
         series_count_by_label_name: counts(found.series_by_label),
-        series_count_by_focus_label_value: has_focus
-            .then(|| counts(found.series_by_focus_value)),
+        series_count_by_focus_label_value: has_focus.then(|| counts(found.series_by_focus_value)),
         label_value_count_by_label_name: counts(found.values_by_label),
         memory_in_bytes_by_label_name: counts(found.bytes_by_label),
         series_count_by_label_value_pair: counts(found.series_by_pair),

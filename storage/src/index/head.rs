@@ -262,7 +262,8 @@ impl HeadIndex {
 
     /// How many of some series, or of all, have each name and each value of it.
     pub(crate) fn counts(&self, of: Option<&RoaringBitmap>) -> Vec<NameCounts> {
-        let named = |series: &RoaringBitmap| of.map_or(series.len(), |of| series.intersection_len(of));
+        let named =
+            |series: &RoaringBitmap| of.map_or(series.len(), |of| series.intersection_len(of));
         let having = |postings: &Postings| of.map_or(postings.len(), |of| postings.len_among(of));
         let mut counts: Vec<NameCounts> = match of {
             Some(of) if of.len() < self.pair_count() / ROWS_A_PAIR => self.counts_of_rows(of),

@@ -32,7 +32,8 @@ fn series_at(time: i64) -> Vec<Labels> {
             let name = format!("metric_{}", i % 4);
             let zone = if i < 2 { "" } else { "eu" };
             let code = (i * 100).to_string();
-            let pairs = [("__name__", name.as_str()), ("pod", pod), ("zone", zone), ("code", &code)];
+            let pairs =
+                [("__name__", name.as_str()), ("pod", pod), ("zone", zone), ("code", &code)];
             Labels::from_pairs(pairs).unwrap()
         };
         (0..7).map(metric).collect()

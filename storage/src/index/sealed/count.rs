@@ -64,9 +64,9 @@ impl SealedIndex {
             let (first_pair, _) = codes[0].0;
             let names = self.dictionary.names();
             let name = &names[names.partition_point(|name| name.first_pair < first_pair)];
-            let values = codes.iter().map(|((_, code), series)| {
-                Ok((self.value_text(name, *code)?, *series))
-            });
+            let values = codes
+                .iter()
+                .map(|((_, code), series)| Ok((self.value_text(name, *code)?, *series)));
             Ok(NameCounts {
                 name: name.text.to_string(),
                 series: codes.iter().map(|(_, series)| series).sum(),
