@@ -11,7 +11,7 @@
 //! answer says that it is not exact.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -95,7 +95,7 @@ impl Snapshot {
         };
         found.is_exact &= before.as_ref().is_none_or(|before| before.is_exact);
         let mut growth = Growth { before, labels: BTreeMap::new() };
-        let Tops { metrics, labels, focus, pairs, values, bytes } = tops;
+        let Tops { metrics, labels, focus, pairs, values, bytes, .. } = tops;
         for (list, top, kind) in [
             (&mut found.series_by_metric, metrics, Kind::Metric),
             (&mut found.series_by_label, labels, Kind::Label),
