@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod backup;
+mod cardinality;
 mod concurrent;
 mod corruption;
 mod crash;
@@ -16,5 +17,6 @@ mod model;
 mod oracle;
 mod retention;
 mod rollup;
+mod series_limits;
 mod start_timestamps;
 mod upkeep;
