@@ -108,8 +108,8 @@ impl Inner {
                 outputs.push(self.output(&mut upkeep, day, tier_ms)?);
             }
         }
-        let mut imported = Imported::default();
-        imported.exemplars_refused = import.exemplars.len() as u64;
+        let exemplars_refused = import.exemplars.len() as u64;
+        let mut imported = Imported { exemplars_refused, ..Imported::default() };
         let mut series: Vec<(Labels, Option<usize>)> =
             import.series.into_iter().zip((0..).map(Some)).collect();
         let of_import: HashSet<Labels> = series.iter().map(|(labels, _)| labels.clone()).collect();
