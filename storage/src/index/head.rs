@@ -356,7 +356,21 @@ impl HeadIndex {
 
     /// Label names in bytewise order; of all series or of some.
     pub fn label_names(&self, of: Option<&RoaringBitmap>) -> Vec<String> {
-        let has = |id: NameId| of.is_none_or(|of| !self.names[id as usize].series.is_disjoint(of));
+        self.label_names_where(of.unwrap_or(self.all()), &|_| true)
+    }
+
+    /// Label names of those of some series that `is_live` accepts, which is asked of as few as will
+    /// do.
+    pub(crate) fn label_names_where(
+        &self,
+        of: &RoaringBitmap,
+        is_live: &dyn Fn(u32) -> bool,
+    ) -> Vec<String> {
+        self.assert_settled();
+        let has = |id: NameId| {
+            let series = &self.names[id as usize].series;
+            !series.is_disjoint(of) && series.iter().any(|id| of.contains(id) && is_live(id))
+        };
         let names = self.pairs.names().filter(|(id, _)| has(*id));
         let mut names: Vec<String> = names.map(|(_, name)| name.to_owned()).collect();
         names.sort_unstable();
@@ -365,20 +379,35 @@ impl HeadIndex {
 
     /// Values of a label in bytewise order; of all series or of some.
     pub fn label_values(&self, name: &str, of: Option<&RoaringBitmap>) -> Vec<String> {
-        let Some(entry) = self.entry(name) else { return Vec::new() };
-        match of {
-            None => entry.values.keys().map(|value| (**value).to_owned()).collect(),
-            Some(of) if of.len() < entry.values.len() as u64 => self.values_in_rows(name, of),
-            Some(of) => {
-                let used = |id: &PairId| self.pairs.get(*id).payload.intersects(of);
-                let values = entry.values.iter().filter(|(_, id)| used(id));
-                values.map(|(value, _)| (**value).to_owned()).collect()
-            }
+        match (of, self.entry(name)) {
+            (_, None) => Vec::new(),
+            (None, Some(entry)) => entry.values.keys().map(|value| (**value).to_owned()).collect(),
+            (Some(of), Some(_)) => self.label_values_where(name, of, &|_| true),
         }
     }
 
+    /// Values of a label among those of some series that `is_live` accepts, which is asked of as few
+    /// as will do.
+    pub(crate) fn label_values_where(
+        &self,
+        name: &str,
+        of: &RoaringBitmap,
+        is_live: &dyn Fn(u32) -> bool,
+    ) -> Vec<String> {
+        let Some(entry) = self.entry(name) else { return Vec::new() };
+        if of.len() < entry.values.len() as u64 {
+            return self.values_in_rows(name, of.iter().filter(|id| is_live(*id)));
+        }
+        let used = |id: &PairId| {
+            let postings = &self.pairs.get(*id).payload;
+            postings.intersects(of) && postings.any(|id| of.contains(id) && is_live(id))
+        };
+        let values = entry.values.iter().filter(|(_, id)| used(id));
+        values.map(|(value, _)| (**value).to_owned()).collect()
+    }
+
     /// Values of a label among few series.
-    fn values_in_rows(&self, name: &str, of: &RoaringBitmap) -> Vec<String> {
+    fn values_in_rows(&self, name: &str, of: impl Iterator<Item = u32>) -> Vec<String> {
         let name = self.pairs.find_name(name);
         let mut seen = HashSet::with_hasher(std::hash::RandomState::new());
         for id in of {
@@ -611,9 +640,14 @@ mod tests {
             prop_assert_eq!(index.counts(Some(&found)), model.counts(&found));
             prop_assert_eq!(sorted(index.counts_of_rows(&found)), model.counts(&found));
             prop_assert_eq!(index.label_names(Some(&found)), model.names(&found));
+            let odd = found.iter().filter(|id| id % 2 == 1).collect();
+            let is_odd = |id: u32| id % 2 == 1;
+            prop_assert_eq!(index.label_names_where(&found, &is_odd), model.names(&odd));
             for name in contract::NAMES {
                 let values = index.label_values(name, Some(&found));
                 prop_assert_eq!(values, model.values(name, &found));
+                let values = index.label_values_where(name, &found, &is_odd);
+                prop_assert_eq!(values, model.values(name, &odd));
                 let values = index.label_values(name, None);
                 prop_assert_eq!(values, model.values(name, &model.all()));
             }

@@ -118,6 +118,15 @@ impl Postings {
         }
     }
 
+    /// Whether any of them passes, in order of the ids.
+    pub(super) fn any(&self, mut passes: impl FnMut(u32) -> bool) -> bool {
+        match self {
+            Postings::One(id) => passes(*id),
+            Postings::Few(few) => few.iter().any(|id| passes(*id)),
+            Postings::Bitmap(bitmap) => bitmap.iter().any(passes),
+        }
+    }
+
     pub(super) fn to_bitmap(&self) -> Cow<'_, RoaringBitmap> {
         match self {
             Postings::One(id) => Cow::Owned(RoaringBitmap::from_iter([*id])),

@@ -365,6 +365,7 @@ impl SealedIndex {
 
     /// Label names in bytewise order; of all series or of some.
     pub fn label_names(&self, of: Option<&RoaringBitmap>) -> Result<Vec<String>, Damage> {
+        let of = self.unless_all(of);
         let mut names = Vec::new();
         for name in self.dictionary.names() {
             let has = match of {
@@ -387,6 +388,7 @@ impl SealedIndex {
         /// Reading a value's postings costs as much as reading the code of so many series.
         const SERIES_PER_VALUE: u64 = 8;
         let Some(name) = self.dictionary.name(name) else { return Ok(Vec::new()) };
+        let of = self.unless_all(of);
         if let Some(of) = of
             && of.len() < u64::from(name.values) * SERIES_PER_VALUE
         {
@@ -404,6 +406,11 @@ impl SealedIndex {
             Ok(())
         })?;
         Ok(values)
+    }
+
+    /// Some series, or `None` if these are all: nothing needs to be looked for among them then.
+    fn unless_all<'a>(&self, of: Option<&'a RoaringBitmap>) -> Option<&'a RoaringBitmap> {
+        of.filter(|of| of.len() < u64::from(self.series))
     }
 
     /// Values of a label among few series.
