@@ -505,8 +505,8 @@ impl Terms for HeadIndex {
         Ok(pair.map_or_else(none, |pair| self.pairs.get(pair).payload.to_bitmap()))
     }
 
-    fn value_count(&self, name: &str) -> u64 {
-        self.entry(name).map_or(0, |entry| entry.values.len() as u64)
+    fn is_filter_shorter(&self, ids: &RoaringBitmap, name: &str) -> bool {
+        self.entry(name).is_some_and(|entry| ids.len() < entry.values.len() as u64)
     }
 
     fn scan(
