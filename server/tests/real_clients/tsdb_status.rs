@@ -8,15 +8,12 @@ use crate::icecore::now_ms;
 use crate::pair::{Pair, is_installed};
 use crate::write_request::WriteRequest;
 
-/// Icecore stores metrics of its own.
-const NOT_OWN: (&str, &str) = ("match[]", r#"{job!="icecore"}"#);
+/// Icecore stores metrics of its own: `{__name__=~"metric_.*"}`.
+const NOT_OWN: &str = "match[]=%7B__name__%3D~%22metric_.*%22%7D";
 
-const LISTS: [&str; 4] = [
-    "seriesCountByMetricName",
-    "labelValueCountByLabelName",
-    "memoryInBytesByLabelName",
-    "seriesCountByLabelValuePair",
-];
+/// Not `memoryInBytesByLabelName`: before 2.43 Prometheus took each value once, not once a series.
+const LISTS: [&str; 3] =
+    ["seriesCountByMetricName", "labelValueCountByLabelName", "seriesCountByLabelValuePair"];
 
 fn series() -> Vec<Vec<(&'static str, String)>> {
     let mut series = Vec::new();
@@ -54,9 +51,9 @@ fn the_greatest_are_those_of_prometheus() {
         };
         pair.write(&part.iter().fold(WriteRequest::default(), add));
     }
-    let ask = |limit| pair.ask("/api/v1/status/tsdb", &[("limit", limit), NOT_OWN]);
-    let [theirs, ours] = ask("10").map(|answer| answer.data());
-    let complete = ask("10000")[1].data();
+    let ask = |limit| pair.get(&format!("/api/v1/status/tsdb?limit={limit}&{NOT_OWN}"));
+    let [theirs, ours] = ask(10).map(|answer| answer.data());
+    let complete = ask(10_000)[1].data();
     assert_eq!(ours["totalSeries"], theirs["headStats"]["numSeries"]);
     assert_eq!(ours["totalLabelValuePairs"], theirs["headStats"]["numLabelPairs"]);
     for list in LISTS {
