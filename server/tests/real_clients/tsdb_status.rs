@@ -11,7 +11,7 @@ use crate::write_request::WriteRequest;
 /// Icecore stores metrics of its own: `{__name__=~"metric_.*"}`.
 const NOT_OWN: &str = "match[]=%7B__name__%3D~%22metric_.*%22%7D";
 
-/// Not `memoryInBytesByLabelName`: before 2.43 Prometheus took each value once, not once a series.
+/// Not `memoryInBytesByLabelName`: Debian's Prometheus takes each value once, later ones once a series.
 const LISTS: [&str; 3] =
     ["seriesCountByMetricName", "labelValueCountByLabelName", "seriesCountByLabelValuePair"];
 

@@ -775,10 +775,13 @@ mod tests {
         Ok(Answers { labels, found })
     }
 
+    /// Series, label names, values of each name, counts.
+    type Found = (RoaringBitmap, Vec<String>, Vec<Vec<String>>, Vec<NameCounts>);
+
     #[derive(Debug, PartialEq)]
     struct Answers {
         labels: Vec<Labels>,
-        found: Vec<(RoaringBitmap, Vec<String>, Vec<Vec<String>>, Vec<NameCounts>)>,
+        found: Vec<Found>,
     }
 
     fn right_answers(series: &[Labels], queries: &[Vec<Matcher>]) -> Answers {
