@@ -58,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 2] = [Kind::Floats, Kind::Histograms];
+    pub(crate) const ALL: [Kind; 2] = [Kind::Floats, Kind::Histograms];
 }
 
 impl Component {
