@@ -42,6 +42,7 @@ mod select;
 mod series;
 mod sort;
 mod start_time;
+mod wide;
 mod window;
 mod workers;
 
