@@ -77,7 +77,11 @@ impl SealedIndex {
         codes.chunk_by(|a, b| a.0.0 == b.0.0).map(of_name).collect()
     }
 
-    fn count(&self, stored: StoredPostings, of: Option<&RoaringBitmap>) -> Result<u64, Damage> {
+    pub(super) fn count(
+        &self,
+        stored: StoredPostings,
+        of: Option<&RoaringBitmap>,
+    ) -> Result<u64, Damage> {
         let bytes = self.postings.bytes_of(&stored)?;
         packed::count(bytes, self.series, of).ok_or(self.postings.damage(stored))
     }
