@@ -45,6 +45,9 @@ pub(crate) struct Version {
 /// Series that are selected between two charges: a fraction of a millisecond.
 pub(crate) const SERIES_PER_CHARGE: usize = 1024;
 
+/// Series for which room is made before they are looked at, some MiB.
+const RESERVED_MAX: usize = 16 * SERIES_PER_CHARGE;
+
 /// What a selected series takes besides its labels and samples: itself, its place in the table by
 /// which series are joined, and what allocators add.
 const SERIES_BYTES: usize = size_of::<SelectedSeries>() + 96;
@@ -152,6 +155,10 @@ impl Snapshot {
             let mut series = FromHead::new(selector.range);
             let mut of_companions = FromHead::new(selector.range);
             let ids = head.index.select(&selector.matchers);
+            // Not for more than may go uncharged.
+            let expected = usize::try_from(ids.len()).unwrap_or(0).min(RESERVED_MAX);
+            series.series.reserve(expected);
+            series.copy.reserve(expected);
             let mut charged = Charged::new(charge);
             for id in ids {
                 charged.step()?;
@@ -225,7 +232,8 @@ impl Snapshot {
             let mut charged = Charged::new(charge);
             let mut rest = ids.iter();
             loop {
-                let part: RoaringBitmap = rest.by_ref().take(SERIES_PER_CHARGE).collect();
+                let part = RoaringBitmap::from_sorted_iter(rest.by_ref().take(SERIES_PER_CHARGE));
+                let part = part.expect("bitmaps iterate in order");
                 if part.is_empty() {
                     break;
                 }

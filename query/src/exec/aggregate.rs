@@ -9,15 +9,15 @@
 //! labels decide ([`order_of_addition`]; of series, `leaf.rs`), so that a result depends neither on
 //! scheduling nor on series that have no value at its step.
 
-use std::collections::HashMap;
-
 use icecore_storage::labels::METRIC_NAME;
 
 use crate::annotations::Annotations;
 use crate::exec::histogram_groups::HistogramGroups;
+use crate::exec::key_hash::KeyMap;
 use crate::exec::rows::{
     HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, last_step, set_bit, words,
 };
+use crate::exec::wide::wide;
 use crate::exec::{Budget, label_edit};
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 use icecore_storage::metrics::kahan::kahan_add;
@@ -31,6 +31,7 @@ pub(crate) fn depends_on_order(op: AggregateOp) -> bool {
 /// Which labels make a group.
 #[derive(Clone, Debug)]
 pub(crate) struct Grouping {
+    /// Ascending.
     names: Vec<String>,
     without: bool,
     /// The metric's name is gone before the aggregation sees it.
@@ -49,6 +50,7 @@ impl Grouping {
     pub(crate) fn with(mut self, name: &str) -> Grouping {
         if !self.without {
             self.names.push(name.to_owned());
+            self.names.sort_unstable();
         }
         self
     }
@@ -56,16 +58,13 @@ impl Grouping {
     /// The group's labels as canonical bytes.
     pub(crate) fn write_key(&self, meta: &SeriesMeta, key: &mut Vec<u8>) {
         key.clear();
-        if !self.without && self.names.is_empty() {
-            return;
+        if !self.without {
+            return label_edit::write_listed(&meta.labels, key, &self.names, !self.name_dropped);
         }
         label_edit::write_filtered(&meta.labels, key, |name| {
-            if name == METRIC_NAME.as_bytes() && self.without
-                || self.name_dropped && label_edit::is_metadata(name)
-            {
-                return false;
-            }
-            self.names.iter().any(|listed| listed.as_bytes() == name) != self.without
+            let goes = name == METRIC_NAME.as_bytes()
+                || self.name_dropped && label_edit::is_metadata(name);
+            !goes && !self.names.iter().any(|listed| listed.as_bytes() == name)
         });
     }
 }
@@ -73,7 +72,7 @@ impl Grouping {
 /// Gives groups their ordinals.
 #[derive(Debug, Default)]
 pub(crate) struct Ordinals {
-    known: HashMap<Box<[u8]>, u32>,
+    known: KeyMap<Box<[u8]>, u32>,
     keys: Vec<Box<[u8]>>,
     /// The ordinal that was asked for last.
     last: usize,
@@ -125,6 +124,33 @@ impl Ordinals {
         let drop_name = last_dropped.is_some() && last_dropped >= last_kept;
         SeriesMeta { labels: label_edit::from_bytes(&self.keys[ordinal]), drop_name }
     }
+}
+
+/// [`kahan_add`], but for what an infinite sum has lost, which nobody asks for: see [`whole_sum`].
+#[inline(always)]
+fn add_to_sum(increment: f64, sum: f64, compensation: f64) -> (f64, f64) {
+    let total = sum + increment;
+    let added = total - sum;
+    (total, compensation + ((sum - (total - added)) + (increment - added)))
+}
+
+wide! {
+    /// The same, cell by cell.
+    fn add_to_sums(sums: &mut [f64], compensations: &mut [f64], increments: &[f64]) {
+        // All of one length, as the compiler now knows.
+        let count = increments.len();
+        let (sums, compensations) = (&mut sums[..count], &mut compensations[..count]);
+        for at in 0..count {
+            (sums[at], compensations[at]) =
+                add_to_sum(increments[at], sums[at], compensations[at]);
+        }
+    }
+}
+
+/// The sum with what its additions have lost. Of an infinite one that is no number, and does not
+/// count; once infinite, a sum stays so or becomes NaN.
+fn whole_sum(sum: f64, compensation: f64) -> f64 {
+    if sum.is_infinite() { sum } else { sum + compensation }
 }
 
 /// Rows in the order in which an aggregation adds them.
@@ -270,12 +296,10 @@ impl Groups {
         {
             // All steps of a chunk have a value almost always.
             if valid.count_ones() as usize == values.len() {
-                for ((sum, second), value) in sums.iter_mut().zip(seconds).zip(values) {
-                    (*sum, *second) = kahan_add(*value, *sum, *second);
-                }
+                add_to_sums(sums, seconds, values);
             } else {
                 for_each_bit(&[valid], |at| {
-                    (sums[at], seconds[at]) = kahan_add(values[at], sums[at], seconds[at]);
+                    (sums[at], seconds[at]) = add_to_sum(values[at], sums[at], seconds[at]);
                 });
             }
         }
@@ -283,27 +307,54 @@ impl Groups {
 
     fn add_mean(&mut self, ordinal: usize, values: &[f64], valid: &[u64]) {
         let start = ordinal * self.steps;
-        for_each_bit(valid, |step| {
-            let cell = start + step;
-            let value = values[step];
-            if self.count[cell] == 0.0 {
-                (self.value[cell], self.count[cell]) = (value, 1.0);
+        let firsts = (start..start + self.steps).step_by(64);
+        for ((first, values), &valid) in firsts.zip(values.chunks(64)).zip(valid) {
+            // As above; and almost always all cells are sums that have begun.
+            let is_full = valid.count_ones() as usize == values.len();
+            if !is_full || !self.add_to_means(first, values) {
+                for_each_bit(&[valid], |at| self.add_to_mean(first + at, values[at]));
+            }
+        }
+    }
+
+    /// Adds a value to each of some cells of `avg` that follow each other; `false`, and nothing, if
+    /// one of them is not a sum of values before and after.
+    fn add_to_means(&mut self, first: usize, values: &[f64]) -> bool {
+        let cells = first..first + values.len();
+        let counts = &mut self.count[cells.clone()];
+        let has_begun = counts.iter().fold(true, |all, count| all & (*count > 0.0));
+        if !has_begun || !self.incremental.is_empty() {
+            return false;
+        }
+        let (sums, seconds) = (&mut self.value[cells.clone()], &mut self.second[cells]);
+        let becomes_infinite = |(sum, value): (&f64, &f64)| (sum + value).is_infinite();
+        let pairs = sums.iter().zip(values);
+        if pairs.fold(false, |any, pair| any | becomes_infinite(pair)) {
+            return false;
+        }
+        counts.iter_mut().for_each(|count| *count += 1.0);
+        add_to_sums(sums, seconds, values);
+        true
+    }
+
+    fn add_to_mean(&mut self, cell: usize, value: f64) {
+        if self.count[cell] == 0.0 {
+            (self.value[cell], self.count[cell]) = (value, 1.0);
+            return;
+        }
+        self.count[cell] += 1.0;
+        let count = self.count[cell];
+        if !self.is_incremental(cell) {
+            let (sum, second) = kahan_add(value, self.value[cell], self.second[cell]);
+            if !sum.is_infinite() {
+                (self.value[cell], self.second[cell]) = (sum, second);
                 return;
             }
-            self.count[cell] += 1.0;
-            let count = self.count[cell];
-            if !self.is_incremental(cell) {
-                let (sum, second) = kahan_add(value, self.value[cell], self.second[cell]);
-                if !sum.is_infinite() {
-                    (self.value[cell], self.second[cell]) = (sum, second);
-                    return;
-                }
-                self.make_incremental(cell, count - 1.0);
-            }
-            let kept = (count - 1.0) / count;
-            (self.value[cell], self.second[cell]) =
-                kahan_add(value / count, kept * self.value[cell], kept * self.second[cell]);
-        });
+            self.make_incremental(cell, count - 1.0);
+        }
+        let kept = (count - 1.0) / count;
+        (self.value[cell], self.second[cell]) =
+            kahan_add(value / count, kept * self.value[cell], kept * self.second[cell]);
     }
 
     fn is_incremental(&self, cell: usize) -> bool {
@@ -384,7 +435,7 @@ impl Groups {
 
     fn result(&self, cell: usize) -> f64 {
         match self.op {
-            AggregateOp::Sum => self.value[cell] + self.second[cell],
+            AggregateOp::Sum => whole_sum(self.value[cell], self.second[cell]),
             AggregateOp::Avg if self.is_incremental(cell) => self.value[cell] + self.second[cell],
             AggregateOp::Avg => {
                 let count = self.count[cell];
@@ -422,6 +473,58 @@ mod tests {
             groups.add(group, &[*value], &[1]);
         }
         finished(groups).values[0]
+    }
+
+    #[test]
+    fn rows_as_a_whole_give_what_their_values_give_one_by_one() {
+        const STEPS: usize = 150;
+        let odd = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, f64::MAX, -0.0, 0.1];
+        let mut state = 3u64;
+        let mut random = move |bound: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % bound
+        };
+        for turn in 0..60 {
+            let rows: Vec<(Vec<f64>, Vec<u64>)> = (0..1 + random(12))
+                .map(|_| {
+                    let value = |_| match random(if turn % 3 == 0 { 400 } else { 1 << 30 }) {
+                        at @ 0..6 => odd[at as usize],
+                        number => number as f64 / 7.0 * 10f64.powi(random(30) as i32 - 15),
+                    };
+                    let values: Vec<f64> = (0..STEPS).map(value).collect();
+                    let mut valid = vec![0; words(STEPS)];
+                    let gaps = random(3) == 0;
+                    let steps = (0..STEPS).filter(|_| !gaps || random(9) > 0);
+                    steps.for_each(|step| set_bit(&mut valid, step));
+                    (values, valid)
+                })
+                .collect();
+            for op in [AggregateOp::Sum, AggregateOp::Avg] {
+                let [mut whole, mut single] =
+                    [(); 2].map(|()| Groups::new(op, STEPS, Span::default()));
+                let mut sums = vec![(0.0, 0.0); STEPS];
+                for (values, valid) in &rows {
+                    let group = whole.group(b"");
+                    whole.add(group, values, valid);
+                    for_each_bit(valid, |step| {
+                        let mut one = vec![0; valid.len()];
+                        set_bit(&mut one, step);
+                        let group = single.group(b"");
+                        single.add(group, values, &one);
+                        sums[step] = kahan_add(values[step], sums[step].0, sums[step].1);
+                    });
+                }
+                for (step, (sum, lost)) in sums.into_iter().enumerate() {
+                    let (whole, single) = (whole.result(step), single.result(step));
+                    let are_same =
+                        |a: f64, b: f64| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                    assert!(are_same(whole, single), "{op:?} {step}: {whole:e}, not {single:e}");
+                    let sum = sum + lost;
+                    let is_sum = op == AggregateOp::Sum;
+                    assert!(!is_sum || are_same(whole, sum), "{step}: {whole:e}, not {sum:e}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use icecore_storage::labels::METRIC_NAME;
 use crate::engine::QueryError;
 use crate::exec::failure::FirstFailure;
 use crate::exec::histogram_operator::{Note, Notes, Operand};
+use crate::exec::key_hash::KeyMap;
 use crate::exec::label_edit;
 use crate::exec::operator::{apply, changes_metric, holds, is_trim, type_errors};
 use crate::exec::rows::{
@@ -36,12 +37,13 @@ pub(super) struct Signatures {
 
 fn signatures(matching: &Matching, left: &Rows, right: &Rows, budget: &Budget) -> Signatures {
     let mut pace = budget.pace();
-    let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+    let names = listed_names(matching);
+    let mut known: KeyMap<Vec<u8>, usize> = KeyMap::default();
     let mut key = Vec::new();
     let mut ordinals = |rows: &Rows| -> Vec<usize> {
         let of_row = |meta: &SeriesMeta| {
             key.clear();
-            write_signature(&meta.labels, matching, &mut key);
+            write_signature(&meta.labels, matching.on, &names, &mut key);
             if let Some(&ordinal) = known.get(&key) {
                 return ordinal;
             }
@@ -55,17 +57,61 @@ fn signatures(matching: &Matching, left: &Rows, right: &Rows, budget: &Budget) -
     Signatures { left, right, count: known.len() }
 }
 
-fn write_signature(labels: &Labels, matching: &Matching, key: &mut Vec<u8>) {
+/// The labels of `on` or `ignoring`, ascending.
+fn listed_names(matching: &Matching) -> Vec<&str> {
+    let mut names: Vec<&str> = matching.labels.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+fn write_signature(labels: &Labels, on: bool, names: &[&str], key: &mut Vec<u8>) {
+    if on {
+        return label_edit::write_listed(labels, key, names, true);
+    }
     label_edit::write_filtered(labels, key, |name| {
-        let listed = matching.labels.iter().any(|label| label.as_bytes() == name);
-        if matching.on { listed } else { !listed && name != METRIC_NAME.as_bytes() }
+        name != METRIC_NAME.as_bytes() && !names.iter().any(|listed| listed.as_bytes() == name)
     });
+}
+
+/// Rows by their ordinals.
+struct RowsOf {
+    rows: Vec<usize>,
+    /// Where those of each ordinal end.
+    ends: Vec<usize>,
+}
+
+impl RowsOf {
+    fn new(ordinals: &[usize], count: usize) -> RowsOf {
+        let mut ends = vec![0; count];
+        ordinals.iter().for_each(|ordinal| ends[*ordinal] += 1);
+        let mut next = 0;
+        for end in &mut ends {
+            // First where the next of them goes, at last behind their last.
+            next += std::mem::replace(end, next);
+        }
+        let mut rows = vec![0; ordinals.len()];
+        for (row, ordinal) in ordinals.iter().enumerate() {
+            rows[ends[*ordinal]] = row;
+            ends[*ordinal] += 1;
+        }
+        RowsOf { rows, ends }
+    }
+
+    fn of(&self, ordinal: usize) -> &[usize] {
+        let start = ordinal.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.rows[start..self.ends[ordinal]]
+    }
+
+    /// Ordinal by ordinal.
+    fn iter(&self) -> impl Iterator<Item = &[usize]> {
+        (0..self.ends.len()).map(|ordinal| self.of(ordinal))
+    }
 }
 
 /// The labels by which a series matches.
 pub(super) fn match_labels(labels: &Labels, matching: &Matching) -> Labels {
     let mut key = Vec::new();
-    write_signature(labels, matching, &mut key);
+    write_signature(labels, matching.on, &listed_names(matching), &mut key);
     label_edit::from_bytes(&key)
 }
 
@@ -133,11 +179,8 @@ pub(crate) fn operator(
     }
     let stride = words(steps);
     let (many_present, one_present) = (many.presences(), one.presences());
-    let of = |presences: &[u64], row: usize| presences[row * stride..][..stride].to_vec();
-    let mut one_rows: Vec<Vec<usize>> = vec![Vec::new(); found.count];
-    found.right.iter().enumerate().for_each(|(row, &ordinal)| one_rows[ordinal].push(row));
-    let mut many_rows: Vec<Vec<usize>> = vec![Vec::new(); found.count];
-    found.left.iter().enumerate().for_each(|(row, &ordinal)| many_rows[ordinal].push(row));
+    let one_rows = RowsOf::new(&found.right, found.count);
+    let many_rows = RowsOf::new(&found.left, found.count);
 
     let mut failure = FirstFailure::default();
     // Without anything to match, Prometheus looks at neither side.
@@ -157,17 +200,19 @@ pub(crate) fn operator(
     let mut pace = session.budget.pace();
     let mut memory = session.budget.growing();
     let mut output = Output::new(binary, matching, &many, &one, swapped, steps);
+    let mut both = vec![0; stride];
     for (ordinal, rows) in many_rows.iter().enumerate() {
-        for &one_row in &one_rows[ordinal] {
-            let one_mask = of(&one_present, one_row);
+        for &one_row in one_rows.of(ordinal) {
             let group = (rows.len() > 1).then_some(ordinal);
             for &many_row in rows {
-                let mut both = of(&many_present, many_row);
-                both.iter_mut().zip(&one_mask).for_each(|(both, one)| *both &= one);
+                let of_many = many_present[many_row * stride..].iter();
+                let of_one = one_present[one_row * stride..].iter();
+                let words = both.iter_mut().zip(of_many.zip(of_one));
+                words.for_each(|(both, (many, one))| *both = many & one);
                 pace.step(steps)?;
                 if both.iter().any(|word| *word != 0) {
                     memory.to(output.rows.bytes_of(output.rows.len() + 1))?;
-                    output.pair(group, many_row, one_row, both, session.delayed);
+                    output.pair(group, many_row, one_row, &both, session.delayed);
                 }
             }
         }
@@ -287,7 +332,7 @@ impl<'a> Output<'a> {
         group: Option<usize>,
         many_row: usize,
         one_row: usize,
-        both: Vec<u64>,
+        both: &[u64],
         delayed: bool,
     ) {
         let meta = self.meta(many_row, one_row, delayed);
@@ -298,33 +343,31 @@ impl<'a> Output<'a> {
         let steps = self.rows.steps;
         self.buffer.reset(steps);
         let op = self.binary.op;
-        let floats: Vec<u64> = self
-            .many
-            .valid(many_row)
-            .iter()
-            .zip(self.one.valid(one_row))
-            .map(|(many, one)| many & one)
-            .collect();
+        let valid = self.many.valid(many_row).iter().zip(self.one.valid(one_row));
+        let floats = valid.map(|(many, one)| many & one);
         if is_trim(op) {
+            let floats: Vec<u64> = floats.collect();
             for_each_bit(&floats, |step| self.notes.take(step, many_row, Note::FLOATS));
         } else if op.is_comparison() && !self.binary.return_bool {
+            let floats: Vec<u64> = floats.collect();
             for_each_bit(&floats, |step| {
                 if holds(op, left[step], right[step]) {
                     self.buffer.set(step, left[step]);
                 }
             });
         } else {
-            self.buffer.valid.copy_from_slice(&floats);
+            self.buffer.valid.iter_mut().zip(floats).for_each(|(valid, word)| *valid = word);
             arithmetic(op, left, right, &mut self.buffer.values);
         }
-        let refused = self.histograms(many_row, one_row, &both);
+        let refused = self.histograms(many_row, one_row, both);
         if let Some(ordinal) = group {
             let one_to_one = self.matching.cardinality == Cardinality::OneToOne;
             let labels = if one_to_one { Labels::empty() } else { meta.labels.clone() };
             let matched = both.iter().enumerate().map(|(word, both)| {
                 let sides = (self.many.valid(many_row)[word], self.one.valid(one_row)[word]);
                 let (left, right) = if self.swapped { (sides.1, sides.0) } else { sides };
-                both & !type_errors(op, left, right) & !refused[word]
+                let refused = refused.get(word).copied().unwrap_or(0);
+                both & !type_errors(op, left, right) & !refused
             });
             self.matches.entry((ordinal, labels)).or_default().push(matched.collect());
         }
@@ -358,14 +401,14 @@ impl<'a> Output<'a> {
     }
 
     /// Computes the steps of a pair at which either side is a histogram. Returns those that are
-    /// refused.
+    /// refused; nothing without histograms.
     fn histograms(&mut self, many_row: usize, one_row: usize, both: &[u64]) -> Vec<u64> {
-        let mut refused = vec![0; both.len()];
         let points = |rows: &'a Rows, row: usize| &rows.histograms[row];
         let (many, one) = (points(self.many, many_row), points(self.one, one_row));
         if many.is_empty() && one.is_empty() {
-            return refused;
+            return Vec::new();
         }
+        let mut refused = vec![0; both.len()];
         let operand =
             |rows: &Rows, points: &'a HistogramPoints, row: usize, step: usize| match points
                 .binary_search_by_key(&(step as u32), |(at, _)| *at)
@@ -446,6 +489,13 @@ mod tests {
         assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX; 2]), Some(66));
         assert_eq!(first_overlap(&[0, 1, 2], &presences, 2, &[u64::MAX, 0]), None);
         assert_eq!(first_overlap(&[0, 1], &presences, 2, &[u64::MAX; 2]), None);
+    }
+
+    #[test]
+    fn rows_are_found_by_their_ordinals() {
+        let rows = RowsOf::new(&[2, 0, 2, 3, 2], 5);
+        let listed: Vec<&[usize]> = rows.iter().collect();
+        assert_eq!(listed, [&[1][..], &[], &[0, 2, 4], &[3], &[]]);
     }
 
     #[test]

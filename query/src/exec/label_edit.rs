@@ -30,6 +30,27 @@ pub(crate) fn write_filtered(
     }
 }
 
+/// The pairs of some names, of which a list in ascending order is given, as canonical bytes appended
+/// to `bytes`; without those that say what a metric is, if `metadata` is false.
+pub(crate) fn write_listed<N: AsRef<[u8]>>(
+    labels: &Labels,
+    bytes: &mut Vec<u8>,
+    names: &[N],
+    metadata: bool,
+) {
+    let mut names = names.iter().map(AsRef::as_ref).peekable();
+    for (name, value) in labels.byte_pairs() {
+        while names.next_if(|listed| *listed < name).is_some() {}
+        match names.peek() {
+            None => return,
+            Some(listed) if *listed == name && (metadata || !is_metadata(name)) => {
+                push_pair(bytes, name, value);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// Labels from bytes that this module wrote.
 pub(crate) fn from_bytes(bytes: &[u8]) -> Labels {
     Labels::from_canonical_bytes(bytes).expect("filtered labels stay canonical")
@@ -53,6 +74,25 @@ pub(crate) fn with(labels: &Labels, name: &str, value: &str) -> Labels {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listed_pairs_are_those_that_a_filter_finds() {
+        let labels = Labels::from_pairs([("__name__", "x"), ("b", "1"), ("a", "2"), ("d", "3")]);
+        let labels = labels.unwrap();
+        let lists: [&[&str]; 6] =
+            [&[], &["a"], &["__name__", "b"], &["A", "c", "d", "e"], &["a", "b", "d"], &["z"]];
+        for names in lists {
+            for metadata in [false, true] {
+                let (mut listed, mut filtered) = (vec![7], vec![7]);
+                write_listed(&labels, &mut listed, names, metadata);
+                write_filtered(&labels, &mut filtered, |name| {
+                    names.iter().any(|listed| listed.as_bytes() == name)
+                        && (metadata || !is_metadata(name))
+                });
+                assert_eq!(listed, filtered, "{names:?}");
+            }
+        }
+    }
 
     #[test]
     fn edits_keep_the_canonical_form() {

@@ -10,6 +10,7 @@
 //! windows alone, to the last bit, and not of the machine or of the query's start and end.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use icecore_storage::labels::{Labels, METRIC_NAME};
@@ -324,30 +325,47 @@ fn has_typed_series<I: Input>(input: &I) -> bool {
 }
 
 /// An order of the series that their labels decide, and that keeps those of one target together,
-/// since they have equal timestamps.
+/// since they have equal timestamps: by the hash of the target's labels, then by that of all labels.
 fn order_of_addition<I: Input>(input: &I, budget: &Budget) -> Result<Vec<u32>, QueryError> {
     let labels = |index: u32| input.meta(index as usize).0;
-    let key = |index: u32| {
-        let labels = labels(index);
-        let mut target = 0;
-        for (name, value) in labels.byte_pairs() {
-            if matches!(name, b"job" | b"instance") {
-                target = xxh3_64_with_seed(value, target);
-            }
-        }
-        (target, xxh3_64(labels.as_bytes()))
-    };
-    let mut keys = Vec::with_capacity(input.len());
+    // Runs of series of one target, with its hash: neighbours often are of one.
+    let mut runs: Vec<(u64, Range<u32>)> = Vec::new();
     let mut pace = budget.pace();
     for index in 0..input.len() as u32 {
         pace.step(16)?;
-        keys.push((key(index), index));
+        let target = hash_of_target(labels(index));
+        match runs.last_mut() {
+            Some((last, run)) if *last == target => run.end = index + 1,
+            _ => runs.push((target, index..index + 1)),
+        }
     }
     // Whole numbers are sorted at some ten million a second.
-    keys.sort_unstable_by(|(a, left), (b, right)| {
-        a.cmp(b).then_with(|| labels(*left).as_bytes().cmp(labels(*right).as_bytes()))
-    });
+    runs.sort_unstable_by_key(|(target, _)| *target);
+    let mut keys: Vec<(u64, u32)> = Vec::with_capacity(input.len());
+    for runs in runs.chunk_by(|(a, _), (b, _)| a == b) {
+        let of_target = keys.len();
+        let indices = runs.iter().flat_map(|(_, run)| run.clone());
+        keys.extend(indices.map(|index| (xxh3_64(labels(index).as_bytes()), index)));
+        let keys = &mut keys[of_target..];
+        keys.sort_unstable_by_key(|(hash, _)| *hash);
+        for equal in keys.chunk_by_mut(|(a, _), (b, _)| a == b) {
+            equal.sort_unstable_by_key(|(_, index)| labels(*index).as_bytes());
+        }
+    }
     Ok(keys.into_iter().map(|(_, index)| index).collect())
+}
+
+fn hash_of_target(labels: &Labels) -> u64 {
+    let mut target = 0;
+    for (name, value) in labels.byte_pairs() {
+        match name {
+            b"instance" => target = xxh3_64_with_seed(value, target),
+            // Names ascend.
+            b"job" => return xxh3_64_with_seed(value, target),
+            _ => {}
+        }
+    }
+    target
 }
 
 impl<'a, I: Input> Run<'a, I> {
@@ -371,7 +389,7 @@ impl<'a, I: Input> Run<'a, I> {
 
     fn morsel(
         &self,
-        series: std::ops::Range<usize>,
+        series: Range<usize>,
         scratch: &mut Scratch,
         output: &mut Output<'_>,
     ) -> Result<(), QueryError> {

@@ -25,6 +25,7 @@ mod histogram_window;
 mod info;
 mod instant;
 mod join;
+mod key_hash;
 mod label_edit;
 mod leaf;
 mod limit;
@@ -42,6 +43,7 @@ mod select;
 mod series;
 mod sort;
 mod start_time;
+mod wide;
 mod window;
 mod workers;
 
@@ -580,7 +582,16 @@ pub(crate) fn series_of(
         pace.step(rows.steps)?;
         let values = rows.values(row);
         let mut floats = Vec::with_capacity(rows::count_bits(rows.valid(row)) as usize);
-        for_each_bit(rows.valid(row), |step| floats.push((grid.time_ms(step), values[step])));
+        for (word, (values, valid)) in values.chunks(64).zip(rows.valid(row)).enumerate() {
+            let first = word * 64;
+            // All steps have a value almost always.
+            if valid.count_ones() as usize == values.len() {
+                let points = values.iter().enumerate();
+                floats.extend(points.map(|(at, value)| (grid.time_ms(first + at), *value)));
+            } else {
+                for_each_bit(&[*valid], |at| floats.push((grid.time_ms(first + at), values[at])));
+            }
+        }
         let histograms = rows.histograms[row]
             .iter()
             .map(|(step, histogram)| (grid.time_ms(*step as usize), histogram.clone()))

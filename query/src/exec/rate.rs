@@ -6,6 +6,7 @@
 //! extrapolation) is a [`RateSteps`], shared by series with equal timestamps.
 
 use crate::exec::rows::RowBuffer;
+use crate::exec::wide::wide;
 use crate::exec::window::{Bounds, Floats};
 use crate::functions::FunctionId;
 use crate::plan::View;
@@ -69,15 +70,7 @@ impl RateSteps {
             column.resize(steps, 0.0);
         }
         self.find_strides(bounds);
-        self.measure(timestamps, bounds, view);
-        if bounds.left_out.is_empty() {
-            let windows = bounds.low.iter().zip(&bounds.high);
-            let gaps = windows.map(|(low, high)| high.wrapping_sub(*low).wrapping_sub(1));
-            self.extrapolate(gaps.map(f64::from));
-        } else {
-            let gaps = |step| bounds.samples(step).wrapping_sub(1) as f64;
-            self.extrapolate((0..steps).map(gaps));
-        }
+        self.extrapolate(timestamps, bounds, view);
     }
 
     fn find_strides(&mut self, bounds: &Bounds) {
@@ -94,48 +87,32 @@ impl RateSteps {
         }));
     }
 
-    /// Distances between samples and the edges of windows, in ms.
-    fn measure(&mut self, timestamps: &[i64], bounds: &Bounds, view: View) {
-        let (mut firsts, mut lasts) = ([0; CHUNK], [0; CHUNK]);
+    /// From the distances between samples and the edges of windows to what is extrapolated.
+    fn extrapolate(&mut self, timestamps: &[i64], bounds: &Bounds, view: View) {
+        let (mut firsts, mut lasts, mut gaps) = ([0; CHUNK], [0; CHUNK], [0.0; CHUNK]);
         let windows = bounds.low.chunks(CHUNK).zip(bounds.high.chunks(CHUNK));
-        let edges = self.to_start.chunks_mut(CHUNK).zip(self.to_end.chunks_mut(CHUNK));
-        let columns = self.sampled_interval.chunks_mut(CHUNK).zip(edges);
-        let mut end_ms = view.times.first_ms;
-        for (((lows, highs), stride), (intervals, (to_starts, to_ends))) in
-            windows.zip(&self.strides).zip(columns)
-        {
-            let (firsts, lasts) =
-                ends(timestamps, (lows, highs), *stride, (&mut firsts, &mut lasts));
-            let edges = to_starts.iter_mut().zip(to_ends);
-            for ((first, last), (interval, (to_start, to_end))) in
-                firsts.iter().zip(lasts).zip(intervals.iter_mut().zip(edges))
-            {
-                let start_ms = end_ms.wrapping_sub(view.window_ms);
-                *interval = milliseconds(*first, *last);
-                *to_start = milliseconds(start_ms, *first);
-                *to_end = milliseconds(*last, end_ms);
-                end_ms = end_ms.wrapping_add(view.times.step_ms);
+        for (chunk, (lows, highs)) in windows.enumerate() {
+            let (start, stride) = (chunk * CHUNK, self.strides[chunk]);
+            let steps = lows.len();
+            for (gaps, (low, high)) in gaps.iter_mut().zip(lows.iter().zip(highs)) {
+                // No window has 2^31 samples.
+                *gaps = f64::from(high.wrapping_sub(*low).wrapping_sub(1) as i32);
             }
-        }
-    }
-
-    /// From distances to what is extrapolated. Without branches, since divisions take long and are
-    /// made by vectors. `gaps`: between the samples of each window.
-    fn extrapolate(&mut self, gaps: impl Iterator<Item = f64>) {
-        let divisor = self.divisor;
-        let edges = self.to_start.iter_mut().zip(&mut self.to_end);
-        let columns = self.sampled_interval.iter_mut().zip(edges).zip(&mut self.factor);
-        for (gaps, ((interval, (to_start, to_end)), out)) in gaps.zip(columns) {
-            *interval /= 1000.0;
-            let average_gap = *interval / gaps;
-            // A sample is missing between the window's edge and the sample next to it if they are
-            // further apart than this; then the series is taken to end half a gap away.
-            let threshold = average_gap * 1.1;
-            let half_gap = average_gap / 2.0;
-            let limited = |to_edge: f64| if to_edge >= threshold { half_gap } else { to_edge };
-            *to_start = limited(*to_start / 1000.0);
-            *to_end = limited(*to_end / 1000.0);
-            *out = factor(*interval, *to_start, *to_end, divisor);
+            if !bounds.left_out.is_empty() {
+                for (at, gaps) in gaps[..steps].iter_mut().enumerate() {
+                    *gaps = bounds.samples(start + at).wrapping_sub(1) as f64;
+                }
+            }
+            let ends = ends(timestamps, (lows, highs), stride, (&mut firsts, &mut lasts));
+            let end_ms = view.times.at(start);
+            let chunk = start..start + steps;
+            let chunk = Extrapolated {
+                intervals: &mut self.sampled_interval[chunk.clone()],
+                to_starts: &mut self.to_start[chunk.clone()],
+                to_ends: &mut self.to_end[chunk.clone()],
+                factors: &mut self.factor[chunk],
+            };
+            extrapolate(chunk, ends, &gaps, (view, end_ms), self.divisor);
         }
     }
 
@@ -163,6 +140,49 @@ impl RateSteps {
             }
         }
         self.factor[step]
+    }
+}
+
+/// Columns of a [`RateSteps`] for a chunk of steps.
+struct Extrapolated<'a> {
+    intervals: &'a mut [f64],
+    to_starts: &'a mut [f64],
+    to_ends: &'a mut [f64],
+    factors: &'a mut [f64],
+}
+
+wide! {
+    /// Without branches, since divisions take long and are made by vectors. `gaps`: between the
+    /// samples of each window. With the view, the end of the first window.
+    fn extrapolate(
+        columns: Extrapolated<'_>,
+        samples: (&[i64], &[i64]),
+        gaps: &[f64; CHUNK],
+        windows: (View, i64),
+        divisor: f64,
+    ) {
+        // All of one length, as the compiler now knows.
+        let Extrapolated { intervals, to_starts, to_ends, factors } = columns;
+        let count = intervals.len().min(CHUNK);
+        let (to_starts, to_ends) = (&mut to_starts[..count], &mut to_ends[..count]);
+        let factors = &mut factors[..count];
+        let (firsts, lasts) = (&samples.0[..count], &samples.1[..count]);
+        let (view, mut end_ms) = windows;
+        for at in 0..count {
+            let start_ms = end_ms.wrapping_sub(view.window_ms);
+            let interval = milliseconds(firsts[at], lasts[at]) / 1000.0;
+            let average_gap = interval / gaps[at];
+            // A sample is missing between the window's edge and the sample next to it if they are
+            // further apart than this; then the series is taken to end half a gap away.
+            let threshold = average_gap * 1.1;
+            let half_gap = average_gap / 2.0;
+            let limited = |to_edge: f64| if to_edge >= threshold { half_gap } else { to_edge };
+            let to_start = limited(milliseconds(start_ms, firsts[at]) / 1000.0);
+            let to_end = limited(milliseconds(lasts[at], end_ms) / 1000.0);
+            factors[at] = factor(interval, to_start, to_end, divisor);
+            (intervals[at], to_starts[at], to_ends[at]) = (interval, to_start, to_end);
+            end_ms = end_ms.wrapping_add(view.times.step_ms);
+        }
     }
 }
 
@@ -264,14 +284,19 @@ fn ends<'a, T: Copy>(
     (&firsts[..steps], &lasts[..steps])
 }
 
-/// The first of every `N` items, for as long as there is room; with vectors.
+/// The first of every `N` items, for as long as there is room.
 fn every<const N: usize, T: Copy>(from: &[T], out: &mut [T]) {
-    let chunks = from.as_chunks::<N>().0;
-    out.iter_mut().zip(chunks).for_each(|(out, chunk)| *out = chunk[0]);
-    // The last chunk may be shorter.
-    if let Some((last, before)) = out.split_last_mut() {
-        *last = from[N * before.len()];
+    /// A loop of so many rounds is unrolled.
+    const TOGETHER: usize = 8;
+    let mut from = from;
+    let (blocks, rest) = out.as_chunks_mut::<TOGETHER>();
+    for block in blocks {
+        // One look at the length for all; the last block's items may end with its last.
+        let items = &from[..N * (TOGETHER - 1) + 1];
+        (0..TOGETHER).for_each(|at| block[at] = items[N * at]);
+        from = from.get(N * TOGETHER..).unwrap_or(&[]);
     }
+    rest.iter_mut().zip(from.iter().step_by(N)).for_each(|(out, item)| *out = *item);
 }
 
 /// Differences of last and first values times a factor. False if that may not be the result of
@@ -286,14 +311,23 @@ fn plain_differences(
     out: &mut [f64],
 ) -> bool {
     let (firsts, lasts) = ends(values, windows, stride, gathered);
-    let mut is_plain = true;
-    for ((out, factor), (first, last)) in out.iter_mut().zip(factors).zip(firsts.iter().zip(lasts))
-    {
-        let result = last - first;
-        is_plain &= is_far_from_zero(*first, result);
-        *out = result * factor;
+    scaled_differences(firsts, lasts, factors, out) || kind == RateKind::Delta
+}
+
+wide! {
+    /// Whether all the first values are far from zero.
+    fn scaled_differences(firsts: &[f64], lasts: &[f64], factors: &[f64], out: &mut [f64]) -> bool {
+        // All of one length, as the compiler now knows.
+        let count = out.len();
+        let (firsts, lasts, factors) = (&firsts[..count], &lasts[..count], &factors[..count]);
+        let mut are_far = true;
+        for at in 0..count {
+            let result = lasts[at] - firsts[at];
+            are_far &= is_far_from_zero(firsts[at], result);
+            out[at] = result * factors[at];
+        }
+        are_far
     }
-    is_plain || kind == RateKind::Delta
 }
 
 /// The result of one window; `resets` are those after its first sample, and perhaps some before.
@@ -315,14 +349,19 @@ fn counter_result(
 
 /// Whether there are several values, none less than the one before, nor NaN.
 pub(crate) fn never_fall(values: &[f64]) -> bool {
+    /// Looked at together, which is quicker than to stop at the first that falls.
+    const TOGETHER: usize = 256;
     let (Some((_, before)), Some((_, after))) = (values.split_last(), values.split_first()) else {
         return false;
     };
-    // Many at a time, which is quicker than to stop at the first that falls.
-    let rise = |(before, after): (&[f64], &[f64])| {
+    let mut chunks = before.chunks(TOGETHER).zip(after.chunks(TOGETHER));
+    !before.is_empty() && chunks.all(|(before, after)| none_falls(before, after))
+}
+
+wide! {
+    fn none_falls(before: &[f64], after: &[f64]) -> bool {
         before.iter().zip(after).fold(true, |rise, (before, after)| rise & (before <= after))
-    };
-    !before.is_empty() && before.chunks(256).zip(after.chunks(256)).all(rise)
+    }
 }
 
 /// Indices of samples that are less than the one before.

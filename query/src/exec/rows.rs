@@ -9,12 +9,12 @@
 //! The rule: no two rows have equal labels and a point at the same step. Whoever edits labels calls
 //! [`Rows::unify`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use icecore_storage::labels::Labels;
 
 use crate::engine::QueryError;
+use crate::exec::key_hash::{KeyHash, KeyMap};
 use crate::exec::{Budget, label_edit};
 use crate::histogram::FloatHistogram;
 
@@ -359,7 +359,8 @@ impl Rows {
     /// The same; the error is the first step at which two rows meet.
     pub(crate) fn merge_equal(self, budget: &Budget) -> Result<Rows, usize> {
         let mut pace = budget.pace();
-        let mut first: HashMap<&[u8], usize> = HashMap::with_capacity(self.len());
+        let mut first: KeyMap<&[u8], usize> =
+            KeyMap::with_capacity_and_hasher(self.len(), KeyHash::default());
         let mut target = Vec::with_capacity(self.len());
         for meta in &self.meta {
             if !pace.goes_on(16) {

@@ -495,17 +495,21 @@ impl Integers {
         bytes: &mut &[u8],
         out: &mut Vec<f64>,
     ) -> Option<()> {
-        match self.factor {
-            None => pfor::read_rows(self.order, count, rows, bytes, |mantissas| {
-                extend(out, mantissas.iter().copied(), exponent);
-            }),
-            Some((divisor, remainder)) => {
-                pfor::read_rows(self.order, count, rows, bytes, |quotients| {
-                    let mantissas = quotients
-                        .iter()
-                        .map(|quotient| quotient.wrapping_mul(divisor).wrapping_add(remainder));
-                    extend(out, mantissas, exponent);
-                })
+        let order = self.order;
+        let power = (exponent > 0).then(|| power(exponent));
+        match (self.factor, power) {
+            (None, None) => pfor::read_rows(order, count, rows, bytes, out, |m| m as f64),
+            (None, Some(power)) => {
+                pfor::read_rows(order, count, rows, bytes, out, |m| m as f64 / power)
+            }
+            (Some((divisor, remainder)), power) => {
+                let mantissa = |q: i64| q.wrapping_mul(divisor).wrapping_add(remainder) as f64;
+                match power {
+                    None => pfor::read_rows(order, count, rows, bytes, out, mantissa),
+                    Some(power) => {
+                        pfor::read_rows(order, count, rows, bytes, out, |q| mantissa(q) / power)
+                    }
+                }
             }
         }
     }
@@ -514,17 +518,18 @@ impl Integers {
 fn decode_sum(exponent: u8, bytes: &mut &[u8], count: usize, out: &mut Vec<f64>) -> Option<()> {
     let (&orders, rest) = bytes.split_first()?;
     *bytes = rest;
-    // The mantissas wait in `out`, as bits, for their corrections.
-    let mut row = out.len();
-    pfor::read(Order::from_byte(orders >> 4)?, count, bytes, |mantissas| {
-        out.extend(mantissas.iter().map(|&mantissa| f64::from_bits(mantissa as u64)));
-    })?;
-    pfor::read(Order::from_byte(orders & 15)?, count, bytes, |corrections| {
-        for (value, &correction) in out[row..].iter_mut().zip(corrections) {
-            *value = mantissa::join(value.to_bits() as i64, exponent, correction);
-        }
-        row += corrections.len();
-    })
+    // Mantissas and, behind them, corrections, both as bits.
+    let start = out.len();
+    let bits = |number: i64| f64::from_bits(number as u64);
+    pfor::read(Order::from_byte(orders >> 4)?, count, bytes, out, bits)?;
+    pfor::read(Order::from_byte(orders & 15)?, count, bytes, out, bits)?;
+    let (mantissas, corrections) = out[start..].split_at_mut(count);
+    for (value, correction) in mantissas.iter_mut().zip(corrections) {
+        let (mantissa, correction) = (value.to_bits() as i64, correction.to_bits() as i64);
+        *value = mantissa::join(mantissa, exponent, correction);
+    }
+    out.truncate(start + count);
+    Some(())
 }
 
 fn decode_bits(kind: u8, mut bytes: &[u8], count: usize, out: &mut Vec<f64>) -> Option<()> {
@@ -534,8 +539,8 @@ fn decode_bits(kind: u8, mut bytes: &[u8], count: usize, out: &mut Vec<f64>) -> 
             out.resize(out.len() + count, value);
         }
         BITS_XOR => return xor::decode_values(bytes, count, out),
-        order => pfor::read(Order::from_byte(order)?, count, &mut bytes, |bits| {
-            out.extend(bits.iter().map(|&bits| f64::from_bits(bits as u64)));
+        order => pfor::read(Order::from_byte(order)?, count, &mut bytes, out, |bits| {
+            f64::from_bits(bits as u64)
         })?,
     }
     bytes.is_empty().then_some(())

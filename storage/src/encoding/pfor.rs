@@ -147,104 +147,121 @@ pub fn encode(values: &[i64], planner: &mut Planner, out: &mut Vec<u8>) {
 pub fn decode(bytes: &mut &[u8], count: usize, out: &mut Vec<i64>) -> Option<()> {
     let (&order, rest) = bytes.split_first()?;
     *bytes = rest;
-    read(Order::from_byte(order)?, count, bytes, |numbers| out.extend_from_slice(numbers))
+    read(Order::from_byte(order)?, count, bytes, out, |number| number)
 }
 
-/// Reads what [`Planner::write`] wrote and hands the numbers on, up to 128 at a time.
+/// Reads what [`Planner::write`] wrote and appends to `out` what `value` makes of each number.
 ///
-/// `None` on malformed bytes, after an unknown number of calls.
+/// `None` on malformed bytes; `out` then has an unknown number of values more.
 #[inline]
-pub fn read(order: Order, count: usize, bytes: &mut &[u8], each: impl FnMut(&[i64])) -> Option<()> {
-    read_rows(order, count, 0..count, bytes, each)
+pub fn read<T: Clone>(
+    order: Order,
+    count: usize,
+    bytes: &mut &[u8],
+    out: &mut Vec<T>,
+    value: impl Fn(i64) -> T,
+) -> Option<()> {
+    read_rows(order, count, 0..count, bytes, out, value)
 }
 
-/// As [`read`], but hands on the numbers of some rows only. Where bytes are left behind the last
+/// As [`read`], but appends the values of some rows only. Where bytes are left behind the last
 /// of them, they have not been looked at, nor has `bytes` been advanced over them.
 #[inline]
-pub fn read_rows(
+pub fn read_rows<T: Clone>(
     order: Order,
     count: usize,
     rows: Range<usize>,
     bytes: &mut &[u8],
-    mut each: impl FnMut(&[i64]),
+    out: &mut Vec<T>,
+    value: impl Fn(i64) -> T,
 ) -> Option<()> {
     let leading = order.leading(count);
     // Every mini-block takes a byte at least.
     if (count - leading).div_ceil(BLOCK) > bytes.len() {
         return None;
     }
-    let mut last = 0i64;
-    let mut delta = 0i64;
+    out.reserve(rows.len());
+    let mut sums = Sums { order, last: 0, delta: 0 };
     for index in 0..leading {
         let number = varint::read_signed(bytes)?;
-        if index == 0 {
-            last = number;
-        } else {
-            delta = number;
-            last = last.wrapping_add(delta);
+        if index > 0 {
+            sums.delta = number;
         }
+        sums.last = sums.last.wrapping_add(number);
         if rows.contains(&index) {
-            each(&[last]);
+            out.push(value(sums.last));
         }
     }
     let mut base = 0;
     let mut buffer = [0i64; BLOCK];
     let mut row = leading;
     while row < rows.end {
-        let numbers = &mut buffer[..(count - row).min(BLOCK)];
-        let packed = read_block(bytes, &mut base, numbers)?;
-        let sums = match order {
-            Order::Plain => Sums::None,
-            Order::Delta => Sums::Once(&mut last),
-            Order::DeltaOfDelta => Sums::Twice(&mut delta, &mut last),
-        };
-        match (packed, sums) {
-            (Packed::Constant(0), Sums::Once(last)) => numbers.fill(*last),
-            (Packed::Constant(value), sums) => sums.replace(numbers, |_| value),
-            (Packed::Above(base), sums) => sums.replace(numbers, |above| base.wrapping_add(above)),
-            (Packed::Zigzag, sums) => {
-                sums.replace(numbers, |number| varint::unzigzag(number as u64));
+        let packed = &mut buffer[..(count - row).min(BLOCK)];
+        let wanted =
+            rows.start.saturating_sub(row).min(packed.len())..packed.len().min(rows.end - row);
+        row += packed.len();
+        match read_block(bytes, &mut base, packed)? {
+            Packed::Constant(0) if order == Order::Delta => {
+                out.resize(out.len() + wanted.len(), value(sums.last));
             }
-            (Packed::Residuals, sums) => sums.replace(numbers, |residual| residual),
-        }
-        let wanted = rows.start.saturating_sub(row)..numbers.len().min(rows.end - row);
-        row += numbers.len();
-        if let Some(numbers) = numbers.get(wanted) {
-            each(numbers);
+            Packed::Constant(residual) => sums.append(packed, wanted, |_| residual, out, &value),
+            Packed::Above(base) => {
+                sums.append(packed, wanted, |above| base.wrapping_add(above), out, &value);
+            }
+            Packed::Zigzag => {
+                let residual = |number: i64| varint::unzigzag(number as u64);
+                sums.append(packed, wanted, residual, out, &value);
+            }
+            Packed::Residuals => sums.append(packed, wanted, |residual| residual, out, &value),
         }
     }
     Some(())
 }
 
 /// How the numbers of a column come from its residuals.
-enum Sums<'a> {
-    None,
-    /// The last number.
-    Once(&'a mut i64),
-    /// The last difference and the last number.
-    Twice(&'a mut i64, &'a mut i64),
+struct Sums {
+    order: Order,
+    /// The last number, and the last difference.
+    last: i64,
+    delta: i64,
 }
 
-impl Sums<'_> {
-    /// Turns what was packed into numbers, in one walk.
+impl Sums {
+    /// Appends the values of the `wanted` ones of a mini-block's numbers, in the one walk that
+    /// sums them up.
     #[inline(always)]
-    fn replace(self, packed: &mut [i64], residual: impl Fn(i64) -> i64) {
-        match self {
-            Sums::None => packed.iter_mut().for_each(|number| *number = residual(*number)),
-            Sums::Once(last) => {
-                for number in packed {
-                    *last = last.wrapping_add(residual(*number));
-                    *number = *last;
-                }
+    fn append<T>(
+        &mut self,
+        packed: &[i64],
+        wanted: Range<usize>,
+        residual: impl Fn(i64) -> i64,
+        out: &mut Vec<T>,
+        value: impl Fn(i64) -> T,
+    ) {
+        let (before, packed) = packed.split_at(wanted.start);
+        let packed = &packed[..wanted.len()];
+        let (mut last, mut delta) = (self.last, self.delta);
+        match self.order {
+            Order::Plain => out.extend(packed.iter().map(|number| value(residual(*number)))),
+            Order::Delta => {
+                let add = |last: i64, number: &i64| last.wrapping_add(residual(*number));
+                last = before.iter().fold(last, add);
+                out.extend(packed.iter().map(|number| {
+                    last = add(last, number);
+                    value(last)
+                }));
             }
-            Sums::Twice(delta, last) => {
-                for number in packed {
-                    *delta = delta.wrapping_add(residual(*number));
-                    *last = last.wrapping_add(*delta);
-                    *number = *last;
-                }
+            Order::DeltaOfDelta => {
+                let mut next = |number: &i64| {
+                    delta = delta.wrapping_add(residual(*number));
+                    last = last.wrapping_add(delta);
+                    last
+                };
+                before.iter().for_each(|number| _ = next(number));
+                out.extend(packed.iter().map(|number| value(next(number))));
             }
         }
+        (self.last, self.delta) = (last, delta);
     }
 }
 
@@ -471,8 +488,12 @@ fn read_block(bytes: &mut &[u8], base: &mut i64, numbers: &mut [i64]) -> Option<
     let others = buffer.get_mut(..count)?;
     match read_dense(bytes, base, others)? {
         Packed::Constant(value) => others.fill(value),
-        Packed::Above(base) => Sums::None.replace(others, |above| base.wrapping_add(above)),
-        Packed::Zigzag => Sums::None.replace(others, |number| varint::unzigzag(number as u64)),
+        Packed::Above(base) => {
+            others.iter_mut().for_each(|above| *above = base.wrapping_add(*above));
+        }
+        Packed::Zigzag => {
+            others.iter_mut().for_each(|number| *number = varint::unzigzag(*number as u64));
+        }
         Packed::Residuals => {}
     }
     numbers.fill(0);
@@ -573,11 +594,11 @@ mod tests {
             let plan = planner.plan(&values);
             let mut bytes = Vec::new();
             planner.write(plan, &values, &mut bytes);
-            let mut found = Vec::new();
-            let each = |numbers: &[i64]| found.extend_from_slice(numbers);
-            prop_assert!(
-                read_rows(plan.order, values.len(), rows.clone(), &mut &bytes[..], each).is_some()
-            );
+            let (mut rest, mut found) = (&bytes[..], Vec::new());
+            let of_rows = rows.clone();
+            let read =
+                read_rows(plan.order, values.len(), of_rows, &mut rest, &mut found, |number| number);
+            prop_assert!(read.is_some());
             prop_assert_eq!(found, &values[rows]);
         }
 

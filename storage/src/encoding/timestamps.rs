@@ -79,8 +79,14 @@ pub fn decode(bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Option<()> {
 
 /// Without a way out at the first that does not, which would cost a branch each.
 fn ascend(timestamps: &[i64]) -> bool {
-    let Some((_, after)) = timestamps.split_first() else { return true };
-    timestamps.iter().zip(after).fold(true, |ascend, (before, after)| ascend & (before < after))
+    let Some((first, after)) = timestamps.split_first() else { return true };
+    let pairs = || timestamps.iter().zip(after);
+    // Where all have one sign, no difference overflows, and one that is positive keeps its sign
+    // less 1. Vectors have no comparison of such numbers.
+    let negative = pairs().fold(0, |any, (before, after)| {
+        any | after.wrapping_sub(*before).wrapping_sub(1) | (*after ^ *first)
+    });
+    negative >= 0 || pairs().fold(true, |ascend, (before, after)| ascend & (before < after))
 }
 
 fn decode_column(mut bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Option<()> {
@@ -104,11 +110,8 @@ fn decode_column(mut bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Option<(
         // Residuals first, so that the bytes have proved the count before the grid is laid out.
         pfor::decode(&mut bytes, count, out)?;
         let mut row = start;
-        gaps.segments(count, first, step, |mut time, length| {
-            for timestamp in &mut out[row..row + length] {
-                *timestamp = timestamp.wrapping_add(time);
-                time = time.wrapping_add(step);
-            }
+        gaps.segments(count, first, step, |time, length| {
+            add_grid(&mut out[row..row + length], time, step);
             row += length;
         })?;
     } else {
@@ -119,6 +122,19 @@ fn decode_column(mut bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Option<(
         })?;
     }
     bytes.is_empty().then_some(())
+}
+
+/// Adds `time`, `time + step`, … to the residuals; two at a time, as vectors do.
+fn add_grid(residuals: &mut [i64], time: i64, step: i64) {
+    let mut times = [time, time.wrapping_add(step)];
+    let (pairs, rest) = residuals.as_chunks_mut::<2>();
+    for pair in pairs {
+        for (residual, time) in pair.iter_mut().zip(&mut times) {
+            *residual = residual.wrapping_add(*time);
+            *time = time.wrapping_add(step.wrapping_mul(2));
+        }
+    }
+    rest.iter_mut().for_each(|residual| *residual = residual.wrapping_add(times[0]));
 }
 
 /// The interval that most differences round to a multiple of; at least 1.

@@ -22,11 +22,15 @@ pub fn length(value: u64) -> usize {
 
 #[inline]
 pub fn read(bytes: &mut &[u8]) -> Option<u64> {
-    match bytes.split_first() {
+    match **bytes {
         // Most numbers are small.
-        Some((&byte, rest)) if byte < 0x80 => {
+        [byte, ref rest @ ..] if byte < 0x80 => {
             *bytes = rest;
             Some(u64::from(byte))
+        }
+        [low, high, ref rest @ ..] if high < 0x80 => {
+            *bytes = rest;
+            Some(u64::from(low & 0x7f) | u64::from(high) << 7)
         }
         _ => read_long(bytes),
     }

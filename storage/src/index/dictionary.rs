@@ -209,16 +209,25 @@ impl Dictionary {
         Ok(None)
     }
 
-    /// Appends the text of a name's value, given by its place among them.
-    pub(super) fn value(&self, name: &Name, index: u32, into: &mut Vec<u8>) -> Result<(), Damage> {
-        let mut block = self.block(name, index / BLOCK_VALUES)?;
-        for _ in 0..=index % BLOCK_VALUES {
-            if block.next()?.is_none() {
-                return Err(block.damage("a value is missing"));
-            }
+    /// The values of a name by their places among them.
+    pub(super) fn texts<'a>(&'a self, name: &'a Name) -> ValueTexts<'a> {
+        ValueTexts { dictionary: self, name, block: None }
+    }
+
+    /// Visits all values of the block in which a name's value is, given by its place among them;
+    /// gives the place of the first.
+    pub(super) fn neighbours(
+        &self,
+        name: &Name,
+        index: u32,
+        mut visit: impl FnMut(&str),
+    ) -> Result<u32, Damage> {
+        let number = index / BLOCK_VALUES;
+        let mut block = self.block(name, number)?;
+        while block.next()?.is_some() {
+            visit(block.text()?);
         }
-        into.extend_from_slice(block.text()?.as_bytes());
-        Ok(())
+        Ok(number * BLOCK_VALUES)
     }
 
     /// The values of a name, in order.
@@ -270,7 +279,8 @@ impl Dictionary {
         let bytes = checked(&self.blocks[place])
             .ok_or(damage("a dictionary block has a wrong checksum"))?;
         let left = (name.values - index * BLOCK_VALUES).min(BLOCK_VALUES);
-        let mut block = Block { rest: bytes, left, text: Vec::new(), postings_at: 0, offset };
+        let mut block =
+            Block { rest: bytes, left, read: 0, text: Vec::new(), postings_at: 0, offset };
         block.postings_at = block.number()?;
         Ok(block)
     }
@@ -333,10 +343,44 @@ fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     Some(head)
 }
 
+/// A name's values, of which the block looked into last stays open: of values that are asked for in
+/// ascending order, each is decoded once.
+#[derive(Debug)]
+pub(super) struct ValueTexts<'a> {
+    dictionary: &'a Dictionary,
+    name: &'a Name,
+    /// With the place of its first value.
+    block: Option<(u32, Block<'a>)>,
+}
+
+impl ValueTexts<'_> {
+    /// The text of the value at a place among those of the name.
+    pub(super) fn text(&mut self, index: u32) -> Result<&str, Damage> {
+        let number = index / BLOCK_VALUES;
+        let first = number * BLOCK_VALUES;
+        let to_read = index - first + 1;
+        let open = self.block.take();
+        let open = open.filter(|(start, block)| *start == first && block.read <= to_read);
+        let (_, block) = self.block.insert(match open {
+            Some(open) => open,
+            None => (first, self.dictionary.block(self.name, number)?),
+        });
+        while block.read < to_read {
+            if block.next()?.is_none() {
+                return Err(block.damage("a value is missing"));
+            }
+        }
+        block.text()
+    }
+}
+
 /// A block while it is read from front to back.
+#[derive(Debug)]
 struct Block<'a> {
     rest: &'a [u8],
+    /// Values that are still to come, and those that came.
     left: u32,
+    read: u32,
     /// The value read last.
     text: Vec<u8>,
     /// The place of the next list in the postings section.
@@ -367,6 +411,7 @@ impl Block<'_> {
             };
         }
         self.left -= 1;
+        self.read += 1;
         let shared = self.number()?;
         let shared = usize::try_from(shared).ok().filter(|shared| *shared <= self.text.len());
         let shared = shared.ok_or(self.damage("a value shares more than there is"))?;
@@ -423,14 +468,29 @@ mod tests {
         for (name, values) in [("a", 1), ("b", 32), ("c", 1000)] {
             let name = dictionary.name(name).unwrap();
             assert_eq!(bytes_of(name.series, &section), postings_of(values));
+            let mut texts = dictionary.texts(name);
+            for place in 0..values {
+                let mut found = Vec::new();
+                let first = dictionary.neighbours(name, place, |text| found.push(text.to_owned()));
+                let expected = |(at, _): (u32, &String)| format!("{:04}", at * 2);
+                let first = first.unwrap();
+                assert!((first..).zip(&found).map(expected).eq(found.iter().cloned()));
+                assert!((first..first + found.len() as u32).contains(&place));
+            }
+            let steps = [1, 3, 40, 7, 23];
+            let mut place = 0;
+            for step in steps.into_iter().cycle().take(4 * values as usize) {
+                // Ascending, the same again, and from the front.
+                for place in [place, place] {
+                    assert_eq!(texts.text(place).unwrap(), format!("{:04}", place * 2));
+                }
+                place = (place + step) % values;
+            }
             for value in 0..values {
                 let text = format!("{:04}", value * 2);
                 let found = dictionary.find(name, &text).unwrap().unwrap();
                 assert_eq!(bytes_of(found, &section), postings_of(value));
                 assert_eq!(dictionary.find(name, &format!("{:04}", value * 2 + 1)).unwrap(), None);
-                let mut again = Vec::new();
-                dictionary.value(name, value, &mut again).unwrap();
-                assert_eq!(again, text.as_bytes());
             }
             assert_eq!(dictionary.find(name, "").unwrap(), None);
         }

@@ -140,20 +140,23 @@ fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 
 impl Column<'_> {
     /// The code of a row of the group; `None` if the column's bytes have none for it.
-    pub(super) fn code(&self, row: usize) -> Option<u32> {
-        self.run(row).map(|(code, _)| code)
+    #[cfg(test)]
+    fn code(&self, row: usize) -> Option<u32> {
+        self.run(row, &mut 0).map(|(code, _)| code)
     }
 
     /// The code of a row, and the row behind those after it that have the same code for certain.
-    pub(super) fn run(&self, row: usize) -> Option<(u32, usize)> {
+    /// `at` is 0 at first and then what the call for an earlier row left: rows are asked for in
+    /// ascending order.
+    pub(super) fn run(&self, row: usize, at: &mut usize) -> Option<(u32, usize)> {
         if self.width == 0 {
             return Some((self.least, usize::MAX));
         }
         let (index, end) = match self.runs {
             [] => (row, row + 1),
             runs => {
-                let index = runs.partition_point(|last| usize::from(*last) < row);
-                (index, usize::from(*runs.get(index)?) + 1)
+                *at += runs.get(*at..)?.iter().position(|last| usize::from(*last) >= row)?;
+                (*at, usize::from(runs[*at]) + 1)
             }
         };
         Some((self.packed_code(index)?, end))
@@ -194,6 +197,12 @@ mod tests {
             assert_eq!(got.name, want.name);
             let codes: Vec<u32> = (0..rows).map(|row| got.code(row).unwrap()).collect();
             assert_eq!(codes, want.codes);
+            for step in [1, 3, 50] {
+                let mut at = 0;
+                let rows = (0..rows).step_by(step);
+                let codes = rows.clone().map(|row| got.run(row, &mut at).unwrap().0);
+                assert!(codes.eq(rows.map(|row| want.codes[row])));
+            }
         }
         bytes.len()
     }

@@ -91,6 +91,9 @@ pub(crate) struct LastLabels {
     /// The pairs, and where each of them ends in `bytes`.
     pairs: Vec<(PairId, usize)>,
     bytes: Vec<u8>,
+    /// While the next are made: those behind the pairs that both have.
+    rest: Vec<(PairId, usize)>,
+    rest_bytes: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -309,25 +312,41 @@ impl HeadIndex {
         }
     }
 
-    /// The canonical label bytes of a series, made from those of the series before where they begin
-    /// with the same pairs.
+    /// The canonical label bytes of a series, made from those of the series before as far as both
+    /// have the same pairs.
     pub(crate) fn label_bytes_after<'a>(&self, id: u32, before: &'a mut LastLabels) -> &'a [u8] {
-        let LastLabels { pairs, bytes } = before;
+        let LastLabels { pairs, bytes, rest, rest_bytes } = before;
+        let mut row = self.rows.get(id).peekable();
         let mut same = 0;
-        for number in self.rows.get(id) {
-            if pairs.get(same).is_some_and(|(known, _)| *known == number) {
-                same += 1;
-                continue;
-            }
-            pairs.truncate(same);
-            bytes.truncate(pairs.last().map_or(0, |(_, end)| *end));
-            let pair = self.pairs.get(number);
-            labels::push_pair(bytes, self.pairs.name(pair.name), &*pair.value);
-            pairs.push((number, bytes.len()));
-            same = pairs.len();
+        while let Some((known, _)) = pairs.get(same)
+            && row.next_if_eq(known).is_some()
+        {
+            same += 1;
         }
+        let start = same.checked_sub(1).map_or(0, |last| pairs[last].1);
+        rest.clear();
+        rest.extend(pairs[same..].iter().map(|(known, end)| (*known, end - start)));
+        rest_bytes.clear();
+        rest_bytes.extend_from_slice(&bytes[start..]);
         pairs.truncate(same);
-        bytes.truncate(pairs.last().map_or(0, |(_, end)| *end));
+        bytes.truncate(start);
+        // In each row the pairs are in the order of their names: what both have is found by walking
+        // along, and a pair that only one of them has moves the other pairs by a place.
+        let mut at = 0;
+        for number in row {
+            match (at..at + 2).find(|at| rest.get(*at).is_some_and(|(known, _)| *known == number)) {
+                Some(found) => {
+                    let start = found.checked_sub(1).map_or(0, |last| rest[last].1);
+                    bytes.extend_from_slice(&rest_bytes[start..rest[found].1]);
+                    at = found + 1;
+                }
+                None => {
+                    let pair = self.pairs.get(number);
+                    labels::push_pair(bytes, self.pairs.name(pair.name), &*pair.value);
+                }
+            }
+            pairs.push((number, bytes.len()));
+        }
         bytes
     }
 

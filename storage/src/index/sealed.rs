@@ -224,11 +224,12 @@ struct Ranks {
 
 impl Ranks {
     fn column(&self, column: &Column<'_>, rows: usize) -> Codes {
-        let code = |row| match column.code(row).expect("groups hold what was encoded here") {
-            0 => 0,
-            number => self.codes[number as usize - 1],
+        let mut at = 0;
+        let mut code = |row| {
+            let (number, _) = column.run(row, &mut at).expect("groups hold what was encoded here");
+            if number == 0 { 0 } else { self.codes[number as usize - 1] }
         };
-        Codes { name: self.names[column.name as usize], codes: (0..rows).map(code).collect() }
+        Codes { name: self.names[column.name as usize], codes: (0..rows).map(&mut code).collect() }
     }
 }
 
@@ -344,19 +345,28 @@ impl SealedIndex {
         ids: &RoaringBitmap,
         mut visit: impl FnMut(u32, &[u8]),
     ) -> Result<(), Damage> {
-        let mut texts = PairTexts::default();
-        let mut bytes = Vec::new();
+        let mut texts = PairTexts::new(&self.dictionary);
+        // The labels of the row before, and where those of each column end.
+        let (mut bytes, mut ends) = (Vec::new(), Vec::<usize>::new());
         self.each_row(ids, None, |id, row, columns| {
-            bytes.clear();
-            for column in columns {
+            if columns.len() != ends.len() {
+                ends.clear();
+            }
+            // Up to the first column that may have changed, all is as it was.
+            let same = columns.iter().zip(&ends).take_while(|(column, _)| column.holds(row));
+            let same = same.count();
+            ends.truncate(same);
+            bytes.truncate(ends.last().copied().unwrap_or(0));
+            for column in &mut columns[same..] {
                 if let Some(code) = column.code(row)? {
                     let place = match &column.text {
                         Some(place) => place.clone(),
-                        None => texts.place(&self.dictionary, column.name, code)?,
+                        None => texts.place(column.name, code)?,
                     };
                     bytes.extend_from_slice(&texts.bytes[place.clone()]);
                     column.text = Some(place);
                 }
+                ends.push(bytes.len());
             }
             visit(id, &bytes);
             Ok(())
@@ -444,12 +454,8 @@ impl SealedIndex {
         })?;
         codes.sort_unstable();
         codes.dedup();
-        let text = |code: u32| {
-            let mut bytes = Vec::new();
-            self.dictionary.value(name, code - 1, &mut bytes)?;
-            Ok(String::from_utf8(bytes).expect("the dictionary gives UTF-8"))
-        };
-        codes.into_iter().map(text).collect()
+        let mut texts = self.dictionary.texts(name);
+        codes.into_iter().map(|code| texts.text(code - 1).map(str::to_owned)).collect()
     }
 
     fn bitmap(&self, stored: StoredPostings) -> Result<RoaringBitmap, Damage> {
@@ -472,11 +478,11 @@ impl SealedIndex {
     }
 
     /// Visits rows, ascending, with the columns of their groups, or with the one column of a name.
-    fn each_row(
-        &self,
+    fn each_row<'a>(
+        &'a self,
         ids: &RoaringBitmap,
         only: Option<&Name>,
-        mut visit: impl FnMut(u32, usize, &mut [CheckedColumn<'_>]) -> Result<(), Damage>,
+        mut visit: impl FnMut(u32, usize, &mut [CheckedColumn<'a>]) -> Result<(), Damage>,
     ) -> Result<(), Damage> {
         let mut decoded = Vec::new();
         let mut columns = Vec::new();
@@ -518,22 +524,29 @@ struct CheckedColumn<'a> {
     name: &'a Name,
     offset: u64,
     code: u32,
-    /// The first row that may have another code.
+    /// The first row that may have another code, and where its run is looked for.
     until: usize,
+    run: usize,
     /// Where the pair's bytes are, if somebody has looked.
     text: Option<Range<usize>>,
 }
 
 impl<'a> CheckedColumn<'a> {
     fn new(column: Column<'a>, name: &'a Name, offset: u64) -> CheckedColumn<'a> {
-        CheckedColumn { column, name, offset, code: 0, until: 0, text: None }
+        CheckedColumn { column, name, offset, code: 0, until: 0, run: 0, text: None }
+    }
+
+    /// Whether the row has the code of the row asked for last, for certain.
+    fn holds(&self, row: usize) -> bool {
+        row < self.until
     }
 
     /// The code of a row, from 1 to the name's count of values; `None` where it has no value.
     /// Rows ascend from call to call.
     fn code(&mut self, row: usize) -> Result<Option<u32>, Damage> {
         if row >= self.until {
-            let run = self.column.run(row).filter(|(code, _)| *code <= self.name.values);
+            let run = self.column.run(row, &mut self.run);
+            let run = run.filter(|(code, _)| *code <= self.name.values);
             let damage = Damage { offset: self.offset, what: "a group has an impossible code" };
             (self.code, self.until) = run.ok_or(damage)?;
             self.text = None;
@@ -542,40 +555,45 @@ impl<'a> CheckedColumn<'a> {
     }
 }
 
-/// Pairs as canonical label bytes, each looked up once.
-#[derive(Debug, Default)]
-struct PairTexts {
+/// Pairs as canonical label bytes. Whoever needs one value of a label mostly needs its neighbours
+/// soon, so they are looked up together.
+#[derive(Debug)]
+struct PairTexts<'a> {
+    dictionary: &'a Dictionary,
     /// A pair's number and where its bytes are.
     places: HashTable<(u32, Range<usize>)>,
     bytes: Vec<u8>,
-    value: Vec<u8>,
 }
 
-impl PairTexts {
-    /// Where in `bytes` the pair is.
-    fn place(
-        &mut self,
-        dictionary: &Dictionary,
-        name: &Name,
-        code: u32,
-    ) -> Result<Range<usize>, Damage> {
-        let number = name.first_pair + (code - 1);
-        let hash = |number: u32| u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let known = self.places.find(hash(number), |(other, _)| *other == number);
-        match known {
-            Some((_, place)) => Ok(place.clone()),
-            None => {
-                self.value.clear();
-                dictionary.value(name, code - 1, &mut self.value)?;
-                let value = std::str::from_utf8(&self.value).expect("the dictionary gives UTF-8");
-                let start = self.bytes.len();
-                labels::push_pair(&mut self.bytes, &*name.text, value);
-                let place = start..self.bytes.len();
-                let rehash = |(number, _): &(u32, Range<usize>)| hash(*number);
-                self.places.insert_unique(hash(number), (number, place.clone()), rehash);
-                Ok(place)
-            }
+impl<'a> PairTexts<'a> {
+    fn new(dictionary: &'a Dictionary) -> PairTexts<'a> {
+        PairTexts { dictionary, places: HashTable::new(), bytes: Vec::new() }
+    }
+
+    /// Where in `bytes` the pair of a name and a code is.
+    fn place(&mut self, name: &Name, code: u32) -> Result<Range<usize>, Damage> {
+        let pair = name.first_pair + (code - 1);
+        let hash = |pair: u32| u64::from(pair).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        if let Some((_, place)) = self.places.find(hash(pair), |(other, _)| *other == pair) {
+            return Ok(place.clone());
         }
+        let mut ends = Vec::with_capacity(16);
+        let mut start = self.bytes.len();
+        let first = self.dictionary.neighbours(name, code - 1, |value| {
+            labels::push_pair(&mut self.bytes, &*name.text, value);
+            ends.push(self.bytes.len());
+        })?;
+        let mut found = None;
+        for (end, other) in ends.into_iter().zip(name.first_pair + first..) {
+            let place = start..end;
+            start = end;
+            if other == pair {
+                found = Some(place.clone());
+            }
+            let rehash = |(pair, _): &(u32, Range<usize>)| hash(*pair);
+            self.places.insert_unique(hash(other), (other, place), rehash);
+        }
+        Ok(found.expect("a value is among its neighbours"))
     }
 }
 
@@ -717,15 +735,10 @@ impl Terms for SealedIndex {
     ) -> Result<RoaringBitmap, Damage> {
         let Some(name) = self.dictionary.name(name) else { return Ok(RoaringBitmap::new()) };
         let mut verdicts = Verdicts::default();
-        let mut text = Vec::new();
+        let mut texts = self.dictionary.texts(name);
         let mut kept = Vec::new();
         self.each_code(ids, name, |id, code| {
-            let judge = || {
-                text.clear();
-                self.dictionary.value(name, code - 1, &mut text)?;
-                Ok(accept(std::str::from_utf8(&text).expect("the dictionary gives UTF-8")))
-            };
-            if verdicts.get(code, judge)? {
+            if verdicts.get(code, || texts.text(code - 1).map(&mut *accept))? {
                 kept.push(id);
             }
             Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use super::{Damage, SealedIndex, StoredPostings};
-use crate::index::dictionary::{Name, Values};
+use crate::index::dictionary::Values;
 use crate::index::packed;
 use crate::index::{NameCounts, ROWS_A_PAIR};
 
@@ -64,9 +64,10 @@ impl SealedIndex {
             let (first_pair, _) = codes[0].0;
             let names = self.dictionary.names();
             let name = &names[names.partition_point(|name| name.first_pair < first_pair)];
-            let values = codes
-                .iter()
-                .map(|((_, code), series)| Ok((self.value_text(name, *code)?, *series)));
+            let mut texts = self.dictionary.texts(name);
+            let values = codes.iter().map(|((_, code), series)| {
+                texts.text(code - 1).map(|text| (Arc::from(text), *series))
+            });
             Ok(NameCounts {
                 name: name.text.to_string(),
                 series: codes.iter().map(|(_, series)| series).sum(),
@@ -74,12 +75,6 @@ impl SealedIndex {
             })
         };
         codes.chunk_by(|a, b| a.0.0 == b.0.0).map(of_name).collect()
-    }
-
-    fn value_text(&self, name: &Name, code: u32) -> Result<Arc<str>, Damage> {
-        let mut bytes = Vec::new();
-        self.dictionary.value(name, code - 1, &mut bytes)?;
-        Ok(std::str::from_utf8(&bytes).expect("the dictionary gives UTF-8").into())
     }
 
     pub(super) fn count(

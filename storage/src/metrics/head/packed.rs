@@ -70,8 +70,39 @@ impl<'a> Entries<'a> {
         self.rest.is_empty()
     }
 
+    /// Passes the entries of windows that start before `window`. Where an entry is neither passed
+    /// nor known, [`Self::next`] will say so.
+    pub(super) fn skip_before(&mut self, window: i64) {
+        while self.window < window {
+            match *self.rest {
+                [TAG_FLOATS_SHARED, _, _, _, _, _, length @ 0..0x80, ..] => {
+                    let Some(rest) = self.rest.get(7 + usize::from(length)..) else { return };
+                    self.rest = rest;
+                }
+                [TAG_WINDOW, ref tail @ ..] => {
+                    let mut rest = tail;
+                    let number = varint::read_signed(&mut rest);
+                    let Some(next) = number.and_then(|number| number.checked_mul(WINDOW_MS)) else {
+                        return;
+                    };
+                    (self.rest, self.window) = (rest, next);
+                }
+                _ => {
+                    if self.next().is_none() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The bytes from here to a later place of the same walk.
+    pub(super) fn bytes_to(&self, later: &Entries<'_>) -> &'a [u8] {
+        &self.rest[..self.rest.len() - later.rest.len()]
+    }
+
     /// The entry and the start of its window.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&mut self) -> Option<(i64, Entry<'a>)> {
         // Most entries are of this kind, their lengths of a byte or two.
         if let Some((&[TAG_FLOATS_SHARED, count, a, b, c, d, low, high], _)) =
@@ -178,6 +209,11 @@ mod tests {
         let pushed = [(-WINDOW_MS, shared), (0, own), (0, histograms)];
         assert_eq!(found, pushed.map(|pushed| format!("{pushed:?}")));
         assert!(entries.is_complete());
+        for (window, left) in [(i64::MIN, 3), (-WINDOW_MS, 3), (1 - WINDOW_MS, 2), (0, 2), (1, 0)] {
+            let mut entries = Entries::new(&bytes);
+            entries.skip_before(window);
+            assert_eq!(std::iter::from_fn(|| entries.next()).count(), left, "{window}");
+        }
         let mut cut = Entries::new(&bytes[..bytes.len() - 1]);
         assert_eq!(std::iter::from_fn(|| cut.next()).count(), 2);
         assert!(!cut.is_complete());

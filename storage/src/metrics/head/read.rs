@@ -1,44 +1,57 @@
 //! How queries read series of the head: little is copied while writers wait, and timestamps only
 //! once a target.
 //!
-//! A query selects many series that are scraped together. A [`HeadCopy`] takes the encoded values
+//! A query selects many series that are scraped together. A [`HeadCopy`] takes the packed entries
 //! of all of them into one piece of memory, and each list of timestamps once; a [`ReadView`] knows
 //! where those of a series are. Timestamps are decoded when the first of their series is read, and
 //! only rows of the range are handed out. Series with histograms or late samples, which are few,
 //! are copied whole.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use hashbrown::HashTable;
 
-use crate::encoding::{decimal, timestamps};
-use crate::metrics::head::columns::TimestampColumns;
+use crate::encoding::decimal;
+use crate::metrics::head::columns::{ColumnTimes, TimestampColumns};
 use crate::metrics::head::packed::{Entries, Entry, Times};
-use crate::metrics::head::series::{MemSeries, PlainTail};
+use crate::metrics::head::series::{MemSeries, PlainTail, TAIL_SAMPLES};
 use crate::metrics::head::view::SeriesView;
 use crate::metrics::sample::Samples;
 use crate::time::{TimeRange, WINDOW_MS};
+
+/// Packed entries of an hour or two, in bytes.
+const PACKED_BYTES: usize = 192;
 
 /// What one selection takes out of the head.
 #[derive(Debug)]
 pub(crate) struct HeadCopy {
     range: TimeRange,
-    /// Series after series: for each of its mini-chunks count u8, length u16, encoded values; then
-    /// the tail's values.
-    values: Vec<u8>,
+    /// Series after series: its packed entries of the range, and the values of its tail.
+    packed: Vec<u8>,
+    tails: Vec<f64>,
     times: Vec<TimesCopy>,
-    /// The same of the timestamps, list after list.
-    columns: Vec<u8>,
+    /// List after list: the columns of its mini-chunks, and the timestamps of its tail.
+    columns: Vec<Arc<ColumnTimes>>,
+    tail_times: Vec<i64>,
     /// What `times` take, decoded.
     decoded_bytes: usize,
     /// Places in `times` by token.
     by_token: HashTable<u32>,
-    /// What the timestamps of the series at hand are put together from; its hash is the token.
+    /// What the timestamps of the series at hand are put together from, but for the tail.
     parts: Vec<u8>,
-    /// The parts of the series before, which is likely to be of the same target, and their place in
-    /// `times`.
-    last: (Vec<u8>, u32),
+    last: LastTimes,
+}
+
+/// What the timestamps of the series before were put together from, which is likely to be of the
+/// same target.
+#[derive(Debug, Default)]
+struct LastTimes {
+    parts: Vec<u8>,
+    tail_start: i64,
+    tail_offsets: Vec<u32>,
+    /// In `times`, if there was a series before.
+    place: Option<u32>,
 }
 
 /// Timestamps that series share, decoded by the first to be read.
@@ -46,10 +59,9 @@ pub(crate) struct HeadCopy {
 struct TimesCopy {
     token: u64,
     /// In [`HeadCopy::columns`].
-    start: usize,
-    length: u32,
-    /// Timestamps of the tail, at the end.
-    tail: u8,
+    columns: Range<usize>,
+    /// In [`HeadCopy::tail_times`].
+    tail: Range<usize>,
     /// All of them.
     rows: u32,
     decoded: OnceLock<Option<Decoded>>,
@@ -75,10 +87,11 @@ pub(crate) enum ReadView {
 pub(crate) struct FloatsView {
     /// In [`HeadCopy::times`].
     times: u32,
-    /// In [`HeadCopy::values`].
+    /// In [`HeadCopy::packed`].
     start: usize,
     length: u32,
-    /// Values of the tail, at the end.
+    /// In [`HeadCopy::tails`].
+    tail_start: u32,
     tail: u8,
 }
 
@@ -86,14 +99,22 @@ impl HeadCopy {
     pub(crate) fn new(range: TimeRange) -> HeadCopy {
         HeadCopy {
             range,
-            values: Vec::new(),
+            packed: Vec::new(),
+            tails: Vec::new(),
             times: Vec::new(),
             columns: Vec::new(),
+            tail_times: Vec::new(),
             decoded_bytes: 0,
             by_token: HashTable::new(),
             parts: Vec::new(),
-            last: (Vec::new(), 0),
+            last: LastTimes::default(),
         }
+    }
+
+    /// Makes room for so many series of a usual size.
+    pub(crate) fn reserve(&mut self, series: usize) {
+        self.packed.reserve(series * PACKED_BYTES);
+        self.tails.reserve(series * TAIL_SAMPLES / 2);
     }
 
     /// Copies a series; `None` if it has nothing to do with the range.
@@ -108,7 +129,8 @@ impl HeadCopy {
         if let Some(tail) = series.plain_tail()
             && let Some(view) = self.add_floats(series, &tail, columns)
         {
-            return (view.length > 0).then_some(ReadView::Floats(view));
+            let is_empty = view.length == 0 && view.tail == 0;
+            return (!is_empty).then_some(ReadView::Floats(view));
         }
         let view = series.view(self.range, columns);
         (!view.is_empty()).then(|| ReadView::Whole(Box::new(view)))
@@ -121,50 +143,39 @@ impl HeadCopy {
         tail: &PlainTail<'_>,
         columns: &TimestampColumns,
     ) -> Option<FloatsView> {
-        let HeadCopy { range, values, parts, .. } = self;
-        let start = values.len();
+        let HeadCopy { range, parts, .. } = self;
         parts.clear();
         let mut entries = Entries::new(series.packed());
+        entries.skip_before(range.start_ms.saturating_sub(WINDOW_MS - 1));
         // The entries of the range, which follow each other.
         let mut of_range = None;
         loop {
             let before = entries;
             let Some((window, entry)) = entries.next() else { break };
-            let Entry::Floats { count, times, values: encoded } = entry else {
-                values.truncate(start);
-                return None;
-            };
-            if !is_in_range(window, times, *range, columns) {
-                continue;
+            let Entry::Floats { times, .. } = entry else { return None };
+            if is_in_range(window, times, *range, columns) {
+                of_range.get_or_insert((before, entries)).1 = entries;
+                push_part(times, parts);
+            } else if of_range.is_some() {
+                break;
             }
-            of_range.get_or_insert(before);
-            // Tags and lengths keep one list of columns from reading like another.
-            match times {
-                Times::Shared(id) => {
-                    let [a, b, c, d] = id.to_le_bytes();
-                    parts.extend_from_slice(&[1, a, b, c, d]);
-                }
-                Times::Own(bytes) => {
-                    parts.push(2);
-                    parts.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-                    parts.extend_from_slice(bytes);
-                }
-            }
-            push_piece(values, count, encoded);
         }
         let in_range = tail.newest >= range.start_ms && tail.start <= range.end_ms;
         let rows = if in_range { tail.offsets.len() } else { 0 };
-        if rows > 0 {
-            parts.push(3);
-            parts.extend_from_slice(&tail.start.to_le_bytes());
-            push_all(parts, tail.offsets, |offset| offset.to_le_bytes());
-            push_all(values, tail.values, |value| value.to_bits().to_le_bytes());
-        }
-        let length = u32::try_from(values.len() - start).expect("a series' bytes are few");
-        let entries = of_range.unwrap_or(entries);
-        let times = if length > 0 { self.times_of(entries, tail, rows, columns) } else { 0 };
-        let tail = u8::try_from(rows).expect("a tail is short");
-        Some(FloatsView { times, start, length, tail })
+        let (start, tail_start) = (self.packed.len(), self.tails.len());
+        let (from, to) = of_range.unwrap_or((entries, entries));
+        self.packed.extend_from_slice(from.bytes_to(&to));
+        self.tails.extend_from_slice(&tail.values[..rows]);
+        let length = self.packed.len() - start;
+        let is_empty = length == 0 && rows == 0;
+        let times = if is_empty { 0 } else { self.times_of(from, tail, rows, columns) };
+        Some(FloatsView {
+            times,
+            start,
+            length: u32::try_from(length).expect("a series' bytes are few"),
+            tail_start: u32::try_from(tail_start).expect("tails in memory are below 2^32"),
+            tail: u8::try_from(rows).expect("a tail is short"),
+        })
     }
 
     /// The place of the timestamps that `parts` tells of: those of the entries that are in the
@@ -176,40 +187,54 @@ impl HeadCopy {
         tail_rows: usize,
         columns: &TimestampColumns,
     ) -> u32 {
-        if self.parts == self.last.0 {
-            return self.last.1;
+        let offsets = &tail.offsets[..tail_rows];
+        let last = &mut self.last;
+        let is_same = last.parts == self.parts
+            && last.tail_offsets == offsets
+            && (tail_rows == 0 || last.tail_start == tail.start);
+        if let Some(place) = last.place.filter(|_| is_same) {
+            return place;
+        }
+        std::mem::swap(&mut self.parts, &mut last.parts);
+        last.tail_start = tail.start;
+        last.tail_offsets.clear();
+        last.tail_offsets.extend_from_slice(offsets);
+        // The token is the hash of all parts.
+        let parts = &mut self.parts;
+        parts.clear();
+        parts.extend_from_slice(&last.parts);
+        if tail_rows > 0 {
+            parts.push(3);
+            parts.extend_from_slice(&tail.start.to_le_bytes());
+            push_all(parts, offsets, |offset| offset.to_le_bytes());
         }
         let token = xxhash_rust::xxh3::xxh3_64(&self.parts).max(1);
         let same = |place: &u32| self.times[*place as usize].token == token;
         let place = match self.by_token.find(token, same) {
             Some(place) => *place,
             None => {
-                let start = self.columns.len();
-                let mut rows = tail_rows;
+                let (start, tail_start) = (self.columns.len(), self.tail_times.len());
                 while let Some((window, entry)) = entries.next() {
                     if let Entry::Floats { count, times, .. } = entry
                         && is_in_range(window, times, self.range, columns)
                     {
-                        rows += usize::from(count);
-                        push_piece(&mut self.columns, count, columns.bytes_of(times));
+                        self.columns.push(columns.times_of(count, times));
                     }
                 }
-                push_all(&mut self.columns, &tail.offsets[..tail_rows], |offset| {
-                    (tail.start + i64::from(offset)).to_le_bytes()
-                });
-                let length = self.columns.len() - start;
+                let times = offsets.iter().map(|offset| tail.start + i64::from(*offset));
+                self.tail_times.extend(times);
+                let rows = self.columns[start..].iter().map(|column| column.count());
+                let rows = rows.sum::<usize>() + tail_rows;
                 self.insert(TimesCopy {
                     token,
-                    start,
-                    length: u32::try_from(length).expect("a series' bytes are few"),
-                    tail: u8::try_from(tail_rows).expect("a tail is short"),
+                    columns: start..self.columns.len(),
+                    tail: tail_start..self.tail_times.len(),
                     rows: u32::try_from(rows).expect("a series in memory is below 2^32"),
                     decoded: OnceLock::new(),
                 })
             }
         };
-        std::mem::swap(&mut self.parts, &mut self.last.0);
-        self.last.1 = place;
+        self.last.place = Some(place);
         place
     }
 
@@ -225,7 +250,8 @@ impl HeadCopy {
 
     /// Bytes that all its series share.
     pub(crate) fn bytes_held(&self) -> usize {
-        self.values.len() + self.columns.len() + self.decoded_bytes
+        let numbers = self.tails.len() + self.tail_times.len() + self.columns.len();
+        self.packed.len() + numbers * 8 + self.decoded_bytes
     }
 
     /// Appends the samples of a series to `into`, ascending; `None` if bytes are not what they
@@ -246,7 +272,7 @@ impl HeadCopy {
     pub(crate) fn is_apart(&self, view: &ReadView, range: TimeRange) -> bool {
         let ReadView::Floats(view) = view else { return false };
         let copy = self.times.get(view.times as usize);
-        let decoded = copy.and_then(|copy| copy.decoded(&self.columns, self.range));
+        let decoded = copy.and_then(|copy| self.decoded(copy));
         decoded.is_some_and(|Decoded { times, rows }| match &times[rows.clone()] {
             [] => true,
             [first, .., last] => !TimeRange::new(*first, *last).overlaps(range),
@@ -256,24 +282,43 @@ impl HeadCopy {
 
     fn read_floats(&self, view: &FloatsView, into: &mut Samples) -> Option<()> {
         let copy = self.times.get(view.times as usize)?;
-        let Decoded { times, rows } = copy.decoded(&self.columns, self.range)?;
+        let Decoded { times, rows } = self.decoded(copy)?;
         into.timestamps_token = if into.is_empty() { copy.token } else { 0 };
         into.timestamps.extend_from_slice(&times[rows.clone()]);
-        let (pieces, tail) = pieces_and_tail(&self.values, view.start, view.length, view.tail)?;
         into.values.reserve(rows.len());
+        let mut entries = Entries::new(self.packed.get(view.start..)?.get(..view.length as usize)?);
         let mut row = 0;
-        each_piece(pieces, |count, encoded| {
+        while let Some((_, entry)) = entries.next() {
+            let Entry::Floats { count, values, .. } = entry else { return None };
+            let count = usize::from(count);
             let wanted = overlap(rows, row..row + count);
             row += count;
-            match wanted.is_empty() {
-                true => Some(()),
-                false => decimal::decode_rows(encoded, count, wanted, &mut into.values),
+            if !wanted.is_empty() {
+                decimal::decode_rows(values, count, wanted, &mut into.values)?;
             }
-        })?;
-        let wanted = overlap(rows, row..row + tail.len());
-        into.values
-            .extend(tail[wanted].iter().map(|bits| f64::from_bits(u64::from_le_bytes(*bits))));
+        }
+        let tail = self.tails.get(view.tail_start as usize..)?.get(..usize::from(view.tail))?;
+        into.values.extend_from_slice(&tail[overlap(rows, row..row + tail.len())]);
+        if !entries.is_complete() {
+            return None;
+        }
         (into.values.len() == into.timestamps.len()).then_some(())
+    }
+}
+
+impl HeadCopy {
+    fn decoded<'a>(&self, copy: &'a TimesCopy) -> Option<&'a Decoded> {
+        let decode = || {
+            let mut times = Vec::with_capacity(copy.rows as usize);
+            for column in self.columns.get(copy.columns.clone())? {
+                column.read(&mut times)?;
+            }
+            times.extend_from_slice(self.tail_times.get(copy.tail.clone())?);
+            let start = times.partition_point(|time| *time < self.range.start_ms);
+            let end = times.partition_point(|time| *time <= self.range.end_ms);
+            Some(Decoded { times, rows: start..end })
+        };
+        copy.decoded.get_or_init(decode).as_ref()
     }
 }
 
@@ -287,27 +332,20 @@ impl ReadView {
     }
 }
 
-impl TimesCopy {
-    fn decoded(&self, columns: &[u8], range: TimeRange) -> Option<&Decoded> {
-        let decode = || {
-            let (pieces, tail) = pieces_and_tail(columns, self.start, self.length, self.tail)?;
-            let mut times = Vec::with_capacity(self.rows as usize);
-            each_piece(pieces, |count, encoded| timestamps::decode(encoded, count, &mut times))?;
-            times.extend(tail.iter().map(|bytes| i64::from_le_bytes(*bytes)));
-            let start = times.partition_point(|time| *time < range.start_ms);
-            let end = times.partition_point(|time| *time <= range.end_ms);
-            Some(Decoded { times, rows: start..end })
-        };
-        self.decoded.get_or_init(decode).as_ref()
+/// Appends what tells a mini-chunk's timestamps from others. Tags and lengths keep one list of
+/// columns from reading like another.
+fn push_part(times: Times<'_>, parts: &mut Vec<u8>) {
+    match times {
+        Times::Shared(id) => {
+            let [a, b, c, d] = id.to_le_bytes();
+            parts.extend_from_slice(&[1, a, b, c, d]);
+        }
+        Times::Own(bytes) => {
+            parts.push(2);
+            parts.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            parts.extend_from_slice(bytes);
+        }
     }
-}
-
-fn push_piece(out: &mut Vec<u8>, count: u8, bytes: &[u8]) {
-    let length = u16::try_from(bytes.len()).expect("128 values take 9 bytes each at most");
-    let [low, high] = length.to_le_bytes();
-    out.reserve(bytes.len() + 3);
-    out.extend_from_slice(&[count, low, high]);
-    out.extend_from_slice(bytes);
 }
 
 /// Appends numbers of `N` bytes each.
@@ -316,29 +354,6 @@ fn push_all<T: Copy, const N: usize>(out: &mut Vec<u8>, all: &[T], bytes: impl F
     out.resize(start + all.len() * N, 0);
     let (places, _) = out[start..].as_chunks_mut::<N>();
     places.iter_mut().zip(all).for_each(|(place, one)| *place = bytes(*one));
-}
-
-/// The pieces at `start`, and the `tail` numbers at the end of them.
-fn pieces_and_tail(
-    bytes: &[u8],
-    start: usize,
-    length: u32,
-    tail: u8,
-) -> Option<(&[u8], &[[u8; 8]])> {
-    let bytes = bytes.get(start..)?.get(..length as usize)?;
-    let tail_start = bytes.len().checked_sub(usize::from(tail) * 8)?;
-    let (pieces, tail) = bytes.split_at_checked(tail_start)?;
-    Some((pieces, tail.as_chunks().0))
-}
-
-fn each_piece(mut bytes: &[u8], mut each: impl FnMut(usize, &[u8]) -> Option<()>) -> Option<()> {
-    while let Some((header, rest)) = bytes.split_first_chunk::<3>() {
-        let length = u16::from_le_bytes([header[1], header[2]]);
-        let (piece, rest) = rest.split_at_checked(usize::from(length))?;
-        each(usize::from(header[0]), piece)?;
-        bytes = rest;
-    }
-    bytes.is_empty().then_some(())
 }
 
 /// Which of `rows` are wanted, counted from their first.
