@@ -196,6 +196,7 @@ impl ServeArgs {
             storage: db::Options {
                 sync: self.wal_sync,
                 policies: loaded.policies,
+                series_limits: loaded.series_limits,
                 seed: random_seed(),
                 ..db::Options::default()
             },

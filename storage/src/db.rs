@@ -32,6 +32,7 @@ use crate::recovery::{self, RecoveryReport};
 use crate::retention::classes::Classifier;
 use crate::retention::hold::Holds;
 use crate::retention::policy::Policies;
+use crate::series_limits::SeriesLimit;
 use crate::snapshot::{Snapshot, Version};
 use crate::time::TimeRange;
 use crate::upkeep::Upkeep;
@@ -55,6 +56,8 @@ pub struct Options {
     /// How long what is kept.
     pub policies: Policies,
     pub limits: Limits,
+    /// How many series there may be.
+    pub series_limits: Vec<SeriesLimit>,
     /// Written into every block, never into a series.
     pub external_labels: Labels,
     /// Decompressed pages of merged blocks that are kept, in bytes.
@@ -69,6 +72,7 @@ impl Default for Options {
             sync: SyncMode::Always,
             policies: Policies::default(),
             limits: Limits::default(),
+            series_limits: Vec::new(),
             external_labels: Labels::empty(),
             page_cache_bytes: 64 << 20,
             seed: 0,
@@ -218,6 +222,7 @@ impl Db {
         head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
         let ids: Vec<u32> = head.ids().collect();
         head.classify(&ids);
+        head.set_series_limits(&options.series_limits);
         let dirty = manifest.dirty.clone();
         let classes = manifest.classes.of_blocks(&manifest.blocks);
         if let Some(newest) = newest.filter(|newest| *newest < now_ms) {
@@ -255,8 +260,7 @@ impl Db {
                     late_round: None,
                     last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
-                    merging: None,
-                    rolling_up: None,
+                    rewrite: None,
                     free_up_to: 0,
                     now_ms,
                     confirmed: Vec::new(),

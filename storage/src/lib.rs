@@ -45,6 +45,7 @@ pub mod regex;
 pub mod retention;
 pub mod scrub;
 mod selection;
+pub mod series_limits;
 pub mod snapshot;
 pub mod tiers;
 pub mod time;

@@ -17,5 +17,6 @@ mod model;
 mod oracle;
 mod retention;
 mod rollup;
+mod series_limits;
 mod start_timestamps;
 mod upkeep;
