@@ -87,7 +87,7 @@ impl Inner {
         match plan(&situation) {
             Step::Idle => return Ok(Progress::Idle),
             Step::Drop(ids) => {
-                self.drop_blocks(&mut upkeep, &ids, "blocks outlived their retention")?
+                self.retain_without(&mut upkeep, &ids, "blocks outlived their retention")?
             }
             Step::DropDeleted(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks were deleted")?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
@@ -308,6 +308,18 @@ impl Inner {
         Ok(())
     }
 
+    /// [`Inner::drop_blocks`] that retention has no more use for.
+    pub(crate) fn retain_without(
+        &self,
+        upkeep: &mut Upkeep,
+        ids: &[BlockId],
+        why: &str,
+    ) -> Result<()> {
+        // If the drop fails it is tried again, and readers hear of both together.
+        upkeep.manifest.note_raw_gone(ids);
+        self.drop_blocks(upkeep, ids, why)
+    }
+
     /// Takes blocks from readers, and their samples with them.
     pub(crate) fn withdraw(&self, upkeep: &Upkeep, ids: &[BlockId]) {
         let version = self.version();
@@ -329,6 +341,7 @@ impl Inner {
         mut manifest: Manifest,
     ) -> std::result::Result<(), NotStored> {
         let (before, in_the_making) = (&upkeep.manifest.blocks, upkeep.in_the_making());
+        manifest.forget_clean_days();
         manifest.deletes.settle(before, &manifest.blocks, in_the_making, upkeep.now_ms);
         let stored = manifest.store(self.disk.as_ref());
         match stored {
@@ -365,9 +378,17 @@ impl Inner {
         blocks.extend(added);
         recovery::sort_blocks(&mut blocks);
         retired.iter().for_each(|block| block.retire());
-        let Manifest { dirty, classes, blocks: metas, .. } = &upkeep.manifest;
+        // What is merged of blocks that are on hold is on hold too.
+        let on_hold = |meta: &BlockMeta| {
+            upkeep.on_hold.contains(&meta.id)
+                || meta.sources.iter().any(|id| version.on_hold.contains(id))
+        };
+        let metas = blocks.iter().map(|block| block.meta());
+        let on_hold = metas.filter(|meta| on_hold(meta)).map(|meta| meta.id).collect();
+        let Manifest { dirty, raw_gone, classes, blocks: metas, .. } = &upkeep.manifest;
+        let (dirty, raw_gone) = (dirty.clone(), raw_gone.clone());
         let classes = classes.of_blocks(metas);
-        *version = Arc::new(Version { blocks, dirty: dirty.clone(), classes });
+        *version = Arc::new(Version { blocks, dirty, raw_gone, on_hold, classes });
     }
 
     pub(crate) fn checkpoint(&self, upkeep: &mut Upkeep, now_ms: i64) -> Result<()> {

@@ -15,7 +15,12 @@ use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention::policy::{Policies, Tier};
 
 /// The class of each live block.
-pub(crate) type BlockClasses = Arc<HashMap<BlockId, u32>>;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BlockClasses {
+    pub(crate) by_block: Arc<HashMap<BlockId, u32>>,
+    /// All are by the present policies.
+    pub(crate) is_settled: bool,
+}
 
 /// The class of blocks that were written before there were policies; it has no lifetimes.
 pub(crate) const UNCLASSIFIED: u32 = 0;
@@ -110,10 +115,11 @@ impl Classes {
         tiers.is_empty() || rollup::days_of(block.range).all(is_done)
     }
 
-    /// The class of each block, once all have theirs by the present policies.
-    pub(crate) fn of_blocks(&self, blocks: &[BlockMeta]) -> Option<BlockClasses> {
+    /// The class of each block, and whether all have theirs by the present policies.
+    pub(crate) fn of_blocks(&self, blocks: &[BlockMeta]) -> BlockClasses {
         let is_settled = !blocks.iter().any(|block| self.is_outdated(block));
-        is_settled.then(|| Arc::new(blocks.iter().map(|block| (block.id, block.class)).collect()))
+        let by_block = blocks.iter().map(|block| (block.id, block.class)).collect();
+        BlockClasses { by_block: Arc::new(by_block), is_settled }
     }
 
     /// Whether a block has its class by other policies than the present ones.

@@ -34,11 +34,16 @@ pub(super) type Key = (usize, i64);
 pub(super) struct Model {
     pub(super) rows: BTreeMap<Key, Vec<Written>>,
     pub(super) policies: Policies,
+    /// How often. While blocks are on their way from class to class, what rollups say of a time is
+    /// theirs to find out.
+    pub(super) policies_set: usize,
     /// Of each series.
     tiers: Vec<Vec<Tier>>,
     pub(super) hold: Option<(Vec<Matcher>, TimeRange)>,
     /// Of all samples that were ever accepted.
     pub(super) newest_ms: i64,
+    /// Raw samples of a series that are older may be gone.
+    gone_before_ms: Vec<i64>,
 }
 
 /// The labels of a series.
@@ -60,9 +65,11 @@ impl Model {
         let mut model = Model {
             rows: BTreeMap::new(),
             policies: policies.clone(),
+            policies_set: 0,
             tiers: Vec::new(),
             hold: None,
             newest_ms: i64::MIN,
+            gone_before_ms: vec![i64::MIN; SERIES],
         };
         model.set_policies(policies);
         model
@@ -70,9 +77,12 @@ impl Model {
 
     /// What rollups have of times whose raw samples are gone is another's business from now on.
     pub(super) fn set_policies(&mut self, policies: Policies) {
+        self.policies_set += 1;
         let tiers = |series| policies.metrics()[policies.policy_of(&labels(series))].tiers.clone();
         self.tiers = (0..SERIES).map(tiers).collect();
         self.policies = policies;
+        let gone_before_ms = self.gone_before_ms.iter().max().copied().unwrap();
+        self.gone_before_ms.fill(gone_before_ms);
         for written in self.rows.values_mut().flatten() {
             if written.state == State::RolledUp {
                 written.state = State::Unknown;
@@ -97,8 +107,10 @@ impl Model {
         self.newest_ms = self.newest_ms.max(timestamp);
         // Buckets whose raw samples may be gone, and now are written into.
         self.unroll(series, TimeRange::new(timestamp, timestamp));
-        let written = self.rows.entry((series, timestamp)).or_default();
-        written.push(Written { value, state: State::Certain });
+        // What comes late into such a time may be counted there or not.
+        let is_late = timestamp < self.gone_before_ms[series];
+        let state = if is_late { State::Unknown } else { State::Certain };
+        self.rows.entry((series, timestamp)).or_default().push(Written { value, state });
     }
 
     /// Of buckets that have any time of the range nothing is known any more but raw samples.
@@ -130,6 +142,11 @@ impl Model {
             return;
         }
         let believed_ms = now_ms.min(self.newest_ms.saturating_add(DAY_MS));
+        for (gone_before_ms, tiers) in self.gone_before_ms.iter_mut().zip(&self.tiers) {
+            if tiers.len() > 1 {
+                *gone_before_ms = (believed_ms - tiers[0].lifetime_ms).max(*gone_before_ms);
+            }
+        }
         let Model { rows, tiers, hold, .. } = self;
         let on_hold: Vec<bool> = (0..SERIES)
             .map(|series| hold.as_ref().is_some_and(|(matchers, _)| selects(matchers, series)))

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use icecore_storage::backup::{Backup, Place, Restore};
-use icecore_storage::db::Options;
+use icecore_storage::db::{Options, Progress};
 use icecore_storage::disk::Disk;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::disk::view::View;
+use icecore_storage::metrics::block::meta::BlockMeta;
 use icecore_storage::metrics::sample::stale_nan;
 use icecore_storage::retention::hold::Hold;
 use icecore_storage::retention::policy::Policies;
@@ -17,12 +18,15 @@ use icecore_storage::{Db, Error};
 use super::check;
 use super::model::{Model, labels};
 use super::steps::{self, Life, RESOLUTIONS_MS, Sent, Step, selector};
-use crate::oracle::{Row, Stored, batch, histogram, maintain};
+use crate::oracle::{Row, Stored, batch, histogram};
 
 /// Some midnight.
 const START_MS: i64 = 20_000 * DAY_MS;
 
 const SNAPSHOT: &str = "20261122T101010Z-5b1f0c1e7d3a9c42";
+
+/// Many windows and days may be due at once.
+const STEPS_MAX: usize = 5_000;
 
 type Outcome = Result<(), String>;
 
@@ -80,11 +84,30 @@ fn float(value: u8) -> f64 {
     }
 }
 
+fn told(meta: &BlockMeta) -> String {
+    let (window, range) = (meta.window, meta.range);
+    format!(
+        "    {} class {} tier {} policies {} window {}..={} range {}..={} samples {}",
+        meta.id.0,
+        meta.class,
+        meta.tier_ms,
+        meta.policy_generation,
+        window.start_ms,
+        window.end_ms,
+        range.start_ms,
+        range.end_ms,
+        meta.samples
+    )
+}
+
 impl World {
     pub(super) fn live(life: &Life) -> Outcome {
         let mut world = World::begin(life)?;
         for (number, step) in life.steps.iter().enumerate() {
-            world.take(step).map_err(|e| format!("step {number}, {step:?}: {e}"))?;
+            world.take(step).map_err(|e| {
+                let blocks: Vec<String> = world.db.blocks().iter().map(told).collect();
+                format!("{e}\nin step {number}, {step:?}, with blocks\n{}", blocks.join("\n"))
+            })?;
         }
         world.end()
     }
@@ -105,6 +128,7 @@ impl World {
     }
 
     fn end(self) -> Outcome {
+        self.disk.crash_at(u64::MAX);
         self.db.verify().map_err(|e| format!("verify: {e}"))?;
         self.db.close(self.now_ms()).map_err(|e| format!("close: {e}"))?;
         drop(self.db);
@@ -139,8 +163,16 @@ impl World {
             Step::Free => self.db.free_deleted(),
             Step::Maintain => {
                 self.model.age(self.now_ms(), self.in_doubt);
-                let done = maintain(&self.db, self.now_ms());
-                self.survived(done)?;
+                let mut steps = 0;
+                while self
+                    .survived(self.db.maintain(self.now_ms()))?
+                    .is_some_and(|d| d != Progress::Idle)
+                {
+                    steps += 1;
+                    if steps > STEPS_MAX {
+                        return Err("upkeep does not come to an end".into());
+                    }
+                }
             }
             Step::MaintainSome(steps) => {
                 self.model.age(self.now_ms(), self.in_doubt);
@@ -288,14 +320,13 @@ impl World {
         }
         let without = self.check_all(&self.model);
         match (without, self.pending.take()) {
-            (Err(_), Some(with)) => {
-                self.check_all(&with)?;
+            (Err(without), Some(with)) => {
+                self.check_all(&with).map_err(|e| format!("{e}; without: {without}"))?;
                 self.model = with;
                 Ok(())
             }
             (outcome, _) => outcome,
         }
-        .map_err(|e| format!("reopened: {e}"))
     }
 
     fn restore(&mut self) -> Outcome {
