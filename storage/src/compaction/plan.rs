@@ -98,6 +98,7 @@ pub(crate) enum Step {
 impl Situation {
     /// What has outlived its retention.
     pub(crate) fn expired(&self) -> Expired {
+        let believed_ms = retention::plan::believed_now(self.retention_facts());
         // Raw samples that are rolled up go once their whole day is too old for late ones, of which
         // none is in the head: the day can be rolled up again as long as anything may come.
         let lifetime_ms = |block: &BlockMeta| {
@@ -112,7 +113,7 @@ impl Situation {
         };
         let may_go = |block: &BlockMeta| {
             !self.on_hold.contains(&block.id)
-                && self.classes.is_rolled_up(block, &self.blocks, &self.dirty)
+                && self.classes.is_rolled_up(block, &self.blocks, &self.dirty, believed_ms)
                 && (self.until_day_ends_ms(block).is_none()
                     || !rollup::days_of(block.range).any(is_in_head))
         };
@@ -193,7 +194,9 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     };
     let raw_lifetime_ms =
         |class: u32| facts.classes.tiers(class).first().map_or(i64::MAX, |raw| raw.lifetime_ms);
-    let tiers_of = |class: u32| facts.classes.rollups_ms(class);
+    let believed_ms = retention::plan::believed_now(facts.retention_facts());
+    let tiers_of =
+        |class: u32, day: TimeRange| facts.classes.living_rollups_ms(class, day, believed_ms);
     let rollup = rollup::due(&facts.blocks, moment, tiers_of, raw_lifetime_ms);
     match (merge, rollup) {
         (Some(merge), _) if merge.is_urgent => Step::Merge(merge),

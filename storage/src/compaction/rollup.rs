@@ -61,7 +61,7 @@ pub(crate) struct Moment<'a> {
 pub(crate) fn due(
     blocks: &[BlockMeta],
     moment: Moment<'_>,
-    tiers_of: impl Fn(u32) -> Vec<i64>,
+    tiers_of: impl Fn(u32, TimeRange) -> Vec<i64>,
     raw_lifetime_ms: impl Fn(u32) -> i64,
 ) -> Option<Due> {
     let is_quiet = moment.late_quiet_ms >= LATE_QUIET_MS;
@@ -76,7 +76,7 @@ pub(crate) fn due(
         if !is_sealed {
             continue;
         }
-        let mut tiers = tiers_of(class);
+        let mut tiers = tiers_of(class, window);
         let has = |tier: i64| is_rolled_up(blocks, class, tier, window);
         let missing: Vec<i64> = tiers.iter().copied().filter(|tier| !has(*tier)).collect();
         let is_dirty = moment.dirty.contains(&(class, start_ms));
@@ -227,7 +227,7 @@ mod tests {
         let sealed_before_ms = 2 * DAY_MS + WINDOW_MS;
         let now_ms = sealed_before_ms;
         let moment = Moment { sealed_before_ms, late_quiet_ms: quiet_ms, dirty, now_ms };
-        due(blocks, moment, |_| vec![5 * 60 * 1000, HOUR_MS], |_| lifetime_ms)
+        due(blocks, moment, |_, _| vec![5 * 60 * 1000, HOUR_MS], |_| lifetime_ms)
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::labels::Labels;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention::policy::{Policies, Tier};
+use crate::time::TimeRange;
 
 /// The class of each live block.
 #[derive(Clone, Debug, Default)]
@@ -98,21 +99,39 @@ impl Classes {
         tiers.map(|tier| i64::try_from(tier.resolution_ms).unwrap_or(i64::MAX)).collect()
     }
 
+    /// Resolutions of the rollups of a class that still live of a day, in ms, when the time up to
+    /// which lifetimes are counted is `now_ms`.
+    pub(crate) fn living_rollups_ms(
+        &self,
+        class: u32,
+        day: TimeRange,
+        now_ms: Option<i64>,
+    ) -> Vec<i64> {
+        let lives = |tier: &i64| {
+            let lifetime_ms = lifetime_ms(self.tiers(class), tier.unsigned_abs());
+            now_ms.is_none_or(|now_ms| day.end_ms >= now_ms.saturating_sub(lifetime_ms))
+        };
+        self.rollups_ms(class).into_iter().filter(lives).collect()
+    }
+
     /// Whether all that a raw block has is in the rollups of its class, as it is now.
     pub(crate) fn is_rolled_up(
         &self,
         block: &BlockMeta,
         blocks: &[BlockMeta],
         dirty: &BTreeSet<rollup::Day>,
+        now_ms: Option<i64>,
     ) -> bool {
         let has = |day: i64, tier: i64| {
             rollup::is_rolled_up(blocks, block.class, tier, rollup::window_of(day))
         };
-        let tiers = if block.tier_ms == 0 { self.rollups_ms(block.class) } else { Vec::new() };
         let is_done = |day: i64| {
-            !dirty.contains(&(block.class, day)) && tiers.iter().all(|tier| has(day, *tier))
+            let tiers = self.living_rollups_ms(block.class, rollup::window_of(day), now_ms);
+            tiers.is_empty()
+                || !dirty.contains(&(block.class, day)) && tiers.iter().all(|tier| has(day, *tier))
         };
-        tiers.is_empty() || rollup::days_of(block.range).all(is_done)
+        let is_last = block.tier_ms > 0 || self.rollups_ms(block.class).is_empty();
+        is_last || rollup::days_of(block.range).all(is_done)
     }
 
     /// The class of each block, and whether all have theirs by the present policies.

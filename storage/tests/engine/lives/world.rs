@@ -26,7 +26,7 @@ const START_MS: i64 = 20_000 * DAY_MS;
 const SNAPSHOT: &str = "20261122T101010Z-5b1f0c1e7d3a9c42";
 
 /// Many windows and days may be due at once.
-const STEPS_MAX: usize = 5_000;
+const STEPS_MAX: usize = 1_000;
 
 type Outcome = Result<(), String>;
 
