@@ -23,7 +23,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::api::{
     admin, deletes, exemplars, health, home, labels, metadata, parse_query, query, retention,
-    status, write,
+    status, tsdb, write,
 };
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
@@ -187,7 +187,7 @@ async fn dispatch(
         Endpoint::BuildInfo => Ok(status::build_info()),
         Endpoint::RuntimeInfo => Ok(status::runtime_info(app)),
         Endpoint::Flags => Ok(status::flags(app)),
-        Endpoint::Tsdb => status::tsdb(app, params(request).await?).await,
+        Endpoint::Tsdb => tsdb::tsdb(app, params(request).await?).await,
         Endpoint::Scrub => Ok(status::scrub(app)),
         Endpoint::TakeSnapshot => {
             let headers = request.headers().clone();

@@ -21,6 +21,7 @@
 //! docs/format.md.
 
 pub mod backup;
+pub mod cardinality;
 pub(crate) mod compaction;
 pub mod data_file;
 pub mod db;

@@ -46,36 +46,36 @@ pub(crate) struct Version {
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.
-const SERIES_PER_CHARGE: usize = 1024;
+pub(crate) const SERIES_PER_CHARGE: usize = 1024;
 
 /// What a selected series takes besides its labels and samples: itself, its place in the table by
 /// which series are joined, and what allocators add.
 const SERIES_BYTES: usize = size_of::<SelectedSeries>() + 96;
 
 /// What a selection has taken and not charged yet.
-struct Charged<'a> {
+pub(crate) struct Charged<'a> {
     charge: &'a mut dyn FnMut(u64) -> bool,
     bytes: usize,
-    series: usize,
+    steps: usize,
 }
 
 impl<'a> Charged<'a> {
-    fn new(charge: &'a mut dyn FnMut(u64) -> bool) -> Charged<'a> {
-        Charged { charge, bytes: 0, series: 0 }
+    pub(crate) fn new(charge: &'a mut dyn FnMut(u64) -> bool) -> Charged<'a> {
+        Charged { charge, bytes: 0, steps: 0 }
     }
 
-    /// One more series is looked at.
-    fn series(&mut self) -> Result<()> {
-        self.series += 1;
-        if self.series >= SERIES_PER_CHARGE { self.settle() } else { Ok(()) }
+    /// One more series, or a value, is looked at.
+    pub(crate) fn step(&mut self) -> Result<()> {
+        self.steps += 1;
+        if self.steps >= SERIES_PER_CHARGE { self.settle() } else { Ok(()) }
     }
 
-    fn add(&mut self, bytes: usize) {
+    pub(crate) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
-    fn settle(&mut self) -> Result<()> {
-        self.series = 0;
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.steps = 0;
         let bytes = std::mem::take(&mut self.bytes) as u64;
         if (self.charge)(bytes) { Ok(()) } else { Err(Error::Stopped) }
     }
@@ -135,7 +135,7 @@ impl Snapshot {
             let ids = head.index.select(&selector.matchers);
             let mut charged = Charged::new(charge);
             for id in ids {
-                charged.series()?;
+                charged.step()?;
                 let is_companion = companions.is_some_and(|companions| companions.contains(id));
                 let into = if is_companion { &mut of_companions } else { &mut series };
                 let held = into.copy.bytes_held();
@@ -471,12 +471,6 @@ impl Snapshot {
         }
     }
 
-    /// Series in the head by metric name, by label name (count of values) and by label pair, the
-    /// `limit` greatest of each, as `/api/v1/status/tsdb` lists them.
-    pub fn cardinality(&self, limit: usize) -> Cardinality {
-        self.db.head.read().index.cardinality(limit, companion::LABEL)
-    }
-
     /// Calls `visit` with the head and each block that is wanted, and the ids there.
     fn visit_parts(
         &self,
@@ -542,15 +536,6 @@ fn attach(series: &mut [SelectedSeries], companions: Vec<SelectedSeries>) {
     for series in series {
         series.start_timestamps = by_identity.remove(&series.labels.identity()).map(Box::new);
     }
-}
-
-/// The greatest contributors to the head's cardinality, greatest first.
-#[derive(Clone, Debug, Default)]
-pub struct Cardinality {
-    pub series_by_metric: Vec<(String, u64)>,
-    pub values_by_label: Vec<(String, u64)>,
-    pub bytes_by_label: Vec<(String, u64)>,
-    pub series_by_pair: Vec<(String, u64)>,
 }
 
 /// Those of the head's series that may have samples of the range.
