@@ -62,6 +62,15 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
+    /// A clock that was ahead and is set back has made times of the future: what waits for them
+    /// would wait for as long as it was ahead.
+    fn follow_clock(&mut self, now_ms: i64) {
+        self.now_ms = now_ms;
+        let made =
+            [&mut self.last_checkpoint_ms, &mut self.last_late_seal_ms, &mut self.last_sync_ms];
+        made.into_iter().for_each(|at_ms| *at_ms = now_ms.min(*at_ms));
+    }
+
     /// The least number of a block that was begun and is not live yet.
     pub(crate) fn in_the_making(&self) -> Option<BlockId> {
         self.rewrite.as_ref().and_then(Rewrite::least_id)
@@ -74,7 +83,7 @@ impl Inner {
             return Ok(Progress::Idle);
         }
         let mut upkeep = self.upkeep.lock();
-        upkeep.now_ms = now_ms;
+        upkeep.follow_clock(now_ms);
         if let SyncMode::Interval(interval) = self.options.sync
             && now_ms.saturating_sub(upkeep.last_sync_ms) >= interval.as_millis() as i64
         {

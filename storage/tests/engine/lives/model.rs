@@ -130,10 +130,11 @@ impl Model {
     }
 
     pub(super) fn delete(&mut self, matchers: &[Matcher], range: TimeRange) {
-        for series in (0..SERIES).filter(|series| selects(matchers, *series)) {
+        let is_selected: Vec<bool> = (0..SERIES).map(|series| selects(matchers, series)).collect();
+        for series in (0..SERIES).filter(|series| is_selected[*series]) {
             self.unroll(series, range);
-            self.rows.retain(|(of, time), _| *of != series || !range.contains(*time));
         }
+        self.rows.retain(|(series, time), _| !is_selected[*series] || !range.contains(*time));
     }
 
     /// Upkeep was asked for at this time.

@@ -75,6 +75,8 @@ pub(super) enum Step {
     Restore,
     /// Is all there of these series and ages?
     Check(u8, i64, i64),
+    /// Are series and label values of these those that are there?
+    CheckNames(u8),
     /// Of buckets of this resolution.
     CheckBuckets(u8, usize),
     CheckAll,
@@ -83,7 +85,8 @@ pub(super) enum Step {
 impl Step {
     /// Whether it does something, instead of looking.
     pub(super) fn is_operation(&self) -> bool {
-        !matches!(self, Step::Check(..) | Step::CheckBuckets(..) | Step::CheckAll)
+        use Step::{Check, CheckAll, CheckBuckets, CheckNames};
+        !matches!(self, Check(..) | CheckNames(_) | CheckBuckets(..) | CheckAll)
     }
 }
 
@@ -182,8 +185,9 @@ fn step(random: &mut Random, pace_ms: i64) -> Step {
 
 fn check(random: &mut Random, pace_ms: i64) -> Step {
     let what = random.below(i64::from(SELECTORS)) as u8;
-    match random.below(6) {
-        0 => Step::CheckBuckets(what, random.below(RESOLUTIONS_MS.len() as i64) as usize),
+    match random.below(12) {
+        0 => Step::CheckNames(what),
+        2 => Step::CheckBuckets(what, random.below(RESOLUTIONS_MS.len() as i64) as usize),
         1 => Step::Check(what, 60 * DAY_MS, -DAY_MS),
         _ => {
             let (a, b) = (random.below(40 * pace_ms), random.below(40 * pace_ms));

@@ -206,7 +206,7 @@ impl World {
             }
             Step::Confirm => drop(self.db.confirm_retention(self.now_ms())),
             Step::Restore => self.restore()?,
-            Step::Check(..) | Step::CheckBuckets(..) | Step::CheckAll => {
+            Step::Check(..) | Step::CheckNames(_) | Step::CheckBuckets(..) | Step::CheckAll => {
                 if !self.disk.has_crashed() {
                     return self.check(step);
                 }
@@ -224,13 +224,13 @@ impl World {
         match step {
             Step::Check(what, start, end) => {
                 let matchers = selector(*what);
-                check::samples(db, model, &matchers, self.range(*start, *end))?;
-                check::names(db, model, &matchers)
+                check::samples(db, model, &matchers, self.range(*start, *end))
             }
             Step::CheckBuckets(what, which) => {
                 let range = self.range(50 * DAY_MS, 0);
                 check::buckets(db, model, &selector(*what), range, RESOLUTIONS_MS[*which])
             }
+            Step::CheckNames(what) => check::names(db, model, &selector(*what)),
             _ => self.check_all(model),
         }
     }
@@ -255,15 +255,10 @@ impl World {
 
     fn append(&mut self, rows: Vec<(usize, i64, u8)>) -> Outcome {
         let now_ms = self.now_ms();
-        let mut with = self.model.clone();
-        let mut stored = 0;
-        for &(series, timestamp, value) in &rows {
-            if self.model.accepted(series, now_ms).contains(timestamp) {
-                let row = row((series, timestamp, value));
-                with.push(series, timestamp, Stored::of(row.value, row.histogram.as_ref()));
-                stored += 1;
-            }
-        }
+        let accepts = |(series, timestamp, _): &&(usize, i64, u8)| {
+            self.model.accepted(*series, now_ms).contains(*timestamp)
+        };
+        let accepted: Vec<(usize, i64, u8)> = rows.iter().filter(accepts).copied().collect();
         let request: Vec<Row> = rows.iter().copied().map(row).collect();
         let appended = self.db.append(&batch(&request), now_ms);
         if let Err(Error::Unavailable { .. }) = appended
@@ -271,15 +266,32 @@ impl World {
         {
             return Ok(());
         }
-        match self.survived(appended)? {
-            Some(appended) if appended.samples + appended.histograms != stored => {
-                return Err(format!("{stored} rows are of an age that is kept: {appended:?}"));
-            }
-            Some(_) => self.model = with,
-            None => self.pending = Some(with),
-        }
         self.last = rows;
-        Ok(())
+        match self.survived(appended)? {
+            Some(appended) if appended.samples + appended.histograms != accepted.len() as u64 => {
+                Err(format!("{accepted:?} are of an age that is kept: {appended:?}"))
+            }
+            done => {
+                self.follow(done.is_some(), |model| {
+                    for &(series, timestamp, value) in &accepted {
+                        let row = row((series, timestamp, value));
+                        let stored = Stored::of(row.value, row.histogram.as_ref());
+                        model.push(series, timestamp, stored);
+                    }
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Changes the model, or what it may turn out to be.
+    fn follow(&mut self, is_done: bool, change: impl FnOnce(&mut Model)) {
+        if is_done {
+            return change(&mut self.model);
+        }
+        let mut with = self.model.clone();
+        change(&mut with);
+        self.pending = Some(with);
     }
 
     /// Whether "not now" is an answer: the clock is, or may be, wrong, and it matters.
@@ -293,13 +305,9 @@ impl World {
 
     fn delete(&mut self, what: u8, range: TimeRange) -> Outcome {
         let matchers = selector(what);
-        let mut with = self.model.clone();
-        with.delete(&matchers, range);
-        let deleted = self.db.delete(&[matchers], range, self.now_ms());
-        match self.survived(deleted)? {
-            Some(_) => self.model = with,
-            None => self.pending = Some(with),
-        }
+        let deleted = self.db.delete(std::slice::from_ref(&matchers), range, self.now_ms());
+        let is_done = self.survived(deleted)?.is_some();
+        self.follow(is_done, |model| model.delete(&matchers, range));
         Ok(())
     }
 
