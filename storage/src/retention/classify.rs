@@ -101,6 +101,12 @@ impl Inner {
     /// Begins the part of the next class.
     fn begin_part(&self, upkeep: &mut Upkeep, mut split: Split) -> Result<()> {
         let Some(class) = split.classes.pop() else { return Ok(()) };
+        // As it is now: what was deleted since the part before is not to come back with this one.
+        let version = self.version();
+        let is_source = |block: &&LiveBlock| block.meta().id == split.block.meta().id;
+        if let Some(block) = version.blocks.iter().find(is_source) {
+            split.block = block.clone();
+        }
         let source = split.block.meta();
         let meta = BlockMeta {
             class,
