@@ -310,6 +310,14 @@ impl Inner {
         why: &str,
     ) -> Result<()> {
         tracing::info!(blocks = ids.len(), "{why}");
+        // Samples that were sealed after the checkpoint are in it too, and a start would take them
+        // from there.
+        let checkpoint = upkeep.manifest.checkpoint.map(|checkpoint| checkpoint.number);
+        if ids.iter().any(|id| checkpoint.is_none_or(|number| id.0 > number))
+            && let Err(e) = self.checkpoint(upkeep, upkeep.now_ms)
+        {
+            tracing::warn!(error = %e, "no checkpoint before blocks are dropped");
+        }
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
         self.store(upkeep, manifest)?;
