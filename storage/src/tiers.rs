@@ -121,15 +121,24 @@ fn claim_of_class(
         take(&mut free, &part, &mut claims.by_block[index]);
     }
     let raw = has_raw(blocks, class, known);
-    for index in tiers {
+    let finest_of = |raw: TimeRange| {
+        let overlapping = tiers.iter().filter(|index| blocks[**index].window.overlaps(raw));
+        overlapping.map(|index| tier(*index)).min()
+    };
+    for &index in &tiers {
         let resolution_ms = tier(index);
         let window = vec![blocks[index].window];
         let part = raw.iter().fold(window, |left, raw| {
             // A bucket that raw samples have a part of goes to them, less the sample at its end.
-            let start_ms = bucket_end_ms(raw.start_ms, resolution_ms).saturating_add(1);
+            let of = match raw.end_ms {
+                i64::MAX => resolution_ms,
+                _ => finest_of(*raw).unwrap_or(resolution_ms),
+            };
+            let start_ms = bucket_end_ms(raw.start_ms, of).saturating_add(1);
             let end_ms = match raw.end_ms {
                 i64::MAX => i64::MAX,
-                end_ms => bucket_end_ms(end_ms.saturating_add(1), resolution_ms) - resolution_ms,
+                // What is on hold ends before the last bucket of the finest tier, for all tiers.
+                end_ms => bucket_end_ms(end_ms.saturating_add(1), of) - of,
             };
             without(&left, TimeRange::new(start_ms, end_ms))
         });
