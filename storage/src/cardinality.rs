@@ -209,7 +209,7 @@ fn ids_of_head(
 /// The blocks of a day: of each class those of its finest tier.
 fn blocks_of(version: &Version, day: TimeRange) -> Vec<&LiveBlock> {
     let class = |meta: &BlockMeta| {
-        let known = version.classes.as_deref().and_then(|classes| classes.get(&meta.id));
+        let known = version.classes.by_block.get(&meta.id);
         known.copied().unwrap_or(meta.class)
     };
     let mut finest: BTreeMap<u32, u64> = BTreeMap::new();

@@ -217,13 +217,14 @@ impl Db {
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let (mut manifest, mut head) = (recovered.manifest, recovered.head);
         let disk_budget = options.policies.disk_budget;
-        let holds = Holds::new(&options.policies.holds);
+        let mut holds = Holds::new(&options.policies.holds);
         manifest.classes.adopt(&options.policies, &manifest.blocks);
         head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
         let ids: Vec<u32> = head.ids().collect();
         head.classify(&ids);
         head.set_series_limits(&options.series_limits);
-        let dirty = manifest.dirty.clone();
+        let (dirty, raw_gone) = (manifest.dirty.clone(), manifest.raw_gone.clone());
+        let on_hold = holds.held(&recovered.blocks, now_ms).into_iter().collect();
         let classes = manifest.classes.of_blocks(&manifest.blocks);
         if let Some(newest) = newest.filter(|newest| *newest < now_ms) {
             manifest.push_gap(TimeRange::new(newest + 1, now_ms));
@@ -247,6 +248,8 @@ impl Db {
                 version: RwLock::new(Arc::new(Version {
                     blocks: recovered.blocks,
                     dirty,
+                    raw_gone,
+                    on_hold,
                     classes,
                 })),
                 sequences: Mutex::new(Sequences {
@@ -417,8 +420,13 @@ pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn std::fmt::Debug + Send + S
 }
 
 fn newest_of(head: &Head, blocks: &[LiveBlock]) -> Option<i64> {
-    let in_blocks = blocks.iter().map(|block| block.meta().range.end_ms).max();
-    head.newest.max(in_blocks)
+    // Buckets end behind their samples.
+    let newest = |is_counted: fn(&BlockMeta) -> bool| {
+        let metas = blocks.iter().map(|block| block.meta());
+        metas.filter(|meta| is_counted(meta)).map(|meta| meta.range.end_ms).max()
+    };
+    let of_samples = head.newest.max(newest(|meta| meta.tier_ms == 0));
+    of_samples.or_else(|| newest(|_| true))
 }
 
 fn is_full(e: &Error) -> bool {

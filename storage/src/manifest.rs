@@ -5,10 +5,10 @@
 //! stays beside it. A lost manifest is rebuilt from what blocks and checkpoints say of themselves.
 //! Layout: docs/format.md, "Manifest".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::compaction::rollup::Day;
+use crate::compaction::rollup::{Day, window_of};
 use crate::deletes::Deletes;
 use crate::disk::Disk;
 use crate::encoding::frame;
@@ -45,6 +45,8 @@ pub(crate) struct Manifest {
     pub(crate) gaps: Vec<TimeRange>,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: BTreeSet<Day>,
+    /// By class, the newest time of which retention has dropped raw samples that are rolled up.
+    pub(crate) raw_gone: BTreeMap<u32, i64>,
     /// Windows of other databases that are in the blocks: what need not be imported again.
     pub(crate) imports: Vec<Done>,
     /// What deletes still hide in blocks, and the receipts of the last ones.
@@ -60,6 +62,7 @@ mod tag {
     pub(super) const DIRTY: u64 = 3;
     pub(super) const IMPORTS: u64 = 4;
     pub(super) const RECEIPTS: u64 = 6;
+    pub(super) const RAW_GONE: u64 = 7;
 }
 
 /// A manifest could not be stored.
@@ -157,22 +160,17 @@ impl Manifest {
         let fields = [
             (tag::CLASSES, classes),
             (tag::TOMBSTONES, self.deletes.write_tombstones()),
-            (tag::DIRTY, self.encode_dirty()),
+            (tag::DIRTY, encode_days(self.dirty.iter().copied())),
             (tag::IMPORTS, encode_imports(&self.imports)),
             (tag::RECEIPTS, self.deletes.write_receipts()),
+            (
+                tag::RAW_GONE,
+                encode_days(self.raw_gone.iter().map(|(class, up_to)| (*class, *up_to))),
+            ),
         ];
         for (tag, field) in fields.iter().filter(|(_, field)| !field.is_empty()) {
             varint::write(&mut out, *tag);
             write_bytes(&mut out, field);
-        }
-        out
-    }
-
-    fn encode_dirty(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (class, day_start_ms) in &self.dirty {
-            varint::write(&mut out, u64::from(*class));
-            varint::write_signed(&mut out, *day_start_ms);
         }
         out
     }
@@ -224,14 +222,10 @@ impl Manifest {
     }
 
     /// Whether the tag of a field is known; `None` if the field does not decode.
-    fn take_field(&mut self, tag: u64, mut field: &[u8]) -> Option<bool> {
+    fn take_field(&mut self, tag: u64, field: &[u8]) -> Option<bool> {
         match tag {
-            tag::DIRTY => {
-                while !field.is_empty() {
-                    let class = u32::try_from(varint::read(&mut field)?).ok()?;
-                    self.dirty.insert((class, varint::read_signed(&mut field)?));
-                }
-            }
+            tag::DIRTY => self.dirty = decode_days(field)?.into_iter().collect(),
+            tag::RAW_GONE => self.raw_gone = decode_days(field)?.into_iter().collect(),
             tag::CLASSES => self.classes = Classes::decode(field)?,
             tag::IMPORTS => self.imports = decode_imports(field)?,
             tag::TOMBSTONES => self.deletes.read_tombstones(field)?,
@@ -245,11 +239,51 @@ impl Manifest {
         self.blocks.iter().any(|meta| meta.id == id)
     }
 
+    /// Notes that raw samples of blocks go of which rollups stay.
+    pub(crate) fn note_raw_gone(&mut self, ids: &[BlockId]) {
+        let gone = self.blocks.iter().filter(|meta| meta.tier_ms == 0 && ids.contains(&meta.id));
+        for meta in gone.filter(|meta| !self.classes.rollups_ms(meta.class).is_empty()) {
+            let up_to = self.raw_gone.entry(meta.class).or_insert(i64::MIN);
+            *up_to = meta.range.end_ms.max(*up_to);
+        }
+    }
+
+    /// Days of which a class has nothing any more.
+    pub(crate) fn forget_clean_days(&mut self) {
+        let blocks = &self.blocks;
+        let has_block = |(class, day): &Day| {
+            let window = window_of(*day);
+            blocks
+                .iter()
+                .any(|meta| meta.class == *class && meta.range.union(meta.window).overlaps(window))
+        };
+        self.dirty.retain(has_block);
+    }
+
     /// Stops naming a block.
     pub(crate) fn retire(&mut self, id: BlockId) {
         self.blocks.retain(|block| block.id != id);
         self.retired.push(id.0);
     }
+}
+
+/// Classes, each with a time.
+fn encode_days(days: impl Iterator<Item = (u32, i64)>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (class, at_ms) in days {
+        varint::write(&mut out, u64::from(class));
+        varint::write_signed(&mut out, at_ms);
+    }
+    out
+}
+
+fn decode_days(mut field: &[u8]) -> Option<Vec<(u32, i64)>> {
+    let mut days = Vec::new();
+    while !field.is_empty() {
+        let class = u32::try_from(varint::read(&mut field)?).ok()?;
+        days.push((class, varint::read_signed(&mut field)?));
+    }
+    Some(days)
 }
 
 fn encode_imports(imports: &[Done]) -> Vec<u8> {
@@ -340,6 +374,7 @@ mod tests {
             retired: vec![1, 2],
             gaps: vec![TimeRange::new(-5, 6)],
             dirty: BTreeSet::from([(0, -5), (3, 7)]),
+            raw_gone: BTreeMap::from([(2, -1), (3, 1 << 40)]),
             imports: vec![Done { source: "prometheus 1".into(), window: TimeRange::new(-7, 7) }],
             deletes: crate::deletes::tests::deletes(),
             classes: classes(),

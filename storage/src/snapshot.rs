@@ -6,7 +6,7 @@
 //! one series by the identity of their labels, and reading merges them. Start timestamps are joined
 //! to them from their companions, which nobody sees.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
@@ -20,7 +20,7 @@ use crate::labels::Labels;
 use crate::matcher::Matcher;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::Block;
-use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::head::Head;
 use crate::metrics::rollup::Rollup;
 use crate::metrics::sample::Samples;
@@ -33,13 +33,16 @@ use crate::tiers::{self, Asked, Claims, Forced, Known};
 use crate::time::TimeRange;
 
 /// The live blocks at one moment, by the start of their windows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Version {
     pub(crate) blocks: Vec<LiveBlock>,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: BTreeSet<Day>,
-    /// `None` while blocks find their classes by new policies.
-    pub(crate) classes: Option<BlockClasses>,
+    /// By class, the newest time of which raw samples are gone.
+    pub(crate) raw_gone: BTreeMap<u32, i64>,
+    /// Blocks whose raw samples stay when their time is over.
+    pub(crate) on_hold: HashSet<BlockId>,
+    pub(crate) classes: BlockClasses,
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.
@@ -185,8 +188,10 @@ impl Snapshot {
         let metas: Vec<&BlockMeta> = version.blocks.iter().map(|block| block.meta()).collect();
         let known = Known {
             dirty: &version.dirty,
+            raw_gone: &version.raw_gone,
+            on_hold: &version.on_hold,
             head_windows: &head_windows,
-            classes: version.classes.as_deref(),
+            classes: &version.classes,
         };
         let selections = selectors.iter().zip(from_head);
         let joined = selections.map(|(selector, (head, companions))| {

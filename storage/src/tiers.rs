@@ -4,7 +4,7 @@
 //! the same, which is where every window consists of whole buckets, and no sample came after they
 //! were made. What is decided here is a [`Claims`]: for each block the times that it answers for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::compaction::rollup::{Day, days_of, window_of};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
@@ -13,6 +13,7 @@ use crate::metrics::histogram::Histogram;
 use crate::metrics::rollup::{Component, Components, Kind, Rollup, bucket_end_ms};
 use crate::metrics::sample::Samples;
 use crate::outline::{LeftOut, Outliner};
+use crate::retention::classes::BlockClasses;
 use crate::time::{TimeRange, WINDOW_MS};
 
 /// For each block of a version the times that it answers for, ascending.
@@ -68,15 +69,19 @@ impl Forced {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
     pub(crate) dirty: &'a BTreeSet<Day>,
+    /// By class, the newest time of which raw samples are gone.
+    pub(crate) raw_gone: &'a BTreeMap<u32, i64>,
+    /// Raw blocks that stay when their time is over.
+    pub(crate) on_hold: &'a HashSet<BlockId>,
     /// Windows of which samples are in the head, by their starts.
     pub(crate) head_windows: &'a [i64],
-    /// Of the blocks; while they are not settled, rollups are read for want of raw samples alone.
-    pub(crate) classes: Option<&'a HashMap<BlockId, u32>>,
+    /// While they are not settled, rollups are read for want of raw samples alone.
+    pub(crate) classes: &'a BlockClasses,
 }
 
 impl Known<'_> {
     fn class_of(&self, meta: &BlockMeta) -> u32 {
-        self.classes.and_then(|classes| classes.get(&meta.id)).copied().unwrap_or(0)
+        self.classes.by_block.get(&meta.id).copied().unwrap_or(meta.class)
     }
 }
 
@@ -146,7 +151,7 @@ fn claim_of_class(
         .chain(head.iter().flat_map(|window| days_of(*window)))
         .collect();
     let exact = |index: &&usize| {
-        known.classes.is_some() && aligned_ms > 0 && aligned_ms % tier(**index) == 0
+        known.classes.is_settled && aligned_ms > 0 && aligned_ms % tier(**index) == 0
     };
     let mut coarsest_first: Vec<usize> = tiers.iter().filter(exact).copied().collect();
     coarsest_first.sort_by_key(|index| std::cmp::Reverse((tier(*index), blocks[*index].id)));
@@ -155,25 +160,49 @@ fn claim_of_class(
         let part = days.fold(vec![blocks[index].window], |left, day| without(&left, day));
         take(&mut free, &part, &mut claims.by_block[index]);
     }
-    // Raw samples go by age: behind the oldest there are all that ever came.
-    let raw = blocks.iter().filter(|meta| meta.tier_ms == 0 && known.class_of(meta) == class);
-    let windows = raw.map(|meta| meta.window.start_ms).chain(known.head_windows.iter().copied());
-    let raw_start_ms = windows.min();
-    for index in tiers {
-        // A bucket that raw samples have a part of goes to them, less the sample at its end.
+    let raw = has_raw(blocks, class, known);
+    let finest_of = |raw: TimeRange| {
+        let overlapping = tiers.iter().filter(|index| blocks[**index].window.overlaps(raw));
+        overlapping.map(|index| tier(*index)).min()
+    };
+    for &index in &tiers {
         let resolution_ms = tier(index);
-        let has_raw = raw_start_ms.map(|start_ms| {
-            let start_ms = bucket_end_ms(start_ms, resolution_ms).saturating_add(1);
-            TimeRange::new(start_ms, i64::MAX)
-        });
         let window = vec![blocks[index].window];
-        let part = has_raw.map_or(window.clone(), |has_raw| without(&window, has_raw));
+        let part = raw.iter().fold(window, |left, raw| {
+            // A bucket that raw samples have a part of goes to them, less the sample at its end.
+            let of = match raw.end_ms {
+                i64::MAX => resolution_ms,
+                _ => finest_of(*raw).unwrap_or(resolution_ms),
+            };
+            let start_ms = bucket_end_ms(raw.start_ms, of).saturating_add(1);
+            let end_ms = match raw.end_ms {
+                i64::MAX => i64::MAX,
+                // What is on hold ends before the last bucket of the finest tier, for all tiers.
+                end_ms => bucket_end_ms(end_ms.saturating_add(1), of) - of,
+            };
+            without(&left, TimeRange::new(start_ms, end_ms))
+        });
         take(&mut free, &part, &mut claims.forced[index]);
         let Claims { by_block, forced } = claims;
         by_block[index].extend_from_slice(&forced[index]);
     }
     claims.by_block.iter_mut().for_each(|claimed| claimed.sort_by_key(|one| one.start_ms));
     free
+}
+
+/// The times of which all raw samples that ever came are still there.
+fn has_raw(blocks: &[&BlockMeta], class: u32, known: Known<'_>) -> Vec<TimeRange> {
+    let raw: Vec<&&BlockMeta> =
+        blocks.iter().filter(|meta| meta.tier_ms == 0 && known.class_of(meta) == class).collect();
+    // They go by age, but what is on hold stays; and late ones may come behind those that went.
+    let windows = raw.iter().map(|meta| meta.window.start_ms);
+    let Some(oldest_ms) = windows.chain(known.head_windows.iter().copied()).min() else {
+        return Vec::new();
+    };
+    let gone = known.raw_gone.get(&class).map(|up_to| up_to.saturating_add(1));
+    let held = raw.iter().filter(|meta| gone.is_some() && known.on_hold.contains(&meta.id));
+    let since = TimeRange::new(oldest_ms.max(gone.unwrap_or(i64::MIN)), i64::MAX);
+    held.map(|meta| meta.window).chain([since]).collect()
 }
 
 /// Moves from `free` to `taken` what is in both `free` and `part`.
@@ -429,9 +458,10 @@ mod tests {
     ) -> Option<(Vec<Vec<TimeRange>>, i64)> {
         let dirty = dirty.iter().map(|day| (0, *day)).collect();
         let blocks: Vec<&BlockMeta> = blocks.iter().collect();
-        let classes = HashMap::new();
+        let classes = &BlockClasses { is_settled: true, ..BlockClasses::default() };
         let head_windows = &[3 * DAY_MS];
-        let known = Known { dirty: &dirty, head_windows, classes: Some(&classes) };
+        let (raw_gone, on_hold) = (&BTreeMap::new(), &HashSet::new());
+        let known = Known { dirty: &dirty, raw_gone, on_hold, head_windows, classes };
         let asked = Asked { range, aligned_ms, resolution_max_ms: i64::MAX };
         let claims = claims(&blocks, known, asked)?;
         let clipped = claims.by_block.iter().map(|claimed| {
@@ -482,6 +512,40 @@ mod tests {
         assert_eq!(claims[1], [day(0)]);
         assert_eq!(claims[2], [TimeRange::new(DAY_MS + 1, DAY_MS + WINDOW_MS)]);
         assert_eq!(claims[0], [TimeRange::new(DAY_MS + WINDOW_MS + 1, 2 * DAY_MS)]);
+    }
+
+    #[test]
+    fn late_samples_hide_no_rollup_of_those_that_are_gone_and_what_is_on_hold_is_read() {
+        let hours = |first: i64, count: i64| {
+            let start_ms = first * HOUR_MS;
+            TimeRange::new(start_ms, start_ms + count * HOUR_MS - 1)
+        };
+        let blocks = [
+            block(1, 0, hours(6, 2)),
+            block(2, 0, hours(2, 2)),
+            block(3, 0, hours(26, 22)),
+            block(4, HOUR_MS, day(0)),
+        ];
+        let blocks: Vec<&BlockMeta> = blocks.iter().collect();
+        let known = Known {
+            dirty: &BTreeSet::new(),
+            raw_gone: &BTreeMap::from([(0, DAY_MS)]),
+            on_hold: &HashSet::from([BlockId(1)]),
+            head_windows: &[4 * HOUR_MS],
+            classes: &BlockClasses::default(),
+        };
+        let asked = Asked { range: day(0), aligned_ms: 0, resolution_max_ms: i64::MAX };
+        let claims = claims(&blocks, known, asked).unwrap();
+        let at = |from: i64, to: i64| TimeRange::new(from * HOUR_MS + 1, to * HOUR_MS);
+        assert_eq!(
+            claims.by_block[3],
+            [at(0, 6), at(7, 24)].map(|one| match one {
+                // The sample at six is in the first bucket and in the block, which ends before eight.
+                one if one.start_ms > 7 * HOUR_MS => TimeRange::new(7 * HOUR_MS + 1, DAY_MS),
+                one => one,
+            })
+        );
+        assert_eq!(claims.by_block[0][1], at(6, 7));
     }
 
     #[test]

@@ -62,6 +62,15 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
+    /// A clock that was ahead and is set back has made times of the future: what waits for them
+    /// would wait for as long as it was ahead.
+    fn follow_clock(&mut self, now_ms: i64) {
+        self.now_ms = now_ms;
+        let made =
+            [&mut self.last_checkpoint_ms, &mut self.last_late_seal_ms, &mut self.last_sync_ms];
+        made.into_iter().for_each(|at_ms| *at_ms = now_ms.min(*at_ms));
+    }
+
     /// The least number of a block that was begun and is not live yet.
     pub(crate) fn in_the_making(&self) -> Option<BlockId> {
         self.rewrite.as_ref().and_then(Rewrite::least_id)
@@ -74,7 +83,7 @@ impl Inner {
             return Ok(Progress::Idle);
         }
         let mut upkeep = self.upkeep.lock();
-        upkeep.now_ms = now_ms;
+        upkeep.follow_clock(now_ms);
         if let SyncMode::Interval(interval) = self.options.sync
             && now_ms.saturating_sub(upkeep.last_sync_ms) >= interval.as_millis() as i64
         {
@@ -87,7 +96,7 @@ impl Inner {
         match plan(&situation) {
             Step::Idle => return Ok(Progress::Idle),
             Step::Drop(ids) => {
-                self.drop_blocks(&mut upkeep, &ids, "blocks outlived their retention")?
+                self.retain_without(&mut upkeep, &ids, "blocks outlived their retention")?
             }
             Step::DropDeleted(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks were deleted")?,
             Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
@@ -301,11 +310,31 @@ impl Inner {
         why: &str,
     ) -> Result<()> {
         tracing::info!(blocks = ids.len(), "{why}");
+        // Samples that were sealed after the checkpoint are in it too, and a start would take them
+        // from there.
+        let checkpoint = upkeep.manifest.checkpoint.map(|checkpoint| checkpoint.number);
+        if ids.iter().any(|id| checkpoint.is_none_or(|number| id.0 > number))
+            && let Err(e) = self.checkpoint(upkeep, upkeep.now_ms)
+        {
+            tracing::warn!(error = %e, "no checkpoint before blocks are dropped");
+        }
         let mut manifest = upkeep.manifest.clone();
         ids.iter().for_each(|id| manifest.retire(*id));
         self.store(upkeep, manifest)?;
         self.withdraw(upkeep, ids);
         Ok(())
+    }
+
+    /// [`Inner::drop_blocks`] that retention has no more use for.
+    pub(crate) fn retain_without(
+        &self,
+        upkeep: &mut Upkeep,
+        ids: &[BlockId],
+        why: &str,
+    ) -> Result<()> {
+        // If the drop fails it is tried again, and readers hear of both together.
+        upkeep.manifest.note_raw_gone(ids);
+        self.drop_blocks(upkeep, ids, why)
     }
 
     /// Takes blocks from readers, and their samples with them.
@@ -329,6 +358,7 @@ impl Inner {
         mut manifest: Manifest,
     ) -> std::result::Result<(), NotStored> {
         let (before, in_the_making) = (&upkeep.manifest.blocks, upkeep.in_the_making());
+        manifest.forget_clean_days();
         manifest.deletes.settle(before, &manifest.blocks, in_the_making, upkeep.now_ms);
         let stored = manifest.store(self.disk.as_ref());
         match stored {
@@ -365,9 +395,17 @@ impl Inner {
         blocks.extend(added);
         recovery::sort_blocks(&mut blocks);
         retired.iter().for_each(|block| block.retire());
-        let Manifest { dirty, classes, blocks: metas, .. } = &upkeep.manifest;
+        // What is merged of blocks that are on hold is on hold too.
+        let on_hold = |meta: &BlockMeta| {
+            upkeep.on_hold.contains(&meta.id)
+                || meta.sources.iter().any(|id| version.on_hold.contains(id))
+        };
+        let metas = blocks.iter().map(|block| block.meta());
+        let on_hold = metas.filter(|meta| on_hold(meta)).map(|meta| meta.id).collect();
+        let Manifest { dirty, raw_gone, classes, blocks: metas, .. } = &upkeep.manifest;
+        let (dirty, raw_gone) = (dirty.clone(), raw_gone.clone());
         let classes = classes.of_blocks(metas);
-        *version = Arc::new(Version { blocks, dirty: dirty.clone(), classes });
+        *version = Arc::new(Version { blocks, dirty, raw_gone, on_hold, classes });
     }
 
     pub(crate) fn checkpoint(&self, upkeep: &mut Upkeep, now_ms: i64) -> Result<()> {

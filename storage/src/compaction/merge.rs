@@ -26,7 +26,8 @@ pub(crate) struct Merge {
     /// Ids of the series that have rows.
     kept: Vec<u32>,
     writer: BlockWriter,
-    is_rollup: bool,
+    /// 0 for raw samples.
+    tier_ms: u64,
 }
 
 impl Merge {
@@ -63,10 +64,10 @@ impl Merge {
         }
         let is_recent = meta.window.end_ms.saturating_sub(meta.window.start_ms) < WINDOW_MS;
         let pages = if is_recent { Pages::Plain } else { Pages::Compressed };
-        let (id, is_rollup) = (meta.id, meta.tier_ms > 0);
+        let (id, tier_ms) = (meta.id, meta.tier_ms);
         let union = Union::of(inputs, keep)?;
         let writer = BlockWriter::create(disk.clone(), meta, pages)?;
-        Ok(Merge { id, union, kept: Vec::new(), writer, is_rollup })
+        Ok(Merge { id, union, kept: Vec::new(), writer, tier_ms })
     }
 
     /// Number of the block in the making.
@@ -80,10 +81,10 @@ impl Merge {
 
     /// Writes further series until it has written `rows` rows or all; whether it has all.
     pub(crate) fn advance(&mut self, rows: usize) -> Result<bool> {
-        let Merge { union, kept, writer, is_rollup, .. } = self;
+        let Merge { union, kept, writer, tier_ms, .. } = self;
         union.advance(rows, |union, id| {
-            let rows = if *is_rollup {
-                let rollup = union.read_rollup(id)?;
+            let rows = if *tier_ms > 0 {
+                let rollup = union.read_rollup(id, *tier_ms)?;
                 if rollup.is_empty() {
                     return Ok(0);
                 }
@@ -105,7 +106,7 @@ impl Merge {
     /// Completes the file. All series have been written. `None` if nothing is left of them.
     pub(crate) fn finish(self) -> Result<Option<BlockMeta>> {
         // An empty rollup says that its days were done.
-        if self.kept.is_empty() && !self.is_rollup {
+        if self.kept.is_empty() && self.tier_ms == 0 {
             return Ok(None);
         }
         let (inputs, kept) = self.union.keep(self.kept);

@@ -98,12 +98,35 @@ pub(crate) enum Step {
 impl Situation {
     /// What has outlived its retention.
     pub(crate) fn expired(&self) -> Expired {
-        let lifetime_ms = |block: &BlockMeta| self.classes.lifetime_ms(block);
+        let believed_ms = retention::plan::believed_now(self.retention_facts());
+        // Raw samples that are rolled up go once their whole day is too old for late ones, of which
+        // none is in the head: the day can be rolled up again as long as anything may come.
+        let lifetime_ms = |block: &BlockMeta| {
+            let lifetime_ms = self.classes.lifetime_ms(block);
+            lifetime_ms.saturating_add(self.until_day_ends_ms(block).unwrap_or(0))
+        };
+        let is_in_head = |day: i64| {
+            let window = rollup::window_of(day);
+            self.head_windows
+                .iter()
+                .any(|(start, _)| TimeRange::new(*start, start + WINDOW_MS - 1).overlaps(window))
+        };
         let may_go = |block: &BlockMeta| {
             !self.on_hold.contains(&block.id)
-                && self.classes.is_rolled_up(block, &self.blocks, &self.dirty)
+                && self.classes.is_rolled_up(block, &self.blocks, &self.dirty, believed_ms)
+                && (self.until_day_ends_ms(block).is_none()
+                    || !rollup::days_of(block.range).any(is_in_head))
         };
         retention::plan::expired(self.retention_facts(), lifetime_ms, may_go)
+    }
+
+    /// From the newest sample of a raw block that is rolled up to the end of its day.
+    fn until_day_ends_ms(&self, block: &BlockMeta) -> Option<i64> {
+        if block.tier_ms > 0 || self.classes.rollups_ms(block.class).is_empty() {
+            return None;
+        }
+        let day = rollup::days_of(block.range).last()?;
+        Some(rollup::window_of(day).end_ms.saturating_sub(block.range.end_ms))
     }
 
     pub(crate) fn retention_facts(&self) -> retention::plan::Facts<'_> {
@@ -171,7 +194,9 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     };
     let raw_lifetime_ms =
         |class: u32| facts.classes.tiers(class).first().map_or(i64::MAX, |raw| raw.lifetime_ms);
-    let tiers_of = |class: u32| facts.classes.rollups_ms(class);
+    let believed_ms = retention::plan::believed_now(facts.retention_facts());
+    let tiers_of =
+        |class: u32, day: TimeRange| facts.classes.living_rollups_ms(class, day, believed_ms);
     let rollup = rollup::due(&facts.blocks, moment, tiers_of, raw_lifetime_ms);
     match (merge, rollup) {
         (Some(merge), _) if merge.is_urgent => Step::Merge(merge),

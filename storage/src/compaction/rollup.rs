@@ -61,7 +61,7 @@ pub(crate) struct Moment<'a> {
 pub(crate) fn due(
     blocks: &[BlockMeta],
     moment: Moment<'_>,
-    tiers_of: impl Fn(u32) -> Vec<i64>,
+    tiers_of: impl Fn(u32, TimeRange) -> Vec<i64>,
     raw_lifetime_ms: impl Fn(u32) -> i64,
 ) -> Option<Due> {
     let is_quiet = moment.late_quiet_ms >= LATE_QUIET_MS;
@@ -76,21 +76,37 @@ pub(crate) fn due(
         if !is_sealed {
             continue;
         }
-        let tiers = tiers_of(class);
+        let mut tiers = tiers_of(class, window);
         let has = |tier: i64| is_rolled_up(blocks, class, tier, window);
         let missing: Vec<i64> = tiers.iter().copied().filter(|tier| !has(*tier)).collect();
         let is_dirty = moment.dirty.contains(&(class, start_ms));
+        if is_dirty {
+            // Those that the class does not have any more are read as long as they are there.
+            let of_class = blocks.iter().filter(|block| block.class == class && block.tier_ms > 0);
+            let of_day = of_class.filter(|block| block.window.overlaps(window));
+            let former: BTreeSet<i64> = of_day.map(|block| block.tier_ms as i64).collect();
+            let own: BTreeSet<i64> = tiers.iter().copied().collect();
+            tiers.extend(former.difference(&own));
+        }
+        // Of raw samples that are gone, what was made of them says what they were.
+        let is_input = |block: &&BlockMeta| match block.tier_ms {
+            0 => block.range.overlaps(window),
+            tier_ms => {
+                is_dirty && tiers.contains(&(tier_ms as i64)) && block.window.overlaps(window)
+            }
+        };
         let inputs = || {
-            let of_day = raw().filter(|block| block.class == class && block.range.overlaps(window));
+            let of_day = blocks.iter().filter(|block| block.class == class).filter(is_input);
             of_day.map(|block| block.id).collect::<Vec<BlockId>>()
         };
         if !missing.is_empty() {
+            let inputs = inputs();
             let tiers = if is_dirty { tiers } else { missing };
-            return Some(Due { day: (class, start_ms), tiers, inputs: inputs() });
+            return Some(Due { day: (class, start_ms), tiers, inputs });
         }
         let is_old = window.end_ms < moment.now_ms.saturating_sub(raw_lifetime_ms(class));
         if is_dirty && (is_quiet || is_old) && !tiers.is_empty() && changed.is_none() {
-            changed = Some(Due { day: (class, start_ms), tiers, inputs: inputs() });
+            changed = Some(Due { inputs: inputs(), day: (class, start_ms), tiers });
         }
     }
     changed
@@ -160,9 +176,10 @@ impl RollUp {
         let window = window_of(self.day.1);
         let RollUp { union, outputs, .. } = self;
         union.advance(rows, |union, id| {
-            let samples = union.read(id, window)?;
+            let samples = union.read(id, window)?.clone();
             for output in &mut *outputs {
-                let rollup = Rollup::of(samples, output.resolution_ms);
+                let mut rollup = Rollup::of(&samples, output.resolution_ms);
+                rollup.fill_up(union.read_rollup(id, output.resolution_ms.unsigned_abs())?, window);
                 if !rollup.is_empty() {
                     output.writer.append_rollup(&rollup)?;
                     output.kept.push(id);
@@ -210,7 +227,7 @@ mod tests {
         let sealed_before_ms = 2 * DAY_MS + WINDOW_MS;
         let now_ms = sealed_before_ms;
         let moment = Moment { sealed_before_ms, late_quiet_ms: quiet_ms, dirty, now_ms };
-        due(blocks, moment, |_| vec![5 * 60 * 1000, HOUR_MS], |_| lifetime_ms)
+        due(blocks, moment, |_, _| vec![5 * 60 * 1000, HOUR_MS], |_| lifetime_ms)
     }
 
     #[test]

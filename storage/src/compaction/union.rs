@@ -109,13 +109,18 @@ impl Union {
         Ok(self.done == self.order.len())
     }
 
-    /// The samples of a series in `range`; of two values for a timestamp the greater, as everywhere.
+    /// The raw samples of a series in `range`; of two values for a timestamp the greater, as
+    /// everywhere.
     pub(crate) fn read(&mut self, id: u32, range: TimeRange) -> Result<&Samples> {
         let Union { inputs, origins, samples, other, .. } = self;
         samples.clear();
         for (input, id) in &origins[id as usize] {
+            let input = &inputs[*input as usize];
+            if input.meta().tier_ms > 0 {
+                continue;
+            }
             other.clear();
-            inputs[*input as usize].read(*id, range, None, other)?;
+            input.read(*id, range, None, other)?;
             chunk::merge(samples, other);
         }
         // Whole chunks may have come.
@@ -125,13 +130,17 @@ impl Union {
 
     /// The buckets of a series of a tier. Of two blocks that cover a time the newer one was made
     /// again from the raw samples.
-    pub(crate) fn read_rollup(&self, id: u32) -> Result<Rollup> {
+    pub(crate) fn read_rollup(&self, id: u32, tier_ms: u64) -> Result<Rollup> {
         let mut all = Rollup::default();
         for (input, id) in &self.origins[id as usize] {
             let mut one = Rollup::default();
             let input = &self.inputs[*input as usize];
+            if input.meta().tier_ms != tier_ms {
+                continue;
+            }
             input.read_rollup(*id, TimeRange::ALL, Components::ALL, &mut one)?;
-            for newer in self.metas().filter(|meta| meta.id > input.meta().id) {
+            let of_tier = self.metas().filter(|meta| meta.tier_ms == tier_ms);
+            for newer in of_tier.filter(|meta| meta.id > input.meta().id) {
                 one.remove(newer.window);
             }
             all.merge(one);

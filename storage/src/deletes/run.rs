@@ -179,9 +179,15 @@ impl Inner {
             let id = version.blocks[*place].meta().id;
             let Upkeep { rewrite, manifest, .. } = &mut *upkeep;
             // The manifest knows classes that were decided after the block was written.
-            let meta = manifest.blocks.iter().find(|meta| meta.id == id && meta.tier_ms == 0);
-            if let Some((class, of_block)) = meta.map(|meta| (meta.class, meta.range)) {
-                mark_dirty(rewrite.as_mut(), manifest, class, of_block.intersection(range));
+            let Some(meta) = manifest.blocks.iter().find(|meta| meta.id == id) else { continue };
+            let (class, tier_ms) = (meta.class, meta.tier_ms);
+            let changed = meta.range.union(meta.window).intersection(range);
+            // Whole buckets go, of which some raw samples may stay.
+            let is_raw_there = |raw: &BlockMeta| {
+                raw.tier_ms == 0 && raw.class == class && raw.window.overlaps(changed)
+            };
+            if tier_ms == 0 || manifest.blocks.iter().any(is_raw_there) {
+                mark_dirty(rewrite.as_mut(), manifest, class, changed);
             }
         }
         // It has happened, and stays so if the manifest cannot be stored: the next one says it.
@@ -228,8 +234,7 @@ impl Inner {
             let meta = blocks[*place].meta();
             head.generations.note_range(meta.range.intersection(delete.range));
         }
-        *self.version.write() =
-            Arc::new(Version { blocks, dirty, classes: version.classes.clone() });
+        *self.version.write() = Arc::new(Version { blocks, dirty, ..Version::clone(version) });
         let contiguous = {
             let mut sequences = self.sequences.lock();
             sequences.settle(sequence);

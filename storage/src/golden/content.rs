@@ -363,6 +363,7 @@ fn manifest() -> Vec<u8> {
         retired: vec![1, 260],
         gaps: vec![TimeRange::new(START_MS, START_MS + 5)],
         dirty: [(1, START_MS), (2, START_MS - DAY_MS)].into(),
+        raw_gone: [(1, START_MS - 1)].into(),
         imports: vec![Done { source: "prometheus 0011".into(), window: imported }],
         deletes,
         classes,

@@ -213,6 +213,7 @@ fn manifest(disk: &SimDisk, out: &mut String) {
     found.blocks.iter().for_each(|one| meta(one, out));
     found.gaps.iter().for_each(|gap| line!(out, "gap {}", range(*gap)));
     found.dirty.iter().for_each(|(class, day)| line!(out, "dirty {class} {day}"));
+    found.raw_gone.iter().for_each(|(class, up_to)| line!(out, "raw gone {class} {up_to}"));
     for done in &found.imports {
         line!(out, "imported {} of {:?}", range(done.window), done.source);
     }

@@ -207,7 +207,7 @@ impl Output {
     fn append(&mut self, labels: &Labels, samples: &Samples, day: TimeRange) -> Result<()> {
         let mut rollup = Rollup::of(samples, self.resolution_ms);
         if let Some(id) = self.known_ids.get(labels) {
-            let mut known = self.known.read_rollup(*id)?;
+            let mut known = self.known.read_rollup(*id, self.resolution_ms.unsigned_abs())?;
             known.keep(day);
             let ends = [Kind::Floats, Kind::Histograms].map(|kind| rollup.ends(kind).to_vec());
             for end_ms in ends.into_iter().flatten() {

@@ -82,7 +82,7 @@ impl Inner {
         let is_evicted = |block: &&BlockMeta| ids.contains(&block.id);
         let evicted: Vec<BlockMeta> =
             upkeep.manifest.blocks.iter().filter(is_evicted).cloned().collect();
-        self.drop_blocks(upkeep, ids, "blocks are over the disk budget")?;
+        self.retain_without(upkeep, ids, "blocks are over the disk budget")?;
         for block in &evicted {
             tracing::warn!(block = %block.id, class = block.class, bytes = block.bytes,
                 oldest_ms = block.range.start_ms, newest_ms = block.range.end_ms,

@@ -14,9 +14,15 @@ use crate::labels::Labels;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention::policy::{Policies, Tier};
 use crate::retention::report::KeptPolicy;
+use crate::time::TimeRange;
 
 /// The class of each live block.
-pub(crate) type BlockClasses = Arc<HashMap<BlockId, u32>>;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BlockClasses {
+    pub(crate) by_block: Arc<HashMap<BlockId, u32>>,
+    /// All are by the present policies.
+    pub(crate) is_settled: bool,
+}
 
 /// The class of blocks that were written before there were policies; it has no lifetimes.
 pub(crate) const UNCLASSIFIED: u32 = 0;
@@ -103,27 +109,46 @@ impl Classes {
         tiers.map(|tier| i64::try_from(tier.resolution_ms).unwrap_or(i64::MAX)).collect()
     }
 
+    /// Resolutions of the rollups of a class that still live of a day, in ms, when the time up to
+    /// which lifetimes are counted is `now_ms`.
+    pub(crate) fn living_rollups_ms(
+        &self,
+        class: u32,
+        day: TimeRange,
+        now_ms: Option<i64>,
+    ) -> Vec<i64> {
+        let lives = |tier: &i64| {
+            let lifetime_ms = lifetime_ms(self.tiers(class), tier.unsigned_abs());
+            now_ms.is_none_or(|now_ms| day.end_ms >= now_ms.saturating_sub(lifetime_ms))
+        };
+        self.rollups_ms(class).into_iter().filter(lives).collect()
+    }
+
     /// Whether all that a raw block has is in the rollups of its class, as it is now.
     pub(crate) fn is_rolled_up(
         &self,
         block: &BlockMeta,
         blocks: &[BlockMeta],
         dirty: &BTreeSet<rollup::Day>,
+        now_ms: Option<i64>,
     ) -> bool {
         let has = |day: i64, tier: i64| {
             rollup::is_rolled_up(blocks, block.class, tier, rollup::window_of(day))
         };
-        let tiers = if block.tier_ms == 0 { self.rollups_ms(block.class) } else { Vec::new() };
         let is_done = |day: i64| {
-            !dirty.contains(&(block.class, day)) && tiers.iter().all(|tier| has(day, *tier))
+            let tiers = self.living_rollups_ms(block.class, rollup::window_of(day), now_ms);
+            tiers.is_empty()
+                || !dirty.contains(&(block.class, day)) && tiers.iter().all(|tier| has(day, *tier))
         };
-        tiers.is_empty() || rollup::days_of(block.range).all(is_done)
+        let is_last = block.tier_ms > 0 || self.rollups_ms(block.class).is_empty();
+        is_last || rollup::days_of(block.range).all(is_done)
     }
 
-    /// The class of each block, once all have theirs by the present policies.
-    pub(crate) fn of_blocks(&self, blocks: &[BlockMeta]) -> Option<BlockClasses> {
+    /// The class of each block, and whether all have theirs by the present policies.
+    pub(crate) fn of_blocks(&self, blocks: &[BlockMeta]) -> BlockClasses {
         let is_settled = !blocks.iter().any(|block| self.is_outdated(block));
-        is_settled.then(|| Arc::new(blocks.iter().map(|block| (block.id, block.class)).collect()))
+        let by_block = blocks.iter().map(|block| (block.id, block.class)).collect();
+        BlockClasses { by_block: Arc::new(by_block), is_settled }
     }
 
     /// Whether a block has its class by other policies than the present ones.

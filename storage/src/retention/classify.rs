@@ -15,9 +15,11 @@ use crate::db::Inner;
 use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
+use crate::manifest::Manifest;
 use crate::metrics::block::Block;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention::classes::Classifier;
+use crate::time::TimeRange;
 use crate::upkeep::Upkeep;
 
 impl Inner {
@@ -58,14 +60,30 @@ impl Inner {
     ) -> Result<()> {
         tracing::info!(blocks = ids.len(), class, "blocks have a class by the present policies");
         let mut manifest = upkeep.manifest.clone();
+        let mut moved = Vec::new();
         for meta in manifest.blocks.iter_mut().filter(|meta| ids.contains(&meta.id)) {
+            if meta.class != class {
+                moved.push(meta.range);
+            }
             (meta.class, meta.policy_generation) = (class, generation);
         }
+        moved.iter().for_each(|range| mark_moved(&mut manifest, class, *range));
         self.store(upkeep, manifest)?;
         // Readers learn of the classes.
         self.publish(upkeep, Vec::new(), &[]);
         Ok(())
     }
+}
+
+/// Notes that blocks of a time have come into a class: its rollups may lack them, or the other way
+/// round. Days without raw samples are not made again, and stay as they are.
+fn mark_moved(manifest: &mut Manifest, class: u32, range: TimeRange) {
+    let has_raw = |day: &i64| {
+        let window = rollup::window_of(*day);
+        manifest.blocks.iter().any(|meta| meta.tier_ms == 0 && meta.range.overlaps(window))
+    };
+    let days: Vec<i64> = rollup::days_of(range).filter(has_raw).collect();
+    manifest.dirty.extend(days.into_iter().map(|day| (class, day)));
 }
 
 /// A block that becomes several, one for each class.
@@ -83,6 +101,12 @@ impl Inner {
     /// Begins the part of the next class.
     fn begin_part(&self, upkeep: &mut Upkeep, mut split: Split) -> Result<()> {
         let Some(class) = split.classes.pop() else { return Ok(()) };
+        // As it is now: what was deleted since the part before is not to come back with this one.
+        let version = self.version();
+        let is_source = |block: &&LiveBlock| block.meta().id == split.block.meta().id;
+        if let Some(block) = version.blocks.iter().find(is_source) {
+            split.block = block.clone();
+        }
         let source = split.block.meta();
         let meta = BlockMeta {
             class,
@@ -115,12 +139,11 @@ impl Inner {
             return self.begin_part(upkeep, split);
         }
         let source = split.block.meta();
+        let known = upkeep.manifest.blocks.iter().find(|meta| meta.id == source.id);
+        let class = known.map(|meta| meta.class);
         self.replace(upkeep, &split.parts, &[source.id], |manifest, _| {
-            // Days that have to be rolled up again are so for each of the classes.
-            let is_dirty = |day: &i64| manifest.dirty.iter().any(|(_, dirty)| dirty == day);
-            let dirty: Vec<i64> = rollup::days_of(source.range).filter(is_dirty).collect();
-            for part in split.parts.iter().filter(|part| part.tier_ms == 0) {
-                manifest.dirty.extend(dirty.iter().map(|day| (part.class, *day)));
+            for part in split.parts.iter().filter(|part| Some(part.class) != class) {
+                mark_moved(manifest, part.class, source.range);
             }
         })?;
         tracing::info!(block = %source.id, parts = split.parts.len(), "split by class");

@@ -12,6 +12,7 @@ mod deletes;
 mod determinism;
 mod faults;
 mod import;
+mod lives;
 mod machine;
 mod model;
 mod oracle;

@@ -9,6 +9,7 @@ use icecore_storage::labels::Labels;
 use icecore_storage::matcher::{MatchOp, Matcher};
 use icecore_storage::metrics::batch::Batch;
 use icecore_storage::metrics::block::meta::BlockMeta;
+use icecore_storage::retention::hold::Hold;
 use icecore_storage::retention::policy::{Policies, Policy, Tier};
 use icecore_storage::snapshot::Selector;
 use icecore_storage::time::{DAY_MS, MINUTE_MS, TimeRange, WINDOW_MS};
@@ -19,16 +20,21 @@ const HOUR_MS: i64 = 60 * MINUTE_MS;
 const FIRST_MS: i64 = 1000 * DAY_MS;
 
 fn open(disk: &SimDisk, now_ms: i64) -> Db {
-    let tier = |resolution_ms: i64| Tier {
+    open_with(disk, policies([30; 3]), now_ms)
+}
+
+/// Days that raw samples, buckets of five minutes and those of an hour live.
+fn policies(days: [i64; 3]) -> Policies {
+    let tier = |(resolution_ms, days): (i64, i64)| Tier {
         resolution_ms: resolution_ms.unsigned_abs(),
-        lifetime_ms: 30 * DAY_MS,
+        lifetime_ms: days * DAY_MS,
     };
-    let tiers = [0, 5 * MINUTE_MS, HOUR_MS].map(tier).to_vec();
-    let options = Options {
-        policies: Policies::new(vec![Policy { matchers: Vec::new(), tiers }]),
-        seed: 7,
-        ..Options::default()
-    };
+    let tiers = [0, 5 * MINUTE_MS, HOUR_MS].into_iter().zip(days).map(tier).collect();
+    Policies::new(vec![Policy { matchers: Vec::new(), tiers }])
+}
+
+fn open_with(disk: &SimDisk, policies: Policies, now_ms: i64) -> Db {
+    let options = Options { policies, seed: 7, ..Options::default() };
     Db::open(Arc::new(disk.clone()), options, now_ms).unwrap()
 }
 
@@ -142,4 +148,68 @@ fn a_delete_has_its_day_made_again() {
     // Six buckets of 5 m and one of 1 h; one of 5 m, and that of 1 h has five samples left.
     assert_eq!(before - buckets(&again), 6 + 1 + 1);
     again.verify().unwrap();
+}
+
+/// Buckets of each tier.
+fn buckets(db: &Db) -> Vec<(u64, u64)> {
+    let of_tier = |tier_ms: u64| {
+        let of_tier = tiers(db).into_iter().filter(|meta| meta.tier_ms == tier_ms);
+        (tier_ms, of_tier.map(|meta| meta.samples).sum())
+    };
+    [5 * MINUTE_MS, HOUR_MS].map(|tier_ms| of_tier(tier_ms.unsigned_abs())).to_vec()
+}
+
+#[test]
+fn a_delete_between_the_samples_of_a_bucket_takes_none_of_them_from_it() {
+    let disk = SimDisk::new(3);
+    let db = open(&disk, FIRST_MS);
+    let mut now_ms = days(&db, 2) + 3 * WINDOW_MS;
+    maintain(&db, now_ms).unwrap();
+    let before = buckets(&db);
+    let quiet = FIRST_MS + 7 * HOUR_MS + MINUTE_MS;
+    let all = [Vec::new()];
+    db.delete(&all, TimeRange::new(quiet, quiet + MINUTE_MS), now_ms).unwrap();
+    for _ in 0..4 {
+        now_ms += HOUR_MS;
+        maintain(&db, now_ms).unwrap();
+    }
+    assert_eq!(buckets(&db), before);
+    db.verify().unwrap();
+}
+
+#[test]
+fn a_late_sample_of_a_day_whose_raw_samples_are_gone_takes_no_bucket_of_it() {
+    let disk = SimDisk::new(4);
+    let db = open_with(&disk, policies([1, 30, 30]), FIRST_MS);
+    let mut now_ms = days(&db, 4) + 3 * WINDOW_MS;
+    maintain(&db, now_ms).unwrap();
+    let oldest =
+        db.blocks().into_iter().filter(|block| block.tier_ms == 0).map(|b| b.range.start_ms);
+    assert!(oldest.min().unwrap() > FIRST_MS + DAY_MS, "raw samples of the first day are gone");
+    let before = buckets(&db);
+    db.set_policies(&policies([20, 30, 30])).unwrap();
+    append(&db, &series(9), FIRST_MS + 7 * HOUR_MS + 1, 1.0, now_ms);
+    for _ in 0..12 {
+        now_ms += HOUR_MS;
+        maintain(&db, now_ms).unwrap();
+    }
+    let more: Vec<(u64, u64)> = before.iter().map(|(tier_ms, all)| (*tier_ms, all + 1)).collect();
+    assert_eq!(buckets(&db), more);
+}
+
+#[test]
+fn what_is_on_hold_longer_than_a_tier_lives_is_not_rolled_up_over_and_over() {
+    let disk = SimDisk::new(5);
+    let hold = Hold {
+        id: "1".into(),
+        reason: "a test".into(),
+        owner: "nobody".into(),
+        matchers: Vec::new(),
+        range: TimeRange::ALL,
+        until_ms: None,
+    };
+    let held = policies([1, 2, 30]).with_holds(vec![hold]);
+    let db = open_with(&disk, held, FIRST_MS);
+    // Fails if upkeep does not come to its end.
+    days(&db, 6);
 }

@@ -223,3 +223,18 @@ fn a_log_that_could_not_begin_a_segment_is_cut_all_the_same() {
         assert_eq!(names(&disk, "quarantine/"), Vec::<String>::new(), "{what}");
     }
 }
+
+#[test]
+fn a_clock_that_was_years_ahead_keeps_no_upkeep_waiting_for_them() {
+    let start = time_of(0);
+    let db = open(&SimDisk::new(9), start).unwrap();
+    db.append(&batch(&[Row::float(named("a"), start, 1.0)]), start).unwrap();
+    maintain(&db, start + 3650 * 24 * 60 * MINUTE).unwrap();
+    let before = db.stats().checkpoints;
+    let now = start + 20 * MINUTE;
+    db.append(&batch(&[Row::float(named("a"), now, 2.0)]), now).unwrap();
+    maintain(&db, now).unwrap();
+    assert_eq!(db.stats().checkpoints, before, "it is checkpointed once it has waited");
+    maintain(&db, now + 20 * MINUTE).unwrap();
+    assert_eq!(db.stats().checkpoints, before + 1);
+}

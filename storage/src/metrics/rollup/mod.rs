@@ -15,6 +15,8 @@
 
 mod fill;
 
+use std::collections::BTreeSet;
+
 use crate::metrics::chunk;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
@@ -280,6 +282,30 @@ impl Rollup {
         }
     }
 
+    /// Takes from an older one of the same series and resolution the buckets in `range` that know of
+    /// more samples: of some, the raw ones are gone. What was deleted is in neither.
+    pub(crate) fn fill_up(&mut self, mut older: Rollup, range: TimeRange) {
+        let count = |of: &Rollup, end_ms: i64| -> f64 {
+            let of_kind = |kind| {
+                let found = of.ends(kind).binary_search(&end_ms).ok();
+                found.map_or(0.0, |row| of.column_of(kind, Component::Count).values[row])
+            };
+            Kind::ALL.into_iter().map(of_kind).sum()
+        };
+        let is_fuller =
+            |end_ms: &i64| range.contains(*end_ms) && count(&older, *end_ms) > count(self, *end_ms);
+        let ends = Kind::ALL.into_iter().flat_map(|kind| older.ends(kind).iter().copied());
+        let fuller: BTreeSet<i64> = ends.filter(is_fuller).collect();
+        if fuller.is_empty() {
+            return;
+        }
+        let resolution_ms = self.resolution_ms;
+        let is_taken = |time: i64| fuller.contains(&bucket_end_ms(time, resolution_ms));
+        self.columns_mut().for_each(|column| column.retain(|time| !is_taken(time)));
+        older.columns_mut().for_each(|column| column.retain(is_taken));
+        self.merge(older);
+    }
+
     /// Keeps the buckets that end in `range`.
     pub(crate) fn keep(&mut self, range: TimeRange) {
         let resolution_ms = self.resolution_ms;
@@ -391,6 +417,33 @@ mod tests {
         let constant = Rollup::of(&samples(cases[0]), 100);
         let stored: Vec<Component> = constant.stored().map(|(_, component, _)| component).collect();
         assert_eq!(stored, [Component::First, Component::Last, Component::Count]);
+    }
+
+    #[test]
+    fn buckets_that_know_of_more_samples_stay() {
+        let older = Rollup::of(
+            &samples(&[
+                (10, 5.0),
+                (20, 3.0),
+                (30, stale_nan()),
+                (110, 1.0),
+                (210, 2.0),
+                (310, 7.0),
+            ]),
+            100,
+        );
+        // Of the first bucket one sample is left, of the last none; the third has one more.
+        let raw = samples(&[(10, 5.0), (110, 4.0), (210, 2.0), (220, 2.0), (410, 1.0)]);
+        let mut rollup = Rollup::of(&raw, 100);
+        rollup.fill_up(older.clone(), TimeRange::new(1, 500));
+        assert_eq!(rollup.ends(Kind::Floats), [100, 200, 300, 400, 500]);
+        assert_eq!(rows(&rollup, Component::Count).iter().map(|(_, n)| *n).sum::<f64>(), 7.0);
+        assert_eq!(rows(&rollup, Component::Last)[..2], [(20, 3.0), (110, 4.0)]);
+        assert_eq!(rows(&rollup, Component::Falls), [(20, 5.0)]);
+        assert_eq!(rollup.column(Component::Ended).timestamps, [30]);
+        let mut of_another_day = Rollup::of(&raw, 100);
+        of_another_day.fill_up(older, TimeRange::new(401, 500));
+        assert_eq!(of_another_day, Rollup::of(&raw, 100));
     }
 
     #[test]
