@@ -1,6 +1,6 @@
 //! What upkeep is due: a pure function of plain facts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::compaction::rollup;
 use crate::compaction::windows::{self, Due, Moment};
@@ -111,11 +111,27 @@ impl Situation {
                 .iter()
                 .any(|(start, _)| TimeRange::new(*start, start + WINDOW_MS - 1).overlaps(window))
         };
-        let may_go = |block: &BlockMeta| {
-            !self.on_hold.contains(&block.id)
-                && self.classes.is_rolled_up(block, &self.blocks, &self.dirty, believed_ms)
+        let is_done = |block: &BlockMeta| {
+            self.classes.is_rolled_up(block, &self.blocks, &self.dirty, believed_ms)
                 && (self.until_day_ends_ms(block).is_none()
                     || !rollup::days_of(block.range).any(is_in_head))
+        };
+        // In the order of age: readers take it that of a time before the newest that went all went.
+        let is_overdue = |block: &&BlockMeta| {
+            let end_ms = block.range.end_ms.saturating_add(lifetime_ms(block));
+            block.tier_ms == 0 && believed_ms.is_some_and(|now_ms| end_ms < now_ms)
+        };
+        let is_stuck = |block: &&BlockMeta| !self.on_hold.contains(&block.id) && !is_done(block);
+        let mut stuck_ms: BTreeMap<u32, i64> = BTreeMap::new();
+        for block in self.blocks.iter().filter(is_overdue).filter(is_stuck) {
+            let oldest_ms = stuck_ms.entry(block.class).or_insert(i64::MAX);
+            *oldest_ms = block.range.start_ms.min(*oldest_ms);
+        }
+        let may_go = |block: &BlockMeta| {
+            let is_before = |stuck_ms: &i64| block.tier_ms > 0 || block.range.end_ms < *stuck_ms;
+            !self.on_hold.contains(&block.id)
+                && is_done(block)
+                && stuck_ms.get(&block.class).is_none_or(is_before)
         };
         retention::plan::expired(self.retention_facts(), lifetime_ms, may_go)
     }
