@@ -40,6 +40,8 @@ pub(crate) struct Version {
     pub(crate) dirty: BTreeSet<Day>,
     /// `None` while blocks find their classes by new policies.
     pub(crate) classes: Option<BlockClasses>,
+    /// Times for which late samples wait until blocks are merged.
+    pub(crate) crowded: Vec<TimeRange>,
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.

@@ -228,8 +228,12 @@ impl Inner {
             let meta = blocks[*place].meta();
             head.generations.note_range(meta.range.intersection(delete.range));
         }
-        *self.version.write() =
-            Arc::new(Version { blocks, dirty, classes: version.classes.clone() });
+        *self.version.write() = Arc::new(Version {
+            blocks,
+            dirty,
+            classes: version.classes.clone(),
+            crowded: version.crowded.clone(),
+        });
         let contiguous = {
             let mut sequences = self.sequences.lock();
             sequences.settle(sequence);

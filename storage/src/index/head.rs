@@ -22,6 +22,9 @@ use crate::encoding::varint;
 use crate::labels::{self, Labels};
 use crate::matcher::Matcher;
 
+/// An entry of a `BTreeMap` of values, two thirds full.
+const TREE_BYTES: usize = 36;
+
 /// A label index that series are added to and removed from.
 ///
 /// Ids are the caller's: small numbers, best given in order and used again after a removal.
@@ -34,6 +37,8 @@ pub struct HeadIndex {
     all: RoaringBitmap,
     /// The row added last, which the next is likely to resemble.
     last_row: Vec<PairId>,
+    /// Labels of all series together.
+    labels: usize,
 }
 
 /// The labels of a series, from which those of the next are made; the index must not change
@@ -66,6 +71,7 @@ impl HeadIndex {
             rows: Rows::default(),
             all: RoaringBitmap::new(),
             last_row: Vec::new(),
+            labels: 0,
         }
     }
 
@@ -87,6 +93,7 @@ impl HeadIndex {
             length += 1;
         }
         row.truncate(length);
+        self.labels += length;
         self.rows.insert(id, &row);
         self.last_row = row;
     }
@@ -116,6 +123,7 @@ impl HeadIndex {
         self.last_row.clear();
         let row: Vec<PairId> = self.rows.get(id).collect();
         self.rows.remove(id);
+        self.labels -= row.len();
         for number in row {
             let pair = self.pairs.get_mut(number);
             pair.payload.remove(id);
@@ -305,9 +313,17 @@ impl HeadIndex {
         counts
     }
 
+    /// [`Self::heap_bytes`] without a look at the pairs, and rather too much than too little.
+    pub(crate) fn bytes_held(&self) -> usize {
+        const POSTING_BYTES: usize = 4; // two in a bitmap, four in a list, and room to grow
+        self.labels * POSTING_BYTES
+            + self.pairs.len() * TREE_BYTES
+            + self.pairs.heap_bytes()
+            + self.rows.bytes_held()
+    }
+
     /// Bytes on the heap, about. Looks at every pair.
     pub fn heap_bytes(&self) -> usize {
-        const TREE_BYTES: usize = 36; // an entry of a BTreeMap of these, two thirds full
         let postings: usize =
             self.pairs.ids().map(|id| self.pairs.get(id).payload.heap_bytes() + TREE_BYTES).sum();
         let names: usize = self.names.iter().map(|entry| bitmap_bytes(&entry.series)).sum();

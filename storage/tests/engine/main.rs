@@ -13,6 +13,7 @@ mod determinism;
 mod faults;
 mod import;
 mod machine;
+mod memory;
 mod model;
 mod oracle;
 mod retention;

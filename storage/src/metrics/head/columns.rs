@@ -26,6 +26,8 @@ pub(crate) struct TimestampColumns {
     columns: Vec<Column>,
     free: Vec<u32>,
     by_content: HashMap<u128, u32>,
+    /// Of all columns' encoded timestamps.
+    encoded_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,7 @@ impl TimestampColumns {
         let last = times.last().copied().unwrap_or(-1);
         let range = TimeRange::new(first, last);
         let count = u8::try_from(times.len()).expect("a mini-chunk has few timestamps");
+        self.encoded_bytes += bytes.len();
         let column = Column { content, bytes, count, holders: 1, range };
         let id = match self.free.pop() {
             Some(id) => {
@@ -155,13 +158,14 @@ impl TimestampColumns {
         column.holders -= 1;
         if column.holders == 0 {
             self.by_content.remove(&column.content);
+            self.encoded_bytes -= column.bytes.len();
             column.bytes = Box::default();
             self.free.push(id);
         }
     }
 
     pub(crate) fn bytes_held(&self) -> usize {
-        self.columns.iter().map(|column| column.bytes.len()).sum::<usize>()
+        self.encoded_bytes
             + self.columns.capacity() * size_of::<Column>()
             + self.by_content.capacity() * 36
     }
