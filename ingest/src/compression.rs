@@ -102,6 +102,18 @@ pub fn decompress(
     }
 }
 
+/// Bytes that `body` will take when it is unpacked, if it can be; never more than the limit, which
+/// it is where the body does not say.
+pub fn decoded_bytes(body: &[u8], encoding: Encoding, limits: &Limits) -> usize {
+    let declared = match encoding.detect(body) {
+        Encoding::Identity => Some(body.len() as u64),
+        Encoding::Snappy => snap::raw::decompress_len(body).ok().map(|length| length as u64),
+        Encoding::Zstd => zstd::zstd_safe::get_frame_content_size(body).ok().flatten(),
+    };
+    let length = declared.and_then(|length| usize::try_from(length).ok());
+    length.unwrap_or(usize::MAX).min(limits.decoded_bytes)
+}
+
 /// What a body may become, and the words for when it would be more.
 struct Bound {
     encoding: Encoding,

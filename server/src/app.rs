@@ -10,12 +10,15 @@ use std::sync::{Arc, OnceLock};
 
 use icecore_query::cache::ResultCache;
 use icecore_query::engine::Engine;
+use icecore_storage::memory::MemoryShares;
 use icecore_storage::metrics::batch::Batch;
 use icecore_storage::{Db, Snapshot};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
-use crate::config::{Config, LOOKUPS_MAX, QUERIES_WAITING_MAX, WRITE_BODIES_BYTES_MAX, WRITES_MAX};
+use crate::config::{
+    Config, LOOKUPS_MAX, QUERIES_WAITING_MAX, READ_TIMEOUT, WRITE_BODIES_BYTES_MAX, WRITES_MAX,
+};
 use crate::counters::Counters;
 use crate::http::error::{ApiError, ErrorKind};
 use crate::reload::Reload;
@@ -47,12 +50,42 @@ pub(crate) struct Gates {
     pub query_queue: Arc<Semaphore>,
     pub lookups: Arc<Semaphore>,
     pub writes: Arc<Semaphore>,
-    /// One permit for each KiB of a write's body.
-    pub write_bodies: Arc<Semaphore>,
+    pub write_bodies: Room,
+    /// Of bodies that are decoded, with the columns that are made of them.
+    pub decoded_bodies: Room,
+}
+
+/// Memory that is taken before it is used, by whoever can wait for it.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// One permit for each KiB.
+    permits: Arc<Semaphore>,
+    kib: u32,
+}
+
+impl Room {
+    fn new(bytes: u64) -> Room {
+        let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX).max(1);
+        Room { permits: Arc::new(Semaphore::new(kib as usize)), kib }
+    }
+
+    /// Waits for so many bytes, for [`READ_TIMEOUT`] at most; of more than there are in all, for all.
+    pub(crate) async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.kib);
+        let permits = Arc::clone(&self.permits).acquire_many_owned(kib);
+        let waited = tokio::time::timeout(READ_TIMEOUT, permits).await;
+        waited.ok().map(|permits| permits.expect("gates are never closed"))
+    }
+
+    pub(crate) fn bytes_taken(&self) -> u64 {
+        let free = self.permits.available_permits() as u64;
+        u64::from(self.kib).saturating_sub(free) * 1024
+    }
 }
 
 impl App {
     pub(crate) fn new(config: Config, address: SocketAddr) -> App {
+        let bodies = MemoryShares::of(config.memory_limit).bodies;
         App {
             address,
             started_ms: clock::now_ms(),
@@ -67,9 +100,10 @@ impl App {
                 )),
                 lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
                 writes: Arc::new(Semaphore::new(WRITES_MAX)),
-                write_bodies: Arc::new(Semaphore::new(WRITE_BODIES_BYTES_MAX / 1024)),
+                write_bodies: Room::new((bodies / 4).min(WRITE_BODIES_BYTES_MAX as u64)),
+                decoded_bodies: Room::new(bodies / 4 * 3),
             },
-            batches: BatchPool::default(),
+            batches: BatchPool::new(bodies / 16),
             scrub: SharedStatus::default(),
             db: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -133,16 +167,23 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// Batches that keep their columns' memory from one write to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BatchPool {
     idle: std::sync::Mutex<Vec<Batch>>,
+    /// A larger batch is dropped: one large request must not hold memory for ever.
+    batch_bytes_max: usize,
 }
 
 impl BatchPool {
     /// As many as are kept; a write takes a few milliseconds, so this serves many senders.
     const IDLE_MAX: usize = 8;
-    /// A batch with a larger body is dropped: one large request must not hold memory for ever.
-    const BODY_BYTES_MAX: usize = 4 << 20;
+    const BATCH_BYTES_MAX: usize = 8 << 20;
+
+    fn new(batch_bytes_max: u64) -> BatchPool {
+        let most = usize::try_from(batch_bytes_max).unwrap_or(usize::MAX);
+        let idle = std::sync::Mutex::default();
+        BatchPool { idle, batch_bytes_max: most.min(BatchPool::BATCH_BYTES_MAX) }
+    }
 
     pub(crate) fn take(&self) -> Option<Batch> {
         self.lock().pop()
@@ -151,7 +192,7 @@ impl BatchPool {
     /// Keeps a batch as it is: the decoder that gets it next overwrites it.
     pub(crate) fn put(&self, batch: Batch) {
         let mut idle = self.lock();
-        if idle.len() < BatchPool::IDLE_MAX && batch.body.capacity() <= BatchPool::BODY_BYTES_MAX {
+        if idle.len() < BatchPool::IDLE_MAX && batch.bytes_held() <= self.batch_bytes_max {
             idle.push(batch);
         }
     }

@@ -11,9 +11,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use icecore_query::engine::EngineOptions;
 use icecore_query::parser::ParserOptions;
 use icecore_storage::db::{self, SyncMode};
+use icecore_storage::memory::MemoryShares;
 
 use crate::backup::BackupArgs;
-use crate::config::{Config, LISTEN_ADDRESS};
+use crate::config::{Config, LISTEN_ADDRESS, MEMORY_LIMIT_LEAST};
 use crate::config_file;
 use crate::delete::DeleteArgs;
 use crate::duration;
@@ -23,7 +24,7 @@ use crate::inspect::InspectArgs;
 use crate::plan::PlanArgs;
 use crate::process::machine_bytes;
 use crate::restore::RestoreArgs;
-use crate::size::{Size, parse_bytes, parse_share};
+use crate::size::{Size, UNKNOWN_MACHINE_BYTES, parse_bytes, parse_share};
 use crate::verify::VerifyArgs;
 
 /// A time-series database for operations data that speaks Prometheus.
@@ -123,15 +124,21 @@ pub struct ServeArgs {
     #[arg(long = "query.max-samples", value_name = "COUNT", default_value_t = 50_000_000, value_parser = parse_count)]
     query_samples_max: usize,
 
-    /// Memory that one query may hold, in bytes or in percent of this machine's.
-    #[arg(long = "query.max-memory-per-query", value_name = "SIZE", default_value = "25%", value_parser = parse_share)]
+    /// Memory for series, queries, caches and bodies together, in bytes or in percent of what this
+    /// machine or its control group has. What is left is for the program and for mapped files.
+    #[arg(long = "memory.limit", value_name = "SIZE", default_value = "60%", value_parser = parse_share)]
+    memory_limit: Size,
+
+    /// Memory that one query may hold, in bytes or in percent of --memory.limit.
+    #[arg(long = "query.max-memory-per-query", value_name = "SIZE", default_value = "12%", value_parser = parse_share)]
     query_memory: Size,
 
     /// Memory that all queries may hold together.
-    #[arg(long = "query.max-memory", value_name = "SIZE", default_value = "50%", value_parser = parse_share)]
+    #[arg(long = "query.max-memory", value_name = "SIZE", default_value = "25%", value_parser = parse_share)]
     queries_memory: Size,
 
-    /// Results of range queries that are kept for when they are asked again; 0 keeps none.
+    /// Results of range queries that are kept for when they are asked again, at most 3 % of
+    /// --memory.limit; 0 keeps none.
     #[arg(long = "query.cache-size", value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
     cache_size: Size,
 
@@ -188,25 +195,36 @@ impl ServeArgs {
         loaded.warn();
         let flags = self.flags();
         let features = self.features();
-        let machine_bytes = machine_bytes();
-        let cache_bytes = self.cache_size.bytes(machine_bytes);
+        let memory_limit =
+            self.memory_limit.bytes(machine_bytes().unwrap_or(UNKNOWN_MACHINE_BYTES));
+        if memory_limit < MEMORY_LIMIT_LEAST {
+            anyhow::bail!(
+                "--memory.limit={} is {memory_limit} bytes; want at least {MEMORY_LIMIT_LEAST}",
+                self.memory_limit
+            );
+        }
+        let shares = MemoryShares::of(memory_limit);
+        let cache_bytes = self.cache_size.bytes(memory_limit).min(shares.results);
         let mut config = Config {
             listen_address: self.listen_address,
             storage_path: self.storage_path,
             storage: db::Options {
                 sync: self.wal_sync,
                 policies: loaded.policies,
+                page_cache_bytes: usize::try_from(shares.pages).unwrap_or(usize::MAX),
+                memory: shares.into(),
                 series_limits: loaded.series_limits,
                 seed: random_seed(),
                 ..db::Options::default()
             },
-            scrub_bytes_per_second: self.scrub_rate.bytes(machine_bytes),
+            memory_limit,
+            scrub_bytes_per_second: self.scrub_rate.bytes(memory_limit),
             enable_admin_api: self.enable_admin_api,
             engine: EngineOptions {
                 lookback_ms: self.lookback_ms,
                 max_samples: self.query_samples_max,
-                max_query_bytes: self.query_memory.bytes(machine_bytes),
-                max_bytes: self.queries_memory.bytes(machine_bytes),
+                max_query_bytes: self.query_memory.bytes(memory_limit),
+                max_bytes: self.queries_memory.bytes(memory_limit),
                 timeout: Duration::from_millis(self.query_timeout_ms.unsigned_abs()),
                 ..EngineOptions::default()
             },
@@ -239,6 +257,7 @@ impl ServeArgs {
             ("enable-feature", self.features.join(",")),
             ("log.format", name(&|| self.log_format.to_possible_value())),
             ("log.level", name(&|| self.log_level.to_possible_value())),
+            ("memory.limit", self.memory_limit.to_string()),
             ("query.cache-size", self.cache_size.to_string()),
             ("query.lookback-delta", duration::format_ms(self.lookback_ms)),
             ("query.max-concurrency", self.query_concurrency.to_string()),
@@ -341,8 +360,11 @@ mod tests {
             assert!(!config.enable_admin_api);
             assert_eq!(config.query_concurrency, 20);
             assert_eq!(config.result_cache_bytes, 64 << 20);
-            let of_all = config.engine.max_query_bytes * 2;
-            assert!(of_all > 0 && config.engine.max_bytes.abs_diff(of_all) < 100);
+            let shares = MemoryShares::of(config.memory_limit);
+            assert!(config.memory_limit > MEMORY_LIMIT_LEAST);
+            assert_eq!(config.engine.max_bytes, shares.queries);
+            assert_eq!(config.storage.memory, shares.into());
+            assert!(config.engine.max_query_bytes < config.engine.max_bytes);
         }
     }
 
@@ -392,6 +414,7 @@ mod tests {
             ("--query.max-samples", "-1", "at least 1"),
             ("--query.timeout", "0s", "more than 0"),
             ("--query.max-memory", "0", "2GiB or 25%"),
+            ("--memory.limit", "1MiB", "want at least"),
             ("--query.cache-size", "10%", "64MiB"),
             ("--web.listen-address", "9494", "host:port"),
             ("--log.level", "loud", "debug, info, warn, error"),

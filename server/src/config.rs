@@ -32,8 +32,11 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a form: queries with regexes of thousands of names come here.
 pub const FORM_BYTES_MAX: usize = 2 << 20;
 
-/// Bytes of write bodies held at once, as they arrive. Decoded they are some four times as large.
+/// Bytes of write bodies held at once, as they arrive; less where memory is short.
 pub const WRITE_BODIES_BYTES_MAX: usize = 64 << 20;
+
+/// With less, the shares would be smaller than what is in them for one request.
+pub const MEMORY_LIMIT_LEAST: u64 = 64 << 20;
 
 /// Writes that are decoded and appended at once. More than there are cores, since most of them
 /// wait for one fdatasync together.
@@ -60,6 +63,9 @@ pub struct Config {
     /// The data directory.
     pub storage_path: PathBuf,
     pub storage: db::Options,
+    /// What series, queries, caches and bodies may take together; those who have a share of it are
+    /// told elsewhere, but bodies.
+    pub memory_limit: u64,
     /// Blocks are checked at this rate; 0 checks none.
     pub scrub_bytes_per_second: u64,
     /// Whether snapshots and deletes may be asked for.
@@ -87,6 +93,7 @@ impl Config {
             listen_address: LISTEN_ADDRESS.into(),
             storage_path: storage_path.into(),
             storage: db::Options::default(),
+            memory_limit: u64::MAX,
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
             enable_admin_api: false,
             config_file: None,

@@ -10,6 +10,7 @@ use icecore_query::cache::CacheStats;
 use icecore_query::go_format::push_api_float;
 use icecore_storage::db::Stats;
 use icecore_storage::labels::{Labels, LabelsBuilder, METRIC_NAME};
+use icecore_storage::memory::MemoryShares;
 use icecore_storage::metrics::batch::{Metadata, MetricKind};
 use icecore_storage::series_limits::{LimitKind, LimitStatus};
 
@@ -68,7 +69,9 @@ pub(crate) fn gather(app: &App) -> Vec<Family> {
     families.label("version", env!("CARGO_PKG_VERSION"));
     process(&mut families, app, &ProcessStats::read());
     if let Some(db) = app.db_if_open() {
-        storage(&mut families, &db.stats());
+        let stats = db.stats();
+        storage(&mut families, &stats);
+        memory(&mut families, app, &stats);
         series_limits(&mut families, &db.series_limits(clock::now_ms()));
         scrub(&mut families, &app.scrub.get());
     }
@@ -209,6 +212,10 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         wal_written_bytes,
         checkpoints,
         quarantined_files,
+        head_bytes_max: _,
+        deferred_rows,
+        memory_refused_writes,
+        relieved_series,
         lost_records,
         retention_held_bytes,
         on_hold_bytes,
@@ -234,6 +241,21 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             "icecore_wal_restated_bytes_total",
             "Of these, bytes that restate series in a new segment.",
             *wal_restated_bytes,
+        ),
+        (
+            "icecore_memory_deferred_rows_total",
+            "Rows of new series that found no memory; their senders were asked to try again.",
+            *deferred_rows,
+        ),
+        (
+            "icecore_memory_refused_writes_total",
+            "Writes that found no memory at all; their senders were asked to try again.",
+            *memory_refused_writes,
+        ),
+        (
+            "icecore_memory_relieved_series_total",
+            "Series that went into blocks before their time for want of memory.",
+            *relieved_series,
         ),
         ("icecore_checkpoints_total", "Checkpoints of the head.", *checkpoints),
         (
@@ -304,6 +326,32 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         ] {
             out.gauge(name, help, *ms as f64 / 1000.0);
         }
+    }
+}
+
+fn memory(out: &mut Gathered, app: &App, stats: &Stats) {
+    let limit = app.config.memory_limit;
+    let shares = MemoryShares::of(limit);
+    out.gauge("icecore_memory_limit_bytes", "What --memory.limit comes to.", limit as f64);
+    let queries = app.engine.memory();
+    let bodies = app.gates.write_bodies.bytes_taken() + app.gates.decoded_bodies.bytes_taken();
+    let results = app.config.result_cache_bytes as u64;
+    let pages = app.config.storage.page_cache_bytes as u64;
+    let parts = [
+        ("head", stats.head_bytes, stats.head_bytes_max),
+        ("queries", queries.bytes_held(), queries.bytes_max()),
+        ("pages", stats.page_cache_bytes, pages),
+        ("results", app.result_cache.stats().bytes, results),
+        ("bodies", bodies, shares.bodies),
+    ];
+    let (used, share) = ("icecore_memory_used_bytes", "icecore_memory_share_bytes");
+    out.family(used, "Memory that a part has taken, as it counts it itself.", MetricKind::Gauge);
+    for (part, used, _) in parts {
+        out.row("", vec![("part", part.to_owned())], used as f64);
+    }
+    out.family(share, "Memory that a part may take.", MetricKind::Gauge);
+    for (part, _, share) in parts {
+        out.row("", vec![("part", part.to_owned())], share as f64);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Read from `/proc`; where there is none, or where a line is missing, the value is absent.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Clock ticks a second in `/proc/self/stat`: 100 on every Linux that runs here (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -40,10 +41,32 @@ impl ProcessStats {
 pub(crate) fn machine_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let machine = first_number(&machine, "MemTotal:").map(|kib| kib * 1024);
-    // In a container its own group is the root of what it sees.
-    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
-    let group = group.trim().parse().ok();
-    [machine, group].into_iter().flatten().min()
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let files = group_files(&groups).into_iter();
+    // "max", or a number that no machine has, stands for no limit.
+    let limits = files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());
+    machine.into_iter().chain(limits).min()
+}
+
+/// Where the limits of a process's control groups are, version 2 and 1, from `/proc/self/cgroup`. A
+/// group is bounded by those above it too. In a container, whose own group is the root of what it
+/// sees, the path may lead nowhere.
+fn group_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (root, name) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let path = Path::new(path.trim_start_matches('/'));
+        files.extend(path.ancestors().map(|group| Path::new(root).join(group).join(name)));
+    }
+    files
 }
 
 /// The number that follows `name` at the start of a line.
@@ -70,6 +93,19 @@ mod tests {
         let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 4 0";
         assert_eq!(cpu_seconds(stat), Some(2.0));
         assert_eq!(cpu_seconds("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn a_group_is_bounded_by_those_above_it() {
+        let found = group_files("4:cpu,memory:/a/b\n0::/c\n1:cpu:/d\nnonsense\n");
+        let expected = [
+            "/sys/fs/cgroup/memory/a/b/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/c/memory.max",
+            "/sys/fs/cgroup/memory.max",
+        ];
+        assert_eq!(found, expected.map(PathBuf::from));
     }
 
     #[test]

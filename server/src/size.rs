@@ -1,5 +1,4 @@
-//! Sizes of memory on the command line: `64MiB`, `1GB`, `1048576`, or a part of the machine's
-//! memory, `25%`.
+//! Sizes of memory on the command line: `64MiB`, `1GB`, `1048576`, or a part of something, `25%`.
 
 /// Suffixes and what they stand for; the first of a value is how it is written.
 const UNITS: [(&str, u64); 9] = [
@@ -15,24 +14,22 @@ const UNITS: [(&str, u64); 9] = [
 ];
 
 /// What a machine is taken to have that does not say.
-const UNKNOWN_MACHINE_BYTES: u64 = 4 << 30;
+pub(crate) const UNKNOWN_MACHINE_BYTES: u64 = 4 << 30;
 
 /// A size as it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
     Bytes(u64),
-    /// Of the memory that the process may use.
+    /// Of what the flag says.
     Percent(u64),
 }
 
 impl Size {
-    /// In bytes on a machine with so much memory.
-    pub(crate) fn bytes(self, machine_bytes: Option<u64>) -> u64 {
+    /// In bytes, where so many are the whole.
+    pub(crate) fn bytes(self, whole: u64) -> u64 {
         match self {
             Size::Bytes(bytes) => bytes,
-            Size::Percent(percent) => {
-                machine_bytes.unwrap_or(UNKNOWN_MACHINE_BYTES) / 100 * percent
-            }
+            Size::Percent(percent) => whole / 100 * percent,
         }
     }
 }
@@ -64,10 +61,9 @@ pub(crate) fn parse_bytes(text: &str) -> Result<Size, String> {
     number.checked_mul(unit).map(Size::Bytes).ok_or_else(|| WANT.into())
 }
 
-/// A size in bytes or in percent of the machine's memory; not 0.
+/// A size in bytes or in percent; not 0.
 pub(crate) fn parse_share(text: &str) -> Result<Size, String> {
-    const WANT: &str =
-        "want a number of bytes or a part of this machine's memory, for example 2GiB or 25%";
+    const WANT: &str = "want a number of bytes or a percentage, for example 2GiB or 25%";
     match text.strip_suffix('%') {
         Some(percent) => match percent.parse() {
             Ok(percent @ 1..=100) => Ok(Size::Percent(percent)),
@@ -103,8 +99,8 @@ mod tests {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
         assert_eq!(parse_bytes("2KB").unwrap(), Size::Bytes(2000));
-        assert_eq!(parse_share("25%").unwrap().bytes(Some(400)), 100);
-        assert_eq!(parse_share("7").unwrap().bytes(Some(400)), 7);
+        assert_eq!(parse_share("25%").unwrap().bytes(400), 100);
+        assert_eq!(parse_share("7").unwrap().bytes(400), 7);
     }
 
     #[test]

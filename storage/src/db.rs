@@ -16,6 +16,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use crate::backup;
+use crate::compaction::windows;
 use crate::deletes::live::LiveBlock;
 use crate::deletes::{Preview, Receipt};
 use crate::disk::Disk;
@@ -23,13 +24,14 @@ use crate::error::{Error, Result, io_error};
 use crate::labels::Labels;
 use crate::limits::Limits;
 use crate::matcher::Matcher;
+use crate::memory::{MemoryLimits, Pressure, RoomForSeries};
 use crate::metrics::batch::{Batch, Refusals};
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::head::Head;
 use crate::metrics::head::age::{AcceptedAge, FUTURE_MS};
 use crate::recovery::{self, RecoveryReport};
-use crate::retention::classes::Classifier;
+use crate::relief::Activity;
 use crate::retention::hold::Holds;
 use crate::retention::policy::Policies;
 use crate::series_limits::SeriesLimit;
@@ -62,6 +64,8 @@ pub struct Options {
     pub external_labels: Labels,
     /// Decompressed pages of merged blocks that are kept, in bytes.
     pub page_cache_bytes: usize,
+    /// What the head and upkeep may take.
+    pub memory: MemoryLimits,
     /// Something random: it tells this log's segments from those of others.
     pub seed: u64,
 }
@@ -75,6 +79,7 @@ impl Default for Options {
             series_limits: Vec::new(),
             external_labels: Labels::empty(),
             page_cache_bytes: 64 << 20,
+            memory: MemoryLimits::NONE,
             seed: 0,
         }
     }
@@ -89,6 +94,9 @@ pub struct Appended {
     pub new_series: u64,
     /// Rows that will never be accepted; the others are stored.
     pub refused: Refusals,
+    /// Rows of new series for which there is no memory at present: they are not stored, the others
+    /// are, and the same request may be sent again.
+    pub deferred: Refusals,
     /// The batch's place in the log.
     pub sequence: u64,
 }
@@ -121,6 +129,13 @@ pub struct Stats {
     pub wal_written_bytes: u64,
     pub checkpoints: u64,
     pub quarantined_files: u64,
+    /// Bytes that the head may take; `u64::MAX` if that is not bounded.
+    pub head_bytes_max: u64,
+    /// Rows of new series that found no memory, and writes that did not.
+    pub deferred_rows: u64,
+    pub memory_refused_writes: u64,
+    /// Series that went into blocks before their window's end for want of memory.
+    pub relieved_series: u64,
     /// Records that replay found damaged or missing.
     pub lost_records: u64,
     /// Bytes that retention would drop and that wait for somebody to confirm.
@@ -179,6 +194,10 @@ pub(crate) struct Counters {
     pub(crate) refused: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) quarantined: AtomicU64,
+    pub(crate) deferred: AtomicU64,
+    pub(crate) refused_full: AtomicU64,
+    /// Series that were put into blocks before their time.
+    pub(crate) relieved_series: AtomicU64,
     pub(crate) retention_held_bytes: AtomicU64,
     pub(crate) on_hold_bytes: AtomicU64,
     pub(crate) evicted_blocks: AtomicU64,
@@ -212,16 +231,12 @@ impl Db {
     pub fn open(disk: Arc<dyn Disk>, options: Options, now_ms: i64) -> Result<Db> {
         let lock = lock(disk.as_ref())?;
         let pages = Arc::new(PageCache::new(options.page_cache_bytes));
-        let recovered = recovery::recover(&disk, &pages)?;
-        let next_sequence = recovered.last_sequence + 1;
+        let recovered = recovery::recover(&disk, &pages, &options)?;
+        let (next_sequence, has_spilled) = (recovered.last_sequence + 1, recovered.has_spilled);
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let (mut manifest, mut head) = (recovered.manifest, recovered.head);
         let disk_budget = options.policies.disk_budget;
         let mut holds = Holds::new(&options.policies.holds);
-        manifest.classes.adopt(&options.policies, &manifest.blocks);
-        head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
-        let ids: Vec<u32> = head.ids().collect();
-        head.classify(&ids);
         head.set_series_limits(&options.series_limits);
         let (dirty, raw_gone) = (manifest.dirty.clone(), manifest.raw_gone.clone());
         let on_hold = holds.held(&recovered.blocks, now_ms).into_iter().collect();
@@ -236,6 +251,7 @@ impl Db {
             recovered.next_segment,
             recovered.segments,
         );
+        let crowded = windows::crowded(&manifest.blocks, options.memory.merged_series_max());
         let counters = Counters::default();
         counters.quarantined.store(recovered.report.quarantined.len() as u64, Ordering::Relaxed);
         let db = Db {
@@ -251,6 +267,7 @@ impl Db {
                     raw_gone,
                     on_hold,
                     classes,
+                    crowded,
                 })),
                 sequences: Mutex::new(Sequences {
                     contiguous: next_sequence - 1,
@@ -273,6 +290,9 @@ impl Db {
                     on_hold: Vec::new(),
                     is_short: false,
                     damaged_files: recovered.damaged_files,
+                    activity: Activity::since(now_ms, next_sequence - 1),
+                    is_relieved: false,
+                    relief_not_before_ms: i64::MIN,
                 }),
                 writes: RwLock::new(()),
                 closed: AtomicBool::new(false),
@@ -283,17 +303,17 @@ impl Db {
                 _lock: lock,
             }),
         };
-        db.settle_start(now_ms)?;
+        db.settle_start(has_spilled, now_ms)?;
         Ok(db)
     }
 
     /// Puts what was replayed into a checkpoint: a log whose sync failed before may have shown
     /// pages to replay that the disk never got, and damage is left behind with the old segments.
-    fn settle_start(&self, now_ms: i64) -> Result<()> {
+    fn settle_start(&self, has_spilled: bool, now_ms: i64) -> Result<()> {
         let mut upkeep = self.inner.upkeep.lock();
         let report = &self.inner.recovery;
         let has_log = self.inner.wal.stats().segments > 0;
-        let outcome = if has_log || !upkeep.damaged_files.is_empty() {
+        let outcome = if has_log || has_spilled || !upkeep.damaged_files.is_empty() {
             self.inner.checkpoint(&mut upkeep, now_ms)
         } else {
             upkeep.manifest.store(self.inner.disk.as_ref()).map_err(Error::from)
@@ -452,9 +472,13 @@ impl Inner {
         let _in_flight = self.writes.read();
         let (mut decided, ticket) = {
             let mut head = self.head.write();
-            let mut decided = head.decide(batch, &self.options.limits, age);
+            let room = self.check_memory(&head)?;
+            self.check_merging(&head, batch)?;
+            let mut decided = head.decide(batch, &self.options.limits, age, room);
+            self.counters.deferred.fetch_add(decided.deferred.rows, Ordering::Relaxed);
             if decided.record.is_empty() {
-                return Ok(self.nothing_appended(batch, decided.refused));
+                let appended = self.nothing_appended(batch, decided.refused);
+                return Ok(Appended { deferred: decided.deferred, ..appended });
             }
             let ticket = self.wal.reserve()?;
             head.restate(&mut decided, ticket.sequence, ticket.segment);
@@ -489,7 +513,49 @@ impl Inner {
             exemplars: decided.record.exemplars.len() as u64,
             new_series: decided.new_series,
             refused,
+            deferred: decided.deferred,
             sequence: ticket.sequence,
+        })
+    }
+
+    /// Late samples wait where so many blocks lie over one another that reading suffers.
+    fn check_merging(&self, head: &Head, batch: &Batch) -> Result<()> {
+        let version = self.version();
+        if version.crowded.is_empty() {
+            return Ok(());
+        }
+        let sealed_before = head.sealed_before();
+        let waits = |time: i64| {
+            time < sealed_before && version.crowded.iter().any(|crowded| crowded.contains(time))
+        };
+        let histograms = batch.histograms.iter().map(|row| row.timestamp);
+        match batch.timestamps.iter().copied().chain(histograms).find(|time| waits(*time)) {
+            None => Ok(()),
+            Some(time) => Err(Error::Unavailable {
+                reason: format!(
+                    "samples as late as {time} come faster than they are merged: \
+                     {} blocks or more lie over that time",
+                    windows::OVERLAP_MAX
+                ),
+                retry_after_seconds: 30,
+            }),
+        }
+    }
+
+    /// The room for new series; an error if not even those that there are have room.
+    fn check_memory(&self, head: &Head) -> Result<RoomForSeries> {
+        let (memory, bytes) = (self.options.memory, head.bytes_held() as u64);
+        if memory.pressure(bytes) < Pressure::Full {
+            return Ok(memory.room_for_series(bytes));
+        }
+        self.counters.refused_full.fetch_add(1, Ordering::Relaxed);
+        Err(Error::Unavailable {
+            reason: format!(
+                "the series in memory take {bytes} bytes, and may take {} (--memory.limit): \
+                 writes wait until some of it is in blocks",
+                memory.head_bytes
+            ),
+            retry_after_seconds: 10,
         })
     }
 
@@ -552,6 +618,10 @@ impl Inner {
             wal_restated_bytes: wal.restated_bytes,
             wal_written_bytes: wal.written_bytes,
             checkpoints: self.counters.checkpoints.load(Ordering::Relaxed),
+            head_bytes_max: self.options.memory.head_bytes,
+            deferred_rows: self.counters.deferred.load(Ordering::Relaxed),
+            memory_refused_writes: self.counters.refused_full.load(Ordering::Relaxed),
+            relieved_series: self.counters.relieved_series.load(Ordering::Relaxed),
             quarantined_files: self.counters.quarantined.load(Ordering::Relaxed),
             lost_records: self.recovery.lost_records,
             retention_held_bytes: self.counters.retention_held_bytes.load(Ordering::Relaxed),

@@ -9,6 +9,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::encoding::varint;
@@ -122,6 +123,14 @@ impl Labels {
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut pairs = self.byte_pairs();
         pairs.find(|(candidate, _)| *candidate == name.as_bytes()).map(|(_, value)| text(value))
+    }
+
+    /// Where the value of a label lies in [`Labels::as_bytes`].
+    pub(crate) fn place(&self, name: &str) -> Option<Range<usize>> {
+        let mut pairs = self.byte_pairs();
+        let (_, value) = pairs.find(|(candidate, _)| *candidate == name.as_bytes())?;
+        let end = self.bytes.len() - pairs.rest.len();
+        Some(end - value.len()..end)
     }
 
     /// The pairs whose name `keep` accepts.

@@ -10,18 +10,24 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use roaring::RoaringBitmap;
+
 use crate::backup;
 use crate::compaction::rollup;
+use crate::db::Options;
 use crate::deletes::live::LiveBlock;
 use crate::deletes::{Delete, Numbers};
 use crate::disk::Disk;
 use crate::error::{Error, Result, io_error};
+use crate::labels::Labels;
 use crate::manifest::{self, CheckpointId, Found, Manifest};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::{self, BLOCKS_DIR, Block};
 use crate::metrics::checkpoint::{self, CHECKPOINTS_DIR};
 use crate::metrics::head::Head;
+use crate::relief::Spill;
+use crate::retention::classes::Classifier;
 use crate::time::{TimeRange, WINDOW_MS, windows_of};
 use crate::wal::replay::{self, Entry};
 use crate::wal::{SealedSegment, WAL_DIR};
@@ -54,12 +60,18 @@ pub(crate) struct Recovered {
     pub(crate) last_sequence: u64,
     pub(crate) next_segment: u64,
     pub(crate) segments: Vec<SealedSegment>,
+    /// Blocks were made which no stored manifest names yet.
+    pub(crate) has_spilled: bool,
     /// They go to quarantine once the head is in a new checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
     pub(crate) report: RecoveryReport,
 }
 
-pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Recovered> {
+pub(crate) fn recover(
+    disk: &Arc<dyn Disk>,
+    cache: &Arc<PageCache>,
+    options: &Options,
+) -> Result<Recovered> {
     for dir in [WAL_DIR, BLOCKS_DIR, CHECKPOINTS_DIR] {
         let dir = Path::new(dir);
         disk.create_dir_all(dir).map_err(|e| io_error("create folder", dir, e))?;
@@ -82,30 +94,40 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Re
             manifest
         }
     };
-    let blocks = open_blocks(disk, &mut manifest, cache, &mut report)?;
+    let mut blocks = open_blocks(disk, &mut manifest, cache, &mut report)?;
     let mut head = Head::new();
+    let classes = &mut manifest.classes;
+    classes.adopt(&options.policies, &manifest.blocks);
+    head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), classes)));
+    sweep(disk.as_ref(), &mut manifest, &mut report)?;
+    // A manifest that names no lost block any more would have the next start believe that all rows
+    // of its window are in blocks.
+    let can_store = report.quarantined.is_empty();
+    let mut spill = Spill::new(disk, cache, options, can_store);
+    let sealed = sealed_windows(&manifest, &blocks, &report);
     let restored = restore_checkpoint(
         disk.as_ref(),
         &mut manifest,
         &mut head,
+        (&mut spill, &sealed),
         &mut damaged_files,
         &mut report,
     );
     restored?;
-    sweep(disk.as_ref(), &mut manifest, &mut report)?;
-    let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
-    // The blocks of a window's classes were sealed together. Where one is lost, the log may still
-    // have its rows: they are taken from it all, and those that blocks have too do no harm.
-    let trusted = if report.quarantined.is_empty() { &blocks[..] } else { &[] };
-    let sealed = SealedWindows::of(trusted, covered);
+    let sealed = sealed_windows(&manifest, &blocks, &report);
     sealed.forget_in(&mut head);
-    let mut deletes = Vec::new();
-    let replayed =
-        replay_log(disk.as_ref(), covered, &sealed, &mut head, &mut deletes, &mut report)?;
+    let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
+    let mut replay =
+        Replay { head: &mut head, manifest: &mut manifest, spill, deletes: Vec::new() };
+    let replayed = replay.run(disk.as_ref(), covered, &sealed, &mut report)?;
+    let Replay { spill, deletes, .. } = replay;
     report.torn_tail_bytes = replayed.torn_tail_bytes;
     report.lost_records += replayed.lost;
     report.replayed_records = replayed.records;
-    add_deletes(&mut manifest, deletes, &report);
+    add_deletes(&mut manifest, deletes, &spill.metas, &report);
+    let has_spilled = !spill.metas.is_empty();
+    blocks.extend(spill.name_in(&mut manifest));
+    sort_blocks(&mut blocks);
     let blocks = without_deleted(disk.as_ref(), &mut manifest, blocks, &mut report)?;
     let by_blocks = blocks.iter().map(|block| block.meta().sequence).max().unwrap_or(0);
     Ok(Recovered {
@@ -115,9 +137,22 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, cache: &Arc<PageCache>) -> Result<Re
         last_sequence: replayed.last_sequence.max(by_blocks),
         next_segment: replayed.last_segment + 1,
         segments: replayed.segments,
+        has_spilled,
         damaged_files: damaged_files.into_iter().chain(replayed.damaged).collect(),
         report,
     })
+}
+
+/// The blocks of a window's classes were sealed together. Where one is lost, the log may still have
+/// its rows: they are taken from it all, and those that blocks have too do no harm.
+fn sealed_windows(
+    manifest: &Manifest,
+    blocks: &[Arc<Block>],
+    report: &RecoveryReport,
+) -> SealedWindows {
+    let covered = manifest.checkpoint.map_or(0, |checkpoint| checkpoint.covered);
+    let trusted = if report.quarantined.is_empty() { blocks } else { &[] };
+    SealedWindows::of(trusted, covered)
 }
 
 /// The blocks that hold rows which the log or the checkpoint may hold as well.
@@ -156,8 +191,7 @@ impl SealedWindows {
         for window in &self.windows {
             let ids: Vec<u32> = head.ids().collect();
             for id in ids {
-                let (series, columns) = head.series_and_columns(id);
-                series.forget_window(*window, columns);
+                head.change(id, |series, columns| series.forget_window(*window, columns));
             }
             head.end_seal(*window, 0, &[]);
             head.set_sealed_before(window.end_ms.saturating_add(1));
@@ -166,72 +200,113 @@ impl SealedWindows {
     }
 }
 
-fn replay_log(
-    disk: &dyn Disk,
-    covered: u64,
-    sealed: &SealedWindows,
-    head: &mut Head,
-    deletes: &mut Vec<(u64, Delete)>,
-    report: &mut RecoveryReport,
-) -> Result<replay::Report> {
-    let mut ids: Vec<u32> = Vec::new();
-    let define = |head: &mut Head, ids: &mut Vec<u32>, reference: u32, labels: &_| {
-        let (id, _) = head.find_or_create(labels);
-        let at = reference as usize;
-        if at >= ids.len() {
-            ids.resize(at + 1, u32::MAX);
+/// What the log is replayed into.
+struct Replay<'a, 'd> {
+    head: &'a mut Head,
+    manifest: &'a mut Manifest,
+    spill: Spill<'d>,
+    deletes: Vec<ReplayedDelete>,
+}
+
+/// A delete that the log has, and the manifest may know.
+struct ReplayedDelete {
+    sequence: u64,
+    delete: Delete,
+    /// How many blocks were spilled before it.
+    spilled: usize,
+}
+
+/// The head's series by the references of the segment that is replayed.
+#[derive(Default)]
+struct References(Vec<u32>);
+
+impl References {
+    fn define(&mut self, head: &mut Head, definitions: &[(u32, Labels)]) {
+        for (reference, labels) in definitions {
+            let (id, _) = head.find_or_create(labels);
+            let at = *reference as usize;
+            if at >= self.0.len() {
+                self.0.resize(at + 1, u32::MAX);
+            }
+            self.0[at] = id;
         }
-        ids[at] = id;
-    };
-    replay::replay(disk, covered, |entry| {
-        match entry {
-            Entry::Segment => ids.clear(),
-            Entry::Definitions(definitions) => {
-                for (reference, labels) in &definitions {
-                    define(head, &mut ids, *reference, labels);
+    }
+
+    fn id(&self, reference: u32) -> Option<u32> {
+        self.0.get(reference as usize).copied().filter(|id| *id != u32::MAX)
+    }
+}
+
+impl Replay<'_, '_> {
+    fn run(
+        &mut self,
+        disk: &dyn Disk,
+        covered: u64,
+        sealed: &SealedWindows,
+        report: &mut RecoveryReport,
+    ) -> Result<replay::Report> {
+        let mut references = References::default();
+        replay::replay(disk, covered, |entry| {
+            match entry {
+                Entry::Segment => references = References::default(),
+                Entry::Definitions(definitions) => references.define(self.head, &definitions),
+                Entry::Batch { sequence, mut record, is_doubtful, rest } => {
+                    references.define(self.head, &record.definitions);
+                    let knows = |reference: u32| references.id(reference).is_some();
+                    if is_doubtful && !record.series().all(knows) {
+                        return Ok(());
+                    }
+                    if !sealed.by_start.is_empty() {
+                        record.retain_rows(|timestamp| !sealed.has(sequence, timestamp));
+                    }
+                    let rows = record.values.len() + record.histograms.len();
+                    report.replayed_samples += rows as u64;
+                    let unknown =
+                        self.head.apply(&record, i64::MIN, |reference| references.id(reference));
+                    report.lost_records += u64::from(unknown > 0);
+                    if self.spill.is_over(self.head) {
+                        let needed = rest.references();
+                        let needed = needed.iter().filter_map(|one| references.id(one)).collect();
+                        self.spill.relieve(self.manifest, self.head, &needed)?;
+                        let is_gone = |id: u32| id != u32::MAX && !self.head.is_in_use(id);
+                        references.0.iter_mut().filter(|id| is_gone(**id)).for_each(|id| {
+                            *id = u32::MAX;
+                        });
+                    }
+                }
+                // One behind torn bytes was never acknowledged, and would delete more than it had
+                // seen.
+                Entry::Delete { is_doubtful: true, .. } => {}
+                Entry::Delete { sequence, delete, .. } => {
+                    self.head.remove_selected(&delete.selectors, delete.range);
+                    let spilled = self.spill.metas.len();
+                    self.deletes.push(ReplayedDelete { sequence, delete, spilled });
                 }
             }
-            Entry::Batch { sequence, mut record, is_doubtful } => {
-                for (reference, labels) in &record.definitions {
-                    define(head, &mut ids, *reference, labels);
-                }
-                let knows =
-                    |reference: u32| ids.get(reference as usize).is_some_and(|id| *id != u32::MAX);
-                if is_doubtful && !record.series().all(knows) {
-                    return Ok(());
-                }
-                if !sealed.by_start.is_empty() {
-                    record.retain_rows(|timestamp| !sealed.has(sequence, timestamp));
-                }
-                report.replayed_samples += (record.values.len() + record.histograms.len()) as u64;
-                let id_of = |reference: u32| {
-                    ids.get(reference as usize).copied().filter(|id| *id != u32::MAX)
-                };
-                report.lost_records += u64::from(head.apply(&record, i64::MIN, id_of) > 0);
-            }
-            // One behind torn bytes was never acknowledged, and would delete more than it had seen.
-            Entry::Delete { is_doubtful: true, .. } => {}
-            Entry::Delete { sequence, delete, .. } => {
-                head.remove_selected(&delete.selectors, delete.range);
-                deletes.push((sequence, delete));
-            }
-        }
-        Ok(())
-    })
+            Ok(())
+        })
+    }
 }
 
 /// Adds the deletes that the log has and the manifest does not know. No block was begun after one of
 /// these, since that would have stored a manifest; one that is rebuilt knows none, and goes by the
-/// sequences of blocks.
-fn add_deletes(manifest: &mut Manifest, found: Vec<(u64, Delete)>, report: &RecoveryReport) {
-    for (sequence, delete) in found {
+/// sequences of blocks. All of them hide something of what was spilled before them.
+fn add_deletes(
+    manifest: &mut Manifest,
+    found: Vec<ReplayedDelete>,
+    spilled: &[BlockMeta],
+    report: &RecoveryReport,
+) {
+    for ReplayedDelete { sequence, delete, spilled: before } in found {
+        let reaches = |meta: &&BlockMeta| meta.window.union(meta.range).overlaps(delete.range);
+        let spilled = spilled[..before].iter().filter(reaches);
         if sequence <= manifest.deletes.last {
+            manifest.deletes.extend(sequence, &delete, spilled.map(|meta| meta.id).collect());
             continue;
         }
         let is_older = |meta: &&BlockMeta| !report.manifest_rebuilt || meta.sequence < sequence;
-        let reaches = |meta: &&BlockMeta| meta.window.union(meta.range).overlaps(delete.range);
         let blocks = manifest.blocks.iter().filter(is_older).filter(reaches);
-        let touched: Vec<&BlockMeta> = blocks.collect();
+        let touched: Vec<&BlockMeta> = blocks.chain(spilled).collect();
         let raw = touched.iter().filter(|meta| meta.tier_ms == 0);
         let days = raw.flat_map(|meta| {
             let range = meta.range.intersection(delete.range);
@@ -275,12 +350,21 @@ fn restore_checkpoint(
     disk: &dyn Disk,
     manifest: &mut Manifest,
     head: &mut Head,
+    (spill, sealed): (&mut Spill<'_>, &SealedWindows),
     damaged_files: &mut Vec<PathBuf>,
     report: &mut RecoveryReport,
 ) -> Result<()> {
     let Some(checkpoint) = manifest.checkpoint else { return Ok(()) };
     let path = checkpoint::path(checkpoint.number);
-    match checkpoint::restore(disk, checkpoint.number, head) {
+    let relieve = |head: &mut Head| {
+        if !spill.is_over(head) {
+            return Ok(());
+        }
+        sealed.forget_in(head);
+        head.drop_all_but(&RoaringBitmap::new());
+        spill.relieve(manifest, head, &RoaringBitmap::new())
+    };
+    match checkpoint::restore(disk, checkpoint.number, head, relieve) {
         Ok(restored) => {
             report.lost_records += restored.damaged_at.len() as u64;
             if !restored.damaged_at.is_empty() {

@@ -43,6 +43,8 @@ pub(crate) struct Version {
     /// Blocks whose raw samples stay when their time is over.
     pub(crate) on_hold: HashSet<BlockId>,
     pub(crate) classes: BlockClasses,
+    /// Times for which late samples wait until blocks are merged.
+    pub(crate) crowded: Vec<TimeRange>,
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.

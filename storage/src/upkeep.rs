@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 
 use crate::compaction::plan::{Situation, Step, plan};
 use crate::compaction::run::{Rewrite, mark_dirty};
-use crate::compaction::seal;
+use crate::compaction::seal::{self, Part, Sealed};
+use crate::compaction::windows;
 use crate::db::{Inner, Progress, SyncMode};
 use crate::deletes::Tombstone;
 use crate::deletes::live::LiveBlock;
@@ -19,7 +20,9 @@ use crate::manifest::{CheckpointId, Manifest, NotStored};
 use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
 use crate::metrics::block::{self, Block};
 use crate::metrics::checkpoint::{self, CheckpointWriter};
+use crate::metrics::head::Head;
 use crate::recovery::{self, RecoveryReport};
+use crate::relief::Activity;
 use crate::retention::hold::Holds;
 use crate::snapshot::Version;
 use crate::time::TimeRange;
@@ -59,6 +62,11 @@ pub(crate) struct Upkeep {
     pub(crate) is_short: bool,
     /// Files that go to quarantine once their content is in a checkpoint.
     pub(crate) damaged_files: Vec<PathBuf>,
+    pub(crate) activity: Activity,
+    /// Series were put into blocks for want of memory, and no checkpoint was made since.
+    pub(crate) is_relieved: bool,
+    /// Relief was in vain, and is not tried again before.
+    pub(crate) relief_not_before_ms: i64,
 }
 
 impl Upkeep {
@@ -90,6 +98,7 @@ impl Inner {
             self.wal.sync()?;
             upkeep.last_sync_ms = now_ms;
         }
+        upkeep.activity.note(now_ms, self.sequences.lock().contiguous);
         upkeep.on_hold = upkeep.holds.held(&self.version().blocks, now_ms);
         let situation = self.situation(&upkeep, now_ms);
         self.note_retention(&mut upkeep, &situation);
@@ -99,7 +108,11 @@ impl Inner {
                 self.retain_without(&mut upkeep, &ids, "blocks outlived their retention")?
             }
             Step::DropDeleted(ids) => self.drop_blocks(&mut upkeep, &ids, "blocks were deleted")?,
-            Step::Checkpoint => self.checkpoint(&mut upkeep, now_ms)?,
+            Step::Checkpoint => {
+                self.checkpoint(&mut upkeep, now_ms)?;
+                self.end_relief(&mut upkeep);
+            }
+            Step::Relieve(relief) => self.relieve(&mut upkeep, relief)?,
             Step::Evict(ids) => self.evict_blocks(&mut upkeep, &ids)?,
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
             Step::Classify(ids) => self.classify_blocks(&mut upkeep, &ids)?,
@@ -115,6 +128,8 @@ impl Inner {
         let newest = self.newest_ms.load(Ordering::Relaxed);
         let wal = self.wal.stats();
         Situation {
+            merged_series_max: self.options.memory.merged_series_max(),
+            memory: self.head_memory(&head, upkeep, now_ms),
             now_ms,
             newest_ms: (newest > i64::MIN).then_some(newest),
             head_windows: head.windows().collect(),
@@ -163,22 +178,8 @@ impl Inner {
             policy_generation,
             ..self.new_meta(upkeep, window, sequence)
         };
-        let sealed = seal::seal(&self.disk, &self.head, window, meta_of)?;
-        if !sealed.metas.is_empty() {
-            self.sync_log_before_blocks();
-            let published = self.publish_sealed(upkeep, &sealed.metas);
-            if let Err(e) = published {
-                seal::abort(&self.head, &sealed.ids);
-                return Err(e);
-            }
-        }
-        for batch in sealed.ids.chunks(FORGET_SERIES) {
-            let mut head = self.head.write();
-            for id in batch {
-                let (series, columns) = head.series_and_columns(*id);
-                series.end_seal(window, columns);
-            }
-        }
+        let sealed = seal::seal(&self.disk, &self.head, window, Part::Whole, meta_of)?;
+        self.publish_and_forget(upkeep, window, &sealed)?;
         let mut head = self.head.write();
         head.end_seal(window, sealed.late_samples, &sealed.exemplars);
         head.note_late_windows();
@@ -192,13 +193,44 @@ impl Inner {
                 upkeep.last_late_seal_ms = now_ms;
             }
         }
+        self.drop_idle(&mut head);
+        Ok(())
+    }
+
+    /// Makes the blocks of a seal live; then the head needs not hold their samples any more.
+    pub(crate) fn publish_and_forget(
+        &self,
+        upkeep: &mut Upkeep,
+        window: TimeRange,
+        sealed: &Sealed,
+    ) -> Result<()> {
+        if !sealed.metas.is_empty() {
+            self.sync_log_before_blocks();
+            let published = self.publish_sealed(upkeep, &sealed.metas);
+            if let Err(e) = published {
+                seal::abort(&self.head, &sealed.series);
+                return Err(e);
+            }
+        }
+        for batch in sealed.series.chunks(FORGET_SERIES) {
+            let mut head = self.head.write();
+            for (id, taken) in batch {
+                head.change(*id, |series, columns| series.end_seal(window, *taken, columns));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets series that hold nothing; how many.
+    pub(crate) fn drop_idle(&self, head: &mut Head) -> u64 {
         let contiguous = self.sequences.lock().contiguous;
-        if head.drop_idle(contiguous) > 0 {
+        let dropped = head.drop_idle(contiguous);
+        if dropped > 0 {
             // Their numbers will be used again. Within a segment a number means one series, so
             // that a record whose definitions are lost never counts for another series.
             self.wal.rotate();
         }
-        Ok(())
+        dropped
     }
 
     /// In one manifest: a window is sealed for all classes or for none.
@@ -405,7 +437,8 @@ impl Inner {
         let Manifest { dirty, raw_gone, classes, blocks: metas, .. } = &upkeep.manifest;
         let (dirty, raw_gone) = (dirty.clone(), raw_gone.clone());
         let classes = classes.of_blocks(metas);
-        *version = Arc::new(Version { blocks, dirty, raw_gone, on_hold, classes });
+        let crowded = windows::crowded(metas, self.options.memory.merged_series_max());
+        *version = Arc::new(Version { blocks, dirty, raw_gone, on_hold, classes, crowded });
     }
 
     pub(crate) fn checkpoint(&self, upkeep: &mut Upkeep, now_ms: i64) -> Result<()> {

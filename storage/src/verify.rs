@@ -160,7 +160,7 @@ impl Verifier<'_> {
         };
         (self.progress)(bytes);
         let mut head = Head::new();
-        match checkpoint::restore(self.disk.as_ref(), number, &mut head) {
+        match checkpoint::restore(self.disk.as_ref(), number, &mut head, checkpoint::forget) {
             Ok(restored) => {
                 let damage = restored.damaged_at.iter().map(|offset| Error::Corrupt {
                     path: file.path(),

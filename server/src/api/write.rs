@@ -16,21 +16,23 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, ORIGIN, RETRY_AFTER};
-use icecore_ingest::{Encoding, remote_write};
+use icecore_ingest::{Encoding, compression, remote_write};
 use icecore_storage::Error as StorageError;
 use icecore_storage::db::Appended;
 use icecore_storage::metrics::batch::Refusals;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::app::{App, blocking, enter};
+use crate::app::{App, Room, blocking, enter};
 use crate::clock;
-use crate::config::READ_TIMEOUT;
 use crate::counters::WriteResult;
 use crate::http::body::{self, BodyError};
 use crate::http::params::Params;
 
 /// Seconds after which a sender shall try again if storage names no time.
 const RETRY_AFTER_SECONDS: u32 = 5;
+
+/// …and if there is no memory for new series: idle ones leave it after some minutes.
+const DEFERRED_SECONDS: u32 = 30;
 
 /// What is answered: a status, a text, and what to count.
 #[derive(Debug)]
@@ -54,7 +56,7 @@ impl Outcome {
         Outcome::new(WriteResult::Unsupported, StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
     }
 
-    /// Not now; nothing was stored.
+    /// Not now: of the whole request nothing is stored, or nothing of some series.
     fn unavailable(text: impl Into<String>, seconds: u32) -> Outcome {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let retry_after_seconds = Some(seconds);
@@ -110,7 +112,7 @@ async fn receive(app: &Arc<App>, headers: &HeaderMap, body: Body) -> Result<Outc
     let declared = body::declared_length(headers);
     // Chunked bodies do not say how long they are.
     let room = declared.unwrap_or(limits.body_bytes).min(limits.body_bytes);
-    let _room = reserve(app, room).await?;
+    let _room = room_in(&app.gates.write_bodies, room).await?;
     let bytes =
         body::read(body, declared, limits.body_bytes).await.map_err(|error| match error {
             BodyError::TooLarge { .. } => {
@@ -121,10 +123,13 @@ async fn receive(app: &Arc<App>, headers: &HeaderMap, body: Body) -> Result<Outc
             }
         })?;
     app.counters.write.body_bytes.add(bytes.len() as u64);
+    // What is made of a body takes about as much as the body itself.
+    let decoded = 2 * compression::decoded_bytes(&bytes, encoding, &limits);
+    let room = room_in(&app.gates.decoded_bodies, decoded).await?;
     let permit = enter(&app.gates.writes).await;
     let worker = Arc::clone(app);
     let work = blocking(move || {
-        let _permit = permit;
+        let _permits = (permit, room);
         let mut batch = worker.batches.take().unwrap_or_else(remote_write::batch);
         let decoded = remote_write::decode(&bytes, encoding, &limits, &mut batch);
         drop(bytes);
@@ -184,16 +189,12 @@ fn is_remote_write_1(content_type: &str) -> bool {
         })
 }
 
-/// Room for a body's bytes among those that are held at once.
-async fn reserve(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Outcome> {
-    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-    let room = Arc::clone(&app.gates.write_bodies).acquire_many_owned(kib);
-    match tokio::time::timeout(READ_TIMEOUT, room).await {
-        Ok(permit) => Ok(permit.expect("gates are never closed")),
-        Err(_) => {
-            Err(Outcome::unavailable("too many bodies are being received", RETRY_AFTER_SECONDS))
-        }
-    }
+/// Room for a body among those that are held at once.
+async fn room_in(gate: &Room, bytes: usize) -> Result<OwnedSemaphorePermit, Outcome> {
+    gate.take(bytes).await.ok_or_else(|| {
+        let text = "the bodies of other writes take all memory there is for them (--memory.limit)";
+        Outcome::unavailable(text, RETRY_AFTER_SECONDS)
+    })
 }
 
 fn appended_outcome(app: &App, encoding: Encoding, appended: Appended) -> Outcome {
@@ -201,11 +202,16 @@ fn appended_outcome(app: &App, encoding: Encoding, appended: Appended) -> Outcom
     counters.samples.add(appended.samples);
     counters.histograms.add(appended.histograms);
     counters.exemplars.add(appended.exemplars);
+    let deferred = &appended.deferred;
+    if !deferred.is_empty() {
+        let text = refusal_text("rows have to wait", &appended, deferred);
+        return Outcome::unavailable(text, DEFERRED_SECONDS);
+    }
     let refused = &appended.refused;
     if refused.is_empty() {
         return Outcome::stored();
     }
-    let text = refusal_text(&appended);
+    let text = refusal_text("rows refused", &appended, refused);
     if encoding == Encoding::Zstd {
         counters.refused_silently.add(refused.rows);
         return Outcome::new(WriteResult::Partial, StatusCode::NO_CONTENT, String::new());
@@ -215,10 +221,10 @@ fn appended_outcome(app: &App, encoding: Encoding, appended: Appended) -> Outcom
 }
 
 /// All refusals in number, the first few in words.
-fn refusal_text(appended: &Appended) -> String {
-    let Refusals { listed, rows } = &appended.refused;
+fn refusal_text(what: &str, appended: &Appended, refused: &Refusals) -> String {
+    let Refusals { listed, rows } = refused;
     let stored = appended.samples + appended.histograms;
-    let mut text = format!("{rows} rows refused, {stored} samples stored");
+    let mut text = format!("{rows} {what}, {stored} samples stored");
     for refusal in listed {
         write!(text, "\n{}: {} ({} rows)", refusal.series, refusal.reason, refusal.rows)
             .expect("a String takes any text");
@@ -294,7 +300,7 @@ mod tests {
         };
         let appended = Appended { samples: 7, refused, ..Appended::default() };
         assert_eq!(
-            refusal_text(&appended),
+            refusal_text("rows refused", &appended, &appended.refused),
             "5 rows refused, 7 samples stored\nup{job=\"a\"}: too old (2 rows)\n… and 3 rows more"
         );
     }

@@ -6,6 +6,7 @@
 //!   answer thousands of generated queries alike, and take patterns alike.
 //! - `crash`: killed in the middle of writing, again and again.
 //! - `bad_input`: bodies and queries that mean harm.
+//! - `flood`: more new series than there is memory for.
 //! - `jsonl_import`: an export of VictoriaMetrics.
 //! - `prometheus_import`: a switch from Debian's Prometheus: its directory is imported, and both answer
 //!   alike.
@@ -35,6 +36,7 @@ mod bad_input;
 mod comparison;
 mod crash;
 mod data_directory;
+mod flood;
 mod icecore;
 mod jsonl_import;
 mod pair;

@@ -1,11 +1,14 @@
 //! What upkeep is due: a pure function of plain facts.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::compaction::rollup;
 use crate::compaction::windows::{self, Due, Moment};
 use crate::deletes::settle::{self, Touched};
+use crate::memory::Pressure;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::relief::{HeadMemory, Relief};
 use crate::retention;
 use crate::retention::classes::Classes;
 use crate::retention::plan::Expired;
@@ -71,6 +74,9 @@ pub(crate) struct Situation {
     pub(crate) dirty: BTreeSet<rollup::Day>,
     /// The wall clock cannot be trusted: nothing is dropped.
     pub(crate) clock_in_doubt: bool,
+    pub(crate) memory: HeadMemory,
+    /// Series that blocks may have together to be merged.
+    pub(crate) merged_series_max: u64,
 }
 
 /// One bounded step.
@@ -84,6 +90,8 @@ pub(crate) enum Step {
     /// Put the head's samples of a window into a block.
     Seal(TimeRange),
     Checkpoint,
+    /// Put samples into blocks before their window has ended, for want of memory.
+    Relieve(Relief),
     /// Look at the series of these blocks, whose classes are by other policies than the present.
     Classify(Vec<BlockId>),
     /// Begin to make one block of several.
@@ -157,6 +165,27 @@ impl Situation {
         }
     }
 
+    /// The blocks without the raw samples of days that have more series than there is memory for.
+    fn rollable(&self) -> Cow<'_, [BlockMeta]> {
+        let all: u64 = self.blocks.iter().map(|block| block.series).sum();
+        if all <= self.merged_series_max {
+            return Cow::Borrowed(&self.blocks);
+        }
+        let mut of_days: BTreeMap<rollup::Day, Vec<&BlockMeta>> = BTreeMap::new();
+        let raw = self.blocks.iter().filter(|block| block.tier_ms == 0);
+        for block in raw {
+            let days = rollup::days_of(block.range).map(|day| (block.class, day));
+            days.for_each(|day| of_days.entry(day).or_default().push(block));
+        }
+        let is_too_much =
+            |day: &rollup::Day| windows::distinct_series(&of_days[day]) > self.merged_series_max;
+        let fits = |block: &&BlockMeta| {
+            let mut days = rollup::days_of(block.range).map(|day| (block.class, day));
+            block.tier_ms > 0 || !days.any(|day| is_too_much(&day))
+        };
+        Cow::Owned(self.blocks.iter().filter(fits).cloned().collect())
+    }
+
     fn outdated(&self) -> impl Iterator<Item = &BlockMeta> {
         self.blocks.iter().filter(|block| self.classes.is_outdated(block))
     }
@@ -179,6 +208,12 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if let Some(window) = window_to_seal(facts) {
         return Step::Seal(window);
     }
+    if let Some(relief) = facts.memory.relief() {
+        return Step::Relieve(relief);
+    }
+    if facts.memory.is_relieved {
+        return Step::Checkpoint;
+    }
     let is_old = facts.now_ms.saturating_sub(facts.last_checkpoint_ms) >= CHECKPOINT_EVERY_MS;
     if facts.wal_bytes >= CHECKPOINT_WAL_BYTES || (facts.wal_bytes > 0 && is_old) {
         return Step::Checkpoint;
@@ -192,7 +227,8 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     }
     let sealed_before_ms = facts.sealed_before_ms;
     let late_quiet_ms = facts.now_ms.saturating_sub(facts.last_late_seal_ms);
-    let moment = Moment { sealed_before_ms, late_quiet_ms };
+    let series_max = facts.merged_series_max;
+    let moment = Moment { sealed_before_ms, late_quiet_ms, series_max };
     let merge = windows::due(&facts.blocks, moment, |block| facts.classes.lifetime_ms(block));
     // Of a window that nobody wrote into there is nothing to seal.
     let sealed_before_ms = match facts.head_windows.is_empty() {
@@ -213,7 +249,7 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     let believed_ms = retention::plan::believed_now(facts.retention_facts());
     let tiers_of =
         |class: u32, day: TimeRange| facts.classes.living_rollups_ms(class, day, believed_ms);
-    let rollup = rollup::due(&facts.blocks, moment, tiers_of, raw_lifetime_ms);
+    let rollup = rollup::due(&facts.rollable(), moment, tiers_of, raw_lifetime_ms);
     match (merge, rollup) {
         (Some(merge), _) if merge.is_urgent => Step::Merge(merge),
         (_, Some(rollup)) => Step::RollUp(rollup),
@@ -231,16 +267,24 @@ fn alone(block: &Touched) -> Due {
 fn window_to_seal(facts: &Situation) -> Option<TimeRange> {
     let quiet_ms = |last_write_ms: i64| facts.now_ms.saturating_sub(last_write_ms);
     let late_waited = facts.now_ms.saturating_sub(facts.last_late_seal_ms) >= LATE_WAIT_MS;
-    let late_is_due = late_waited || facts.late_samples >= LATE_SAMPLES_MAX;
+    let is_short = facts.memory.pressure >= Pressure::High;
+    let late_is_due = late_waited
+        || facts.late_samples >= LATE_SAMPLES_MAX
+        || is_short && facts.memory.has_much_late(facts.late_samples);
     let is_due = |start: i64, last_write_ms: i64| {
         let end = start.saturating_add(WINDOW_MS);
         let quiet_ms = quiet_ms(last_write_ms);
-        let by_data = facts.newest_ms.is_some_and(|newest| newest >= end + SEAL_GRACE_MS);
+        // Where memory is short no window waits for what may still come.
+        let grace_ms = if is_short { 0 } else { SEAL_GRACE_MS };
+        let by_data = facts.newest_ms.is_some_and(|newest| newest >= end + grace_ms);
         let by_clock = facts.now_ms >= end + SEAL_GRACE_MS && quiet_ms >= SEAL_GRACE_MS;
         match (by_data, end <= facts.sealed_before_ms) {
             (_, true) if facts.late_round.is_some() => facts.late_round < Some(start),
             (true, true) => late_is_due,
-            (true, false) => quiet_ms >= SEAL_QUIET_MS || facts.head_windows.len() > WINDOWS_MAX,
+            (true, false) => {
+                let is_crowded = facts.head_windows.len() > WINDOWS_MAX;
+                quiet_ms >= SEAL_QUIET_MS || is_crowded || is_short
+            }
             (false, was_sealed) => by_clock && (!was_sealed || late_is_due),
         }
     };
@@ -268,6 +312,7 @@ mod tests {
             head_windows: vec![(0, WINDOW_MS), (WINDOW_MS, WINDOW_MS + 20 * MINUTE)],
             last_checkpoint_ms: WINDOW_MS + 20 * MINUTE,
             classes: classes(),
+            merged_series_max: u64::MAX,
             ..Situation::default()
         }
     }

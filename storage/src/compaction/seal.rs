@@ -1,7 +1,8 @@
 //! Sealing: the head's samples of one window become blocks, one for each class of series.
 //!
 //! Series are taken from the head a batch at a time, so writes wait for a batch at most. Samples
-//! that come for the window meanwhile stay in the head as late ones.
+//! that come for the window meanwhile stay in the head as late ones. When memory is short a window
+//! is sealed in part while it is still written ([`Part`]): those blocks say nothing of the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,12 +25,25 @@ use crate::time::TimeRange;
 /// Series that are looked at under one lock.
 const BATCH_SERIES: usize = 1024;
 
+/// Which samples of a window are sealed.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    /// All. What comes for the window from now on is late.
+    Whole,
+    /// Those of some series: all of the series that nobody has written to since the write
+    /// `idle_up_to`, mini-chunks and late samples of the others. The window stays open.
+    Of { series: Vec<u32>, idle_up_to: u64 },
+}
+
+/// A sealed series: its id in the head, and how many of its packed bytes the head may forget.
+pub(crate) type Taken = (u32, u32);
+
 /// What a seal made, and what the head has to forget.
 #[derive(Debug)]
 pub(crate) struct Sealed {
     /// A block for each class; none if the window held nothing.
     pub(crate) metas: Vec<BlockMeta>,
-    pub(crate) ids: Vec<u32>,
+    pub(crate) series: Vec<Taken>,
     pub(crate) late_samples: u64,
     /// Numbers of the exemplars that are in the block, ascending.
     pub(crate) exemplars: Vec<u64>,
@@ -41,41 +55,51 @@ pub(crate) fn seal(
     disk: &Arc<dyn Disk>,
     head: &RwLock<Head>,
     window: TimeRange,
+    part: Part,
     meta_of: impl FnMut(u32) -> BlockMeta,
 ) -> Result<Sealed> {
-    let ids: Vec<u32> = {
-        let mut head = head.write();
-        head.set_sealed_before(window.end_ms.saturating_add(1));
-        head.ids().collect()
+    let (ids, idle_up_to) = match part {
+        Part::Of { series, idle_up_to } => (series, Some(idle_up_to)),
+        Part::Whole => {
+            let mut head = head.write();
+            head.set_sealed_before(window.end_ms.saturating_add(1));
+            (head.ids().collect(), None)
+        }
     };
     let mut late_samples = 0;
-    let mut series: Vec<(Labels, u32)> = Vec::new();
+    let mut series: Vec<Taken> = Vec::new();
     for batch in ids.chunks(BATCH_SERIES) {
         let mut head = head.write();
         for &id in batch {
             if !head_has(&head, id, window) {
                 continue;
             }
-            let (one, columns) = head.series_and_columns(id);
-            late_samples += one.begin_seal(window, columns);
-            series.push((head.index.labels(id), id));
+            let (late, taken) = match idle_up_to {
+                None => (head.change(id, |one, columns| one.begin_seal(window, columns)), u32::MAX),
+                Some(sequence) => {
+                    let is_idle = head.is_idle(id, sequence);
+                    head.change(id, |one, columns| one.begin_early_seal(window, is_idle, columns))
+                }
+            };
+            late_samples += late;
+            series.push((id, taken));
         }
     }
-    let written = write(disk, head, window, meta_of, series);
+    let written = write(disk, head, window, meta_of, &series);
     match written {
-        Ok((metas, ids, exemplars)) => Ok(Sealed { metas, ids, late_samples, exemplars }),
+        Ok((metas, series, exemplars)) => Ok(Sealed { metas, series, late_samples, exemplars }),
         Err(e) => {
-            abort(head, &ids);
+            abort(head, &series);
             Err(e)
         }
     }
 }
 
 /// Takes back what a seal has begun for these series.
-pub(crate) fn abort(head: &RwLock<Head>, ids: &[u32]) {
-    for batch in ids.chunks(BATCH_SERIES) {
+pub(crate) fn abort(head: &RwLock<Head>, series: &[Taken]) {
+    for batch in series.chunks(BATCH_SERIES) {
         let mut head = head.write();
-        batch.iter().for_each(|id| head.series_mut(*id).abort_seal());
+        batch.iter().for_each(|(id, _)| head.change(*id, |one, _| one.abort_seal()));
     }
 }
 
@@ -88,20 +112,19 @@ fn write(
     head: &RwLock<Head>,
     window: TimeRange,
     mut meta_of: impl FnMut(u32) -> BlockMeta,
-    series: Vec<(Labels, u32)>,
-) -> Result<(Vec<BlockMeta>, Vec<u32>, Vec<u64>)> {
+    series: &[Taken],
+) -> Result<(Vec<BlockMeta>, Vec<Taken>, Vec<u64>)> {
     // A series may overlap the window by its newest and oldest samples and have none inside.
     let mut by_class: BTreeMap<u32, Vec<(Labels, u32)>> = BTreeMap::new();
-    let mut ids: Vec<u32> = Vec::with_capacity(series.len());
+    let mut sealed: Vec<Taken> = Vec::with_capacity(series.len());
     for batch in series.chunks(BATCH_SERIES) {
         let head = head.read();
-        let inside = batch.iter().filter(|(_, id)| head.series(*id).has_window(window));
-        for (labels, id) in inside {
-            ids.push(*id);
-            by_class.entry(head.class(*id)).or_default().push((labels.clone(), *id));
+        let inside = batch.iter().filter(|(id, _)| head.series(*id).has_window(window));
+        for one @ (id, _) in inside {
+            sealed.push(*one);
+            by_class.entry(head.class(*id)).or_default().push((head.index.labels(*id), *id));
         }
     }
-    ids.sort_unstable();
     let (mut metas, mut exemplars) = (Vec::new(), Vec::new());
     let last = by_class.last_key_value().map(|(class, _)| *class);
     for (class, series) in by_class {
@@ -122,7 +145,7 @@ fn write(
         }
     }
     exemplars.sort_unstable();
-    Ok((metas, ids, exemplars))
+    Ok((metas, sealed, exemplars))
 }
 
 /// Removes blocks that no manifest has named: first the last, which speaks for all.
@@ -159,7 +182,8 @@ fn append_all(
     for batch in order.chunks(BATCH_SERIES) {
         let views: Vec<SeriesView> = {
             let head = head.read();
-            let view = |id: u32| head.series(id).view(window, &head.columns);
+            // What belongs into the block was packed before.
+            let view = |id: u32| head.series(id).view(window, &head.columns).without_tail();
             batch.iter().map(|position| view(places[*position as usize])).collect()
         };
         for view in views {

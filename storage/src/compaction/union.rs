@@ -3,6 +3,8 @@
 //! A [`Union`] knows the labels of all its series and where each comes from, and hands the series out
 //! once each, in the order of data. It holds the samples of one.
 
+use hashbrown::HashTable;
+
 use crate::deletes::live::LiveBlock;
 use crate::error::Result;
 use crate::labels::Labels;
@@ -50,26 +52,26 @@ impl Kept {
 impl Union {
     /// Of the series that `keep` accepts.
     pub(crate) fn of(inputs: Vec<LiveBlock>, keep: impl Fn(&Labels) -> bool) -> Result<Union> {
-        let mut series: Vec<(Labels, (u32, u32))> = Vec::new();
+        // Most series are in all inputs: their labels are held once.
+        let mut series: Vec<(Labels, Origins)> = Vec::new();
+        let mut places: HashTable<u32> = HashTable::new();
         for (input, block) in (0..).zip(&inputs) {
             block.visit_labels(&block.index.all(), |id, labels| {
-                if keep(&labels) {
-                    series.push((labels, (input, id)));
+                let hash = labels.identity() as u64;
+                if let Some(place) = places.find(hash, |place| series[*place as usize].0 == labels)
+                {
+                    series[*place as usize].1.push((input, id));
+                } else if keep(&labels) {
+                    let place = u32::try_from(series.len()).expect("fewer than 2^32 series");
+                    series.push((labels, vec![(input, id)]));
+                    let rehash = |place: &u32| series[*place as usize].0.identity() as u64;
+                    places.insert_unique(hash, place, rehash);
                 }
             })?;
         }
+        drop(places);
         sort_series(&mut series);
-        let mut labels: Vec<Labels> = Vec::new();
-        let mut origins: Vec<Origins> = Vec::new();
-        for (one, origin) in series {
-            match (labels.last(), origins.last_mut()) {
-                (Some(last), Some(known)) if *last == one => known.push(origin),
-                _ => {
-                    labels.push(one);
-                    origins.push(vec![origin]);
-                }
-            }
-        }
+        let (labels, origins): (Vec<Labels>, Vec<Origins>) = series.into_iter().unzip();
         let order = data_order(labels.iter());
         let (samples, other) = Default::default();
         Ok(Union { inputs, labels, origins, order, done: 0, samples, other })

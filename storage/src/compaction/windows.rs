@@ -21,6 +21,9 @@ const LATE_SHARE: u64 = 4;
 /// goes before everything that can wait.
 pub(crate) const OVERLAP_URGENT: usize = 8;
 
+/// Where so many overlap, merging is behind what comes late, and late samples wait for it.
+pub(crate) const OVERLAP_MAX: usize = 16;
+
 /// …or when nothing late has come for this long.
 const LATE_QUIET_MS: i64 = 6 * 60 * 60 * 1000;
 
@@ -31,6 +34,8 @@ pub(crate) struct Moment {
     pub(crate) sealed_before_ms: i64,
     /// How long ago late samples were last sealed.
     pub(crate) late_quiet_ms: i64,
+    /// Blocks with more series than these together are not merged: there is no memory for it.
+    pub(crate) series_max: u64,
 }
 
 /// A merge that is due.
@@ -104,6 +109,7 @@ fn due_of_length(group: &[&BlockMeta], length_ms: i64, moment: Moment) -> Option
         let blocks: Vec<&BlockMeta> = blocks.iter().map(|(_, block)| *block).collect();
         let is_urgent = overlap(&blocks) > OVERLAP_URGENT;
         let is_due = is_urgent || is_due(&blocks, window, length_ms, moment);
+        let is_due = is_due && distinct_series(&blocks) <= moment.series_max;
         let inputs = blocks.iter().map(|block| block.id).collect();
         is_due.then_some(Due { inputs, window, is_urgent })
     });
@@ -129,6 +135,46 @@ fn is_due(blocks: &[&BlockMeta], window: TimeRange, length_ms: i64, moment: Mome
     }
 }
 
+/// How many series a block of all these would have, about. Series with samples all the time are in
+/// every block; those with a few come from a churn of which each block has its own.
+pub(crate) fn distinct_series(blocks: &[&BlockMeta]) -> u64 {
+    const FEW_SAMPLES: u64 = 16;
+    let own = |block: &&BlockMeta| {
+        let few = block.series.saturating_mul(FEW_SAMPLES);
+        let samples = block.samples.max(1);
+        (u128::from(block.series) * u128::from(few.min(samples)) / u128::from(samples)) as u64
+    };
+    let largest = blocks.iter().map(|block| block.series).max().unwrap_or(0);
+    let sum: u64 = blocks.iter().map(own).sum();
+    let all = blocks.iter().map(|block| block.series).sum();
+    largest.saturating_add(sum).min(all)
+}
+
+/// The times over which too many blocks of raw samples of a class lie, and merging will change that:
+/// ascending by class, whole windows.
+pub(crate) fn crowded(blocks: &[BlockMeta], series_max: u64) -> Vec<TimeRange> {
+    let mut raw: Vec<&BlockMeta> = blocks.iter().filter(|block| block.tier_ms == 0).collect();
+    raw.sort_by_key(|block| kind(block));
+    let mut crowded = Vec::new();
+    for group in raw.chunk_by(|a, b| kind(a) == kind(b)).filter(|of| of.len() >= OVERLAP_MAX) {
+        let mut edges: Vec<i64> = group
+            .iter()
+            .flat_map(|block| [block.window.start_ms, block.window.end_ms.saturating_add(1)])
+            .collect();
+        edges.sort_unstable();
+        edges.dedup();
+        for (start_ms, next_ms) in edges.iter().zip(edges.iter().skip(1)) {
+            let span = TimeRange::new(*start_ms, next_ms - 1);
+            let over = group.iter().copied().filter(|block| block.window.overlaps(span));
+            let over: Vec<&BlockMeta> = over.collect();
+            if over.len() >= OVERLAP_MAX && distinct_series(&over) <= series_max {
+                crowded.push(span);
+            }
+        }
+    }
+    crowded
+}
+
 /// The most blocks that share an instant.
 pub(crate) fn overlap(blocks: &[&BlockMeta]) -> usize {
     let mut edges: Vec<(i64, i32)> = blocks
@@ -147,7 +193,8 @@ pub(crate) fn overlap(blocks: &[&BlockMeta]) -> usize {
 mod tests {
     use super::*;
 
-    const MOMENT: Moment = Moment { sealed_before_ms: 100 * DAY_MS, late_quiet_ms: 0 };
+    const MOMENT: Moment =
+        Moment { sealed_before_ms: 100 * DAY_MS, late_quiet_ms: 0, series_max: 1000 };
 
     fn block(id: u64, start_ms: i64, length_ms: i64, bytes: u64) -> BlockMeta {
         BlockMeta {
@@ -207,6 +254,32 @@ mod tests {
         let due = due(&blocks, MOMENT, |_| 30 * DAY_MS).unwrap();
         assert!(due.is_urgent);
         assert_eq!(due.window, day(0));
+    }
+
+    #[test]
+    fn series_that_are_in_all_blocks_count_once() {
+        let of = |series, samples| BlockMeta { series, samples, ..BlockMeta::default() };
+        let (steady, churn) = (of(1000, 480_000), of(1000, 1000));
+        assert_eq!(distinct_series(&[&steady]), 1000);
+        assert_eq!(distinct_series(&[&steady; 12]), 1396);
+        assert_eq!(distinct_series(&[&churn; 12]), 12_000);
+        assert_eq!(distinct_series(&[]), 0);
+    }
+
+    #[test]
+    fn late_samples_wait_where_merging_is_behind() {
+        let mut blocks = vec![block(0, 0, DAY_MS, 9), block(1, DAY_MS, DAY_MS, 9)];
+        blocks.extend((2..16).map(|id| block(id, 3 * WINDOW_MS, WINDOW_MS, 9)));
+        assert_eq!(crowded(&blocks, 1000), []);
+        blocks.push(block(16, 3 * WINDOW_MS, 2 * WINDOW_MS, 9));
+        let window = TimeRange::new(3 * WINDOW_MS, 4 * WINDOW_MS - 1);
+        assert_eq!(crowded(&blocks, 1000), [window]);
+        blocks[3].series = 1001;
+        assert_eq!(crowded(&blocks, 1000), [], "nothing will be merged there");
+        assert_eq!(due_of(&blocks, MOMENT), None);
+        blocks[3].series = 0;
+        blocks[4].class = 1;
+        assert_eq!(crowded(&blocks, 1000), []);
     }
 
     #[test]

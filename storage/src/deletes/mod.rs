@@ -138,6 +138,23 @@ impl Deletes {
         receipt
     }
 
+    /// A delete that was carried out hides something of these blocks too.
+    pub(crate) fn extend(&mut self, sequence: u64, delete: &Delete, blocks: Vec<BlockId>) {
+        if blocks.is_empty() {
+            return;
+        }
+        match self.tombstones.binary_search_by_key(&sequence, |one| one.sequence) {
+            Ok(at) => self.tombstones[at].blocks.extend(blocks),
+            Err(at) => {
+                let greatest_block = blocks.iter().copied().max().expect("there are some");
+                let Delete { at_ms, range, ref selectors, .. } = *delete;
+                let selectors = selectors.clone();
+                let one = Tombstone { sequence, at_ms, range, selectors, greatest_block, blocks };
+                self.tombstones.insert(at, one);
+            }
+        }
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.tombstones.len() >= TOMBSTONES_MAX
     }

@@ -131,7 +131,7 @@ fn block(disk: &SimDisk, out: &mut String) {
 
 fn checkpoint(disk: &SimDisk, out: &mut String) {
     let mut head = Head::new();
-    let restored = checkpoint::restore(disk, 1, &mut head).unwrap();
+    let restored = checkpoint::restore(disk, 1, &mut head, |_| Ok(())).unwrap();
     assert_eq!(restored.damaged_at, [0; 0]);
     line!(out, "covers {}, sealed before {}", restored.covered, head.sealed_before());
     let mut ids: Vec<u32> = head.ids().collect();

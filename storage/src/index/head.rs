@@ -28,6 +28,9 @@ use crate::encoding::varint;
 use crate::labels::{self, Labels};
 use crate::matcher::Matcher;
 
+/// An entry of a `BTreeMap` of values, two thirds full.
+const TREE_BYTES: usize = 36;
+
 /// A label index that series are added to and removed from.
 ///
 /// Ids are the caller's: small numbers, best given in order and used again after a removal.
@@ -40,6 +43,8 @@ pub struct HeadIndex {
     all: RoaringBitmap,
     /// The series added last, which the next is likely to resemble.
     last: LastAdded,
+    /// Labels of all series together.
+    labels: usize,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +122,7 @@ impl HeadIndex {
             rows: Rows::default(),
             all: RoaringBitmap::new(),
             last: LastAdded::default(),
+            labels: 0,
         }
     }
 
@@ -157,6 +163,7 @@ impl HeadIndex {
             self.end_runs(known);
             before.pass(known);
         }
+        self.labels += labels_now.len();
         self.rows.insert(id, labels_now.iter().map(|label| label.pair));
         let last = &mut self.last;
         last.id = id;
@@ -249,6 +256,7 @@ impl HeadIndex {
         self.last.bytes.clear();
         let row: Vec<PairId> = self.rows.get(id).collect();
         self.rows.remove(id);
+        self.labels -= row.len();
         for number in row {
             let pair = self.pairs.get_mut(number);
             pair.payload.remove(id);
@@ -490,9 +498,17 @@ impl HeadIndex {
         counts
     }
 
+    /// [`Self::heap_bytes`] without a look at the pairs, and rather too much than too little.
+    pub(crate) fn bytes_held(&self) -> usize {
+        const POSTING_BYTES: usize = 4; // two in a bitmap, four in a list, and room to grow
+        self.labels * POSTING_BYTES
+            + self.pairs.len() * TREE_BYTES
+            + self.pairs.heap_bytes()
+            + self.rows.bytes_held()
+    }
+
     /// Bytes on the heap, about. Looks at every pair.
     pub fn heap_bytes(&self) -> usize {
-        const TREE_BYTES: usize = 36; // an entry of a BTreeMap of these, two thirds full
         let postings: usize =
             self.pairs.ids().map(|id| self.pairs.get(id).payload.heap_bytes() + TREE_BYTES).sum();
         let names: usize = self.names.iter().map(|entry| bitmap_bytes(&entry.series)).sum();

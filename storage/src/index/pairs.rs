@@ -21,6 +21,8 @@ pub(super) struct Pairs<T> {
     pairs: Vec<Pair<T>>,
     pairs_by_text: HashTable<PairId>,
     free_pairs: Vec<PairId>,
+    /// Of all values.
+    text_bytes: usize,
     /// Different in every process, so that nobody can send labels that collide.
     seed: u64,
 }
@@ -47,6 +49,7 @@ impl<T: Default> Pairs<T> {
             pairs: Vec::new(),
             pairs_by_text: HashTable::new(),
             free_pairs: Vec::new(),
+            text_bytes: 0,
             seed: RandomState::new().hash_one(0u8),
         }
     }
@@ -76,6 +79,7 @@ impl<T: Default> Pairs<T> {
             return (id, false);
         }
         let pair = Pair { name, value: Arc::from(value), payload: T::default() };
+        self.text_bytes += value.len();
         self.names[name as usize].pairs += 1;
         let id = match self.free_pairs.pop() {
             Some(id) => {
@@ -125,6 +129,7 @@ impl<T: Default> Pairs<T> {
         if let Ok(entry) = self.pairs_by_text.find_entry(hash, |other| *other == id) {
             entry.remove();
         }
+        self.text_bytes -= pair.value.len();
         pair.value = Arc::from("");
         pair.payload = T::default();
         self.free_pairs.push(id);
@@ -186,9 +191,9 @@ impl<T> Pairs<T> {
     /// Bytes of the tables and the texts, about, without what `T` has on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         const ARC_BYTES: usize = 24; // two counters and the allocator's share
-        let texts: usize = self.pairs.iter().map(|pair| pair.value.len() + ARC_BYTES).sum();
-        texts
-            + self.pairs.capacity() * size_of::<Pair<T>>()
+        self.text_bytes
+            + self.len() * (size_of::<Pair<T>>() + ARC_BYTES)
+            + self.free_pairs.capacity() * size_of::<PairId>()
             + self.pairs_by_text.allocation_size()
             + self.names.len() * 64
     }

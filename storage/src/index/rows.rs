@@ -99,6 +99,11 @@ impl Rows {
         }
     }
 
+    /// Bytes in use.
+    pub(super) fn bytes_held(&self) -> usize {
+        self.live_bytes + self.dead_bytes + self.places.len() * size_of::<Place>()
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         let chunks: usize = self.chunks.iter().map(Vec::capacity).sum();
         chunks + self.places.capacity() * size_of::<Place>()

@@ -151,6 +151,15 @@ impl Batch {
         }
     }
 
+    /// Bytes of its columns and its body, used or not; without what histograms and exemplars have.
+    pub fn bytes_held(&self) -> usize {
+        self.body.capacity()
+            + self.series.capacity() * size_of::<BatchSeries>()
+            + self.timestamps.capacity() * size_of::<i64>()
+            + self.values.capacity() * size_of::<f64>()
+            + self.histograms.capacity() * size_of::<HistogramRow>()
+    }
+
     pub fn clear(&mut self) {
         self.body.clear();
         self.series.clear();

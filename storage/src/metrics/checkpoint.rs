@@ -161,8 +161,14 @@ pub(crate) struct Restored {
     pub(crate) damaged_at: Vec<u64>,
 }
 
-/// Fills a new head. Fails if the file cannot be read or does not say what it covers.
-pub(crate) fn restore(disk: &dyn Disk, number: u64, head: &mut Head) -> Result<Restored> {
+/// Fills a new head. Fails if the file cannot be read or does not say what it covers. `relieve` may
+/// take from the head, some thousand series at a time, what is too much for it.
+pub(crate) fn restore(
+    disk: &dyn Disk,
+    number: u64,
+    head: &mut Head,
+    mut relieve: impl FnMut(&mut Head) -> Result<()>,
+) -> Result<Restored> {
     let path = path(number);
     let file = disk.open(&path).map_err(|e| io_error("open", &path, e))?;
     let bytes = file.range(0..file.length()).map_err(|e| io_error("read", &path, e))?;
@@ -198,6 +204,7 @@ pub(crate) fn restore(disk: &dyn Disk, number: u64, head: &mut Head) -> Result<R
             }
             _ => None,
         });
+        relieve(head)?;
         if used.is_none() {
             restored.damaged_at.push(at as u64);
             // The frame's own length leads to the next one, unless it is what was damaged.
@@ -220,10 +227,16 @@ fn end_of_frame(bytes: &[u8], at: usize) -> Option<usize> {
     (end <= bytes.len()).then_some(end)
 }
 
+/// For [`restore`], where nobody wants the series.
+pub(crate) fn forget(head: &mut Head) -> Result<()> {
+    *head = Head::new();
+    Ok(())
+}
+
 /// What a checkpoint says it covers; `None` if it is not intact from front to back.
 pub(crate) fn covered(disk: &dyn Disk, number: u64) -> Option<u64> {
     let mut head = Head::new();
-    let restored = restore(disk, number, &mut head).ok()?;
+    let restored = restore(disk, number, &mut head, forget).ok()?;
     restored.damaged_at.is_empty().then_some(restored.covered)
 }
 
@@ -281,7 +294,7 @@ fn restore_metadata(raw: &[u8], head: &mut Head) -> Option<()> {
 /// Copies a batch of the head's series for a checkpoint.
 pub(crate) fn copy_series(head: &Head, ids: &[u32]) -> Vec<HeadSeries> {
     ids.iter()
-        .filter(|id| head.is_in_use(**id))
+        .filter(|id| head.is_in_use(**id) && !head.series(**id).is_empty())
         .map(|&id| {
             let series = head.series(id);
             HeadSeries {

@@ -101,6 +101,16 @@ impl Histogram {
         Ok(())
     }
 
+    /// Bytes in memory, itself included; the same for a clone.
+    pub(crate) fn bytes_held(&self) -> usize {
+        let buckets = match &self.counts {
+            Counts::Integer { positive, negative, .. } => positive.len() + negative.len(),
+            Counts::Float { positive, negative, .. } => positive.len() + negative.len(),
+        };
+        let spans = self.positive_spans.len() + self.negative_spans.len();
+        size_of::<Histogram>() + 8 * (buckets + spans + self.custom_values.len())
+    }
+
     /// The bytes of this histogram in WAL records and in blocks; also the last key by which
     /// conflicts are resolved. The layout is in docs/format.md, "Histograms".
     pub fn canonical_bytes(&self) -> Vec<u8> {

@@ -11,6 +11,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use roaring::RoaringBitmap;
+
 use crate::deletes::Delete;
 use crate::disk::Disk;
 use crate::error::{Result, io_error};
@@ -50,7 +52,7 @@ impl Report {
 }
 
 /// Something to do with one record during replay.
-pub(crate) enum Entry {
+pub(crate) enum Entry<'a> {
     /// A new segment begins: references mean nothing any more.
     Segment,
     /// The record of a sequence above the covered one.
@@ -59,6 +61,8 @@ pub(crate) enum Entry {
         record: BatchRecord,
         /// It stands behind torn bytes and was never acknowledged: to be taken whole or not.
         is_doubtful: bool,
+        /// What the segment still has behind it.
+        rest: Rest<'a>,
     },
     /// The delete of a sequence above the covered one.
     Delete { sequence: u64, delete: Delete, is_doubtful: bool },
@@ -66,12 +70,32 @@ pub(crate) enum Entry {
     Definitions(Vec<(u32, crate::labels::Labels)>),
 }
 
+/// The part of a segment that was not replayed yet.
+#[derive(Clone, Copy)]
+pub(crate) struct Rest<'a>(&'a [Next]);
+
+impl Rest<'_> {
+    /// The references that its records use.
+    pub(crate) fn references(self) -> RoaringBitmap {
+        let mut found = RoaringBitmap::new();
+        for item in self.0 {
+            if let Next::Frame(frame) = item
+                && frame.frame_type == record::BATCH
+                && let Some(record) = BatchRecord::decode(&frame.payload)
+            {
+                found.extend(record.series());
+            }
+        }
+        found
+    }
+}
+
 /// Reads every segment in order and hands each entry to `visit`. Records of sequences up to
 /// `covered` are in a checkpoint; of them only the labels are handed on.
 pub(crate) fn replay(
     disk: &dyn Disk,
     covered: u64,
-    mut visit: impl FnMut(Entry) -> Result<()>,
+    mut visit: impl FnMut(Entry<'_>) -> Result<()>,
 ) -> Result<Report> {
     let mut report = Report { last_sequence: covered, ..Report::default() };
     let mut segments = Vec::new();
@@ -135,7 +159,7 @@ fn replay_segment(
     segment: Segment,
     covered: u64,
     report: &mut Report,
-    visit: &mut impl FnMut(Entry) -> Result<()>,
+    visit: &mut impl FnMut(Entry<'_>) -> Result<()>,
 ) -> Result<()> {
     let Segment { number, path, length, reader, before_next } = segment;
     let Some(mut reader) = reader else {
@@ -168,19 +192,22 @@ fn replay_segment(
         },
         is_doubtful: false,
     };
-    for item in items {
+    for (at, item) in items.iter().enumerate() {
         match item {
             Next::Frame(frame) if before_next.is_some_and(|last| frame.sequence > last) => {
                 tracing::warn!(sequence = frame.sequence, "a log record that failed is left out");
             }
-            Next::Frame(frame) => replay_frame(frame, covered, &mut segment, report, visit)?,
+            Next::Frame(frame) => {
+                let rest = Rest(&items[at + 1..]);
+                replay_frame(frame, rest, covered, &mut segment, report, visit)?;
+            }
             Next::Damaged { length, .. } if segment.acknowledged <= segment.position => {
                 segment.is_doubtful = true;
                 report.torn_tail_bytes += length;
             }
             Next::Damaged { offset, length } => {
                 tracing::error!(segment = number, offset, length, "damaged log bytes skipped");
-                segment.damage.push((offset, "damaged bytes"));
+                segment.damage.push((*offset, "damaged bytes"));
             }
             Next::End => break,
         }
@@ -207,11 +234,12 @@ struct State {
 }
 
 fn replay_frame(
-    frame: Frame,
+    frame: &Frame,
+    rest: Rest<'_>,
     covered: u64,
     segment: &mut State,
     report: &mut Report,
-    visit: &mut impl FnMut(Entry) -> Result<()>,
+    visit: &mut impl FnMut(Entry<'_>) -> Result<()>,
 ) -> Result<()> {
     segment.position = frame.sequence;
     report.miss(frame.previous.min(segment.acknowledged));
@@ -226,6 +254,7 @@ fn replay_frame(
             sequence,
             record,
             is_doubtful,
+            rest,
         }),
         record::DELETE if is_covered => return Ok(()),
         record::DELETE => Delete::decode(&frame.payload).map(|delete| Entry::Delete {

@@ -14,6 +14,7 @@ mod faults;
 mod import;
 mod lives;
 mod machine;
+mod memory;
 mod model;
 mod oracle;
 mod retention;

@@ -46,17 +46,50 @@ const PARENTS_TRIED_MAX: usize = 4;
 /// Sorts label sets, with what belongs to them, into the order of ids: by job, by instance, then by
 /// all labels.
 pub(crate) fn sort_series<T>(series: &mut [(Labels, T)]) {
-    series.sort_by_cached_key(|(labels, _)| {
-        let key = |name| labels.get(name).unwrap_or("").to_owned();
-        (key("job"), key("instance"), labels.clone())
-    });
+    series.sort_by_cached_key(|(labels, _)| SortKey::of(labels));
+}
+
+/// Labels and where job and instance lie in them: no bytes of its own, as there are as many keys as
+/// series.
+#[derive(PartialEq, Eq)]
+struct SortKey {
+    labels: Labels,
+    job: (u32, u32),
+    instance: (u32, u32),
+}
+
+impl SortKey {
+    fn of(labels: &Labels) -> SortKey {
+        let place = |name| {
+            labels.place(name).map_or((0, 0), |place| (place.start as u32, place.end as u32))
+        };
+        SortKey { labels: labels.clone(), job: place("job"), instance: place("instance") }
+    }
+
+    fn parts(&self) -> (&[u8], &[u8], &Labels) {
+        let value =
+            |(start, end): (u32, u32)| &self.labels.as_bytes()[start as usize..end as usize];
+        (value(self.job), value(self.instance), &self.labels)
+    }
+}
+
+impl Ord for SortKey {
+    fn cmp(&self, other: &SortKey) -> std::cmp::Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+impl PartialOrd for SortKey {
+    fn partial_cmp(&self, other: &SortKey) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// The ids `0..labels.len()` in the order of data: by metric name, then by id.
 pub(crate) fn data_order<'a>(labels: impl Iterator<Item = &'a Labels>) -> Vec<u32> {
-    let names: Vec<String> = labels.map(|labels| labels.metric_name().to_owned()).collect();
+    let names: Vec<&str> = labels.map(Labels::metric_name).collect();
     let mut order: Vec<u32> = (0..names.len() as u32).collect();
-    order.sort_by(|a, b| names[*a as usize].cmp(&names[*b as usize]));
+    order.sort_by(|a, b| names[*a as usize].cmp(names[*b as usize]));
     order
 }
 

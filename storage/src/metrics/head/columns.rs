@@ -30,13 +30,17 @@ pub(crate) enum ColumnOf {
 /// MiB for four hours at 15 s. Columns that would be too many are decoded each time.
 const DECODED_BYTES_MAX: usize = 8 << 20;
 
+/// What the timestamps of a column take besides their bytes.
+const COLUMN_TIMES_BYTES: usize = size_of::<ColumnTimes>() + 16;
+
 #[derive(Debug, Default)]
 pub(crate) struct TimestampColumns {
     columns: Vec<Column>,
     free: Vec<u32>,
     by_content: HashMap<u128, u32>,
-    /// Of all columns.
+    /// Of all columns, and those of their encoded timestamps.
     decoded_bytes: Arc<AtomicUsize>,
+    encoded_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -123,6 +127,7 @@ impl TimestampColumns {
         let last = times.last().copied().unwrap_or(-1);
         let range = TimeRange::new(first, last);
         let count = u8::try_from(times.len()).expect("a mini-chunk has few timestamps");
+        self.encoded_bytes += bytes.len() + COLUMN_TIMES_BYTES;
         let times = Some(Arc::new(self.column_times(count, bytes)));
         let column = Column { content, times, holders: 1, range };
         let id = match self.free.pop() {
@@ -225,14 +230,14 @@ impl TimestampColumns {
         column.holders -= 1;
         if column.holders == 0 {
             self.by_content.remove(&column.content);
-            column.times = None;
+            let times = column.times.take();
+            self.encoded_bytes -= times.map_or(0, |times| times.bytes.len() + COLUMN_TIMES_BYTES);
             self.free.push(id);
         }
     }
 
     pub(crate) fn bytes_held(&self) -> usize {
-        let of = |times: &Arc<ColumnTimes>| times.bytes.len() + size_of::<ColumnTimes>() + 16;
-        self.columns.iter().filter_map(|column| column.times.as_ref()).map(of).sum::<usize>()
+        self.encoded_bytes
             + self.decoded_bytes.load(Ordering::Relaxed)
             + self.columns.capacity() * size_of::<Column>()
             + self.by_content.capacity() * 36

@@ -39,10 +39,11 @@ impl Head {
     pub(crate) fn remove_selected(&mut self, selectors: &[Vec<Matcher>], range: TimeRange) {
         let ids = self.select_any(selectors);
         for id in &ids {
-            let (series, columns) = self.series_and_columns(id);
-            let late = series.late_count();
-            series.remove(range, columns);
-            let gone = late - series.late_count();
+            let gone = self.change(id, |series, columns| {
+                let late = series.late_count();
+                series.remove(range, columns);
+                late - series.late_count()
+            });
             self.late_samples = self.late_samples.saturating_sub(gone);
         }
         self.exemplars

@@ -37,6 +37,13 @@ impl Keys {
         self.table.retain(|entry| keep(entry.id));
     }
 
+    /// Gives back what a table that was larger once has too much.
+    pub(crate) fn shrink(&mut self) {
+        if self.table.len() < self.table.capacity() / 4 {
+            self.table.shrink_to_fit(Entry::low);
+        }
+    }
+
     pub(crate) fn bytes_held(&self) -> usize {
         self.table.capacity() * (size_of::<Entry>() + 1) * 8 / 7
     }

@@ -9,6 +9,7 @@ pub(crate) mod age;
 pub(crate) mod columns;
 mod delete;
 pub(crate) mod generations;
+mod idle;
 mod keys;
 mod late;
 mod packed;
@@ -16,7 +17,7 @@ pub(crate) mod read;
 pub(crate) mod series;
 pub(crate) mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -24,6 +25,7 @@ use hashbrown::HashTable;
 use crate::index::head::HeadIndex;
 use crate::labels::{Labels, SeriesIdentity};
 use crate::limits::Limits;
+use crate::memory::{NO_ROOM, RoomForSeries};
 use crate::metrics::batch::{Batch, Exemplar, Metadata, Refusals};
 use crate::metrics::companion::{self, CompanionIds};
 use crate::metrics::head::age::{AcceptedAge, RowsByLifetime};
@@ -55,6 +57,8 @@ const REFUSED: u32 = u32::MAX;
 pub(crate) struct Head {
     pub(crate) index: HeadIndex,
     pages: Vec<Box<[MemSeries]>>,
+    /// What series have besides their place in a page.
+    series_heap_bytes: usize,
     /// By id; for ids in use.
     places: Vec<Place>,
     free: Vec<u32>,
@@ -104,11 +108,20 @@ struct HeadExemplar {
     exemplar: Exemplar,
 }
 
+/// Why a series is not made.
+enum NotAdmitted {
+    /// For the time being.
+    NoRoom,
+    Limit(LimitReached),
+}
+
 /// A decided write: what the log is told.
 #[derive(Debug)]
 pub(crate) struct Decided {
     pub(crate) record: BatchRecord,
     pub(crate) refused: Refusals,
+    /// Rows of series for which there is no room at present.
+    pub(crate) deferred: Refusals,
     pub(crate) new_series: u64,
     /// Of the new series, in the order of the batch: the log is told.
     new_labels: Vec<(u32, Labels)>,
@@ -117,16 +130,24 @@ pub(crate) struct Decided {
 }
 
 impl Head {
-    /// Sorts out a batch: which series it names, creating new ones, and which rows are accepted.
-    pub(crate) fn decide(&mut self, batch: &Batch, limits: &Limits, age: AcceptedAge) -> Decided {
+    /// Sorts out a batch: which series it names, creating new ones as far as there is room, and which
+    /// rows are accepted.
+    pub(crate) fn decide(
+        &mut self,
+        batch: &Batch,
+        limits: &Limits,
+        age: AcceptedAge,
+        mut room: RoomForSeries,
+    ) -> Decided {
         let mut decided = Decided {
             record: BatchRecord::default(),
             refused: Refusals::default(),
+            deferred: Refusals::default(),
             new_series: 0,
             new_labels: Vec::new(),
             start_timestamps: 0,
         };
-        let ids = self.resolve(batch, limits, age, &mut decided);
+        let ids = self.resolve(batch, limits, age, &mut room, &mut decided);
         decided.record.source_offset = batch.source_offset;
         self.decide_samples(batch, &ids, age, &mut decided);
         for row in &batch.histograms {
@@ -147,7 +168,7 @@ impl Head {
                 decided.record.exemplars.push((id, row.exemplar.clone()));
             }
         }
-        self.decide_start_timestamps(batch, &ids, age, &mut decided);
+        self.decide_start_timestamps(batch, &ids, age, &mut room, &mut decided);
         let mut changed: HashSet<&str> = HashSet::new();
         for metadata in &batch.metadata {
             let known = self.metadata.get(&metadata.family);
@@ -168,6 +189,7 @@ impl Head {
         batch: &Batch,
         limits: &Limits,
         age: AcceptedAge,
+        room: &mut RoomForSeries,
         decided: &mut Decided,
     ) -> Vec<u32> {
         let mut ids: Vec<u32> = Vec::with_capacity(batch.series.len());
@@ -191,7 +213,7 @@ impl Head {
                     let lifetime_ms = self.classifier.raw_lifetime_ms(class);
                     let rows = rows_by_lifetime.of(batch, i, age, lifetime_ms);
                     if rows.has_accepted {
-                        match self.find_or_admit(&labels, class, age.now_ms) {
+                        match self.find_or_admit(&labels, class, age.now_ms, room) {
                             Ok((found, is_new)) => {
                                 self.remember_key(series.key_hash, found);
                                 *id = found;
@@ -200,7 +222,11 @@ impl Head {
                                     decided.new_labels.push((found, labels));
                                 }
                             }
-                            Err(reached) => {
+                            Err(NotAdmitted::NoRoom) => {
+                                let describe = || (labels.to_string(), NO_ROOM.into());
+                                decided.deferred.add(rows.rows.max(1), describe);
+                            }
+                            Err(NotAdmitted::Limit(reached)) => {
                                 let reason = self.active.refuse(reached, rows.rows.max(1));
                                 let describe = || (labels.to_string(), reason);
                                 decided.refused.add(rows.rows.max(1), describe);
@@ -280,6 +306,7 @@ impl Head {
         batch: &Batch,
         ids: &[u32],
         age: AcceptedAge,
+        room: &mut RoomForSeries,
         decided: &mut Decided,
     ) {
         for row in &batch.start_timestamps {
@@ -287,7 +314,11 @@ impl Head {
             if id == REFUSED || !self.fits(id, age, row.timestamp) {
                 continue;
             }
-            let companion = self.companion(id);
+            let Some(companion) = self.companion(id, room) else {
+                let describe = || (self.index.labels(id).to_string(), NO_ROOM.into());
+                decided.deferred.add(1, describe);
+                continue;
+            };
             decided.record.references.push(companion);
             decided.record.timestamps.push(row.timestamp);
             decided.record.values.push(row.start_timestamp as f64);
@@ -295,15 +326,25 @@ impl Head {
         }
     }
 
-    /// The series of a series' start timestamps, which is made if there is none.
-    fn companion(&mut self, id: u32) -> u32 {
+    /// The series of a series' start timestamps, which is made if there is none and room for it.
+    fn companion(&mut self, id: u32, room: &mut RoomForSeries) -> Option<u32> {
         if let Some(companion) = self.companions.get(id) {
-            return companion;
+            return Some(companion);
         }
         let labels = companion::labels_of_companion(&self.index.labels(id));
-        let (companion, _) = self.find_or_create(&labels);
+        let identity = labels.identity();
+        let companion = match self.find(&labels, identity) {
+            Some(companion) => companion,
+            None if room.take(labels.as_bytes().len()) => {
+                let class = self.classifier.class_of(&labels);
+                let companion = self.create(&labels, identity, class, 0);
+                self.index.settle();
+                companion
+            }
+            None => return None,
+        };
         self.companions.insert(id, companion);
-        companion
+        Some(companion)
     }
 
     /// Names the write of `sequence` on every series it touches, and adds to its record the labels
@@ -346,8 +387,11 @@ impl Head {
                 continue;
             };
             let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
+            let heap_bytes = series.heap_bytes();
             let pushed =
                 series.push(timestamp, Value::Float(value), sealed_before, &mut self.columns);
+            self.series_heap_bytes += series.heap_bytes();
+            self.series_heap_bytes -= heap_bytes;
             self.late_samples += u64::from(pushed == Pushed::Late);
             let is_in =
                 |start: i64, length: i64| (timestamp.wrapping_sub(start) as u64) < length as u64;
@@ -369,7 +413,10 @@ impl Head {
             };
             let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
             let value = Value::Histogram(histogram);
+            let heap_bytes = series.heap_bytes();
             let pushed = series.push(*timestamp, value, sealed_before, &mut self.columns);
+            self.series_heap_bytes += series.heap_bytes();
+            self.series_heap_bytes -= heap_bytes;
             self.late_samples += u64::from(pushed == Pushed::Late);
             self.windows.insert(window_start_ms(*timestamp), now_ms);
             self.generations.note(*timestamp);
@@ -425,19 +472,24 @@ impl Head {
         (id, true)
     }
 
-    /// As [`Self::find_or_create`], unless a limit has no room for one more. The index is to be
-    /// settled after this.
+    /// As [`Self::find_or_create`], unless there is no room for one more or a limit is reached. The
+    /// index is to be settled after this.
     fn find_or_admit(
         &mut self,
         labels: &Labels,
         class: u32,
         now_ms: i64,
-    ) -> Result<(u32, bool), LimitReached> {
+        room: &mut RoomForSeries,
+    ) -> Result<(u32, bool), NotAdmitted> {
         let identity = labels.identity();
         if let Some(id) = self.find(labels, identity) {
             return Ok((id, false));
         }
-        let marks = self.active.enter(labels, now_ms)?;
+        // Before it is counted for limits: it comes again.
+        if !room.take(labels.as_bytes().len()) {
+            return Err(NotAdmitted::NoRoom);
+        }
+        let marks = self.active.enter(labels, now_ms).map_err(NotAdmitted::Limit)?;
         Ok((self.create(labels, identity, class, marks), true))
     }
 
@@ -485,37 +537,6 @@ impl Head {
         self.active.status(now_ms)
     }
 
-    /// Forgets series that hold nothing and that no write up to now is about to use: those whose
-    /// last write has a sequence of at most `applied`. Returns how many went.
-    pub(crate) fn drop_idle(&mut self, applied: u64) -> u64 {
-        let held: BTreeSet<u32> = self.exemplars.iter().map(|known| known.id).collect();
-        let idle: Vec<u32> = self
-            .ids()
-            .filter(|id| {
-                let place = &self.places[*id as usize];
-                place.last_sequence <= applied && self.series(*id).is_empty() && !held.contains(id)
-            })
-            .collect();
-        if idle.is_empty() {
-            return 0;
-        }
-        for &id in &idle {
-            let identity = self.places[id as usize].identity;
-            if let Ok(entry) = self.by_identity.find_entry(identity as u64, |other| *other == id) {
-                entry.remove();
-            }
-            self.index.remove(id);
-            self.active.leave(self.places[id as usize].marks);
-            *self.series_mut(id) = MemSeries::default();
-            self.places[id as usize].in_use = false;
-            self.free.push(id);
-        }
-        let places = &self.places;
-        self.by_key.retain(|id| places[id as usize].in_use);
-        self.companions.retain(|id| places[id as usize].in_use);
-        idle.len() as u64
-    }
-
     pub(crate) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         let in_use = self.places.iter().enumerate().filter(|(_, place)| place.in_use);
         in_use.map(|(id, _)| id as u32)
@@ -529,16 +550,18 @@ impl Head {
         &self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES]
     }
 
-    pub(crate) fn series_mut(&mut self, id: u32) -> &mut MemSeries {
-        &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES]
-    }
-
-    pub(crate) fn series_and_columns(
+    /// Changes a series, and counts its memory anew.
+    pub(crate) fn change<T>(
         &mut self,
         id: u32,
-    ) -> (&mut MemSeries, &mut TimestampColumns) {
+        change: impl FnOnce(&mut MemSeries, &mut TimestampColumns) -> T,
+    ) -> T {
         let series = &mut self.pages[id as usize / PAGE_SERIES][id as usize % PAGE_SERIES];
-        (series, &mut self.columns)
+        let heap_bytes = series.heap_bytes();
+        let outcome = change(series, &mut self.columns);
+        self.series_heap_bytes += series.heap_bytes();
+        self.series_heap_bytes -= heap_bytes;
+        outcome
     }
 
     pub(crate) fn is_in_use(&self, id: u32) -> bool {
@@ -567,11 +590,16 @@ impl Head {
     /// ascending. Late ones may have come since.
     pub(crate) fn end_seal(&mut self, window: TimeRange, late_sealed: u64, exemplars: &[u64]) {
         self.windows.remove(&window.start_ms);
-        self.late_samples = self.late_samples.saturating_sub(late_sealed);
+        self.end_early_seal(late_sealed, exemplars);
         self.oldest = self.windows.first_key_value().map(|(start, _)| *start).or(self.newest);
         if self.windows.is_empty() {
             self.oldest = None;
         }
+    }
+
+    /// [`Self::end_seal`] of a part of the window's samples.
+    pub(crate) fn end_early_seal(&mut self, late_sealed: u64, exemplars: &[u64]) {
+        self.late_samples = self.late_samples.saturating_sub(late_sealed);
         self.exemplars.retain(|known| exemplars.binary_search(&known.number).is_err());
     }
 
@@ -599,7 +627,7 @@ impl Head {
             self.newest = Some(self.newest.map_or(series.newest(), |n| n.max(series.newest())));
         }
         self.late_samples += series.late_count();
-        *self.series_mut(id) = series;
+        self.change(id, |place, _| *place = series);
     }
 
     /// Windows whose late samples came while the window was being sealed.
@@ -669,17 +697,6 @@ impl Head {
             };
             self.places[id as usize].class = class;
         }
-    }
-
-    /// Approximate, in bytes.
-    pub(crate) fn bytes_held(&self) -> usize {
-        let series: usize = self.pages.iter().flatten().map(MemSeries::bytes_held).sum();
-        series
-            + self.columns.bytes_held()
-            + self.places.capacity() * size_of::<Place>()
-            + self.by_key.bytes_held()
-            + self.by_identity.capacity() * 6
-            + self.index.heap_bytes()
     }
 }
 

@@ -65,6 +65,11 @@ impl<'a> Entries<'a> {
         Entries { rest: packed, window }
     }
 
+    /// Bytes behind the entry that was read last.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Whether all bytes were entries, once there is no next one.
     pub(super) fn is_complete(&self) -> bool {
         self.rest.is_empty()

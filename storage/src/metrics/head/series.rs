@@ -57,9 +57,18 @@ pub(crate) struct MemSeries {
 struct Rare {
     /// Tail of a series whose newest samples are histograms.
     histograms: Vec<(i64, Histogram)>,
+    /// What these take.
+    histogram_bytes: usize,
     late: Late,
     /// Late samples that a seal in progress has taken charge of.
     sealing: Samples,
+}
+
+impl Rare {
+    fn bytes_held(&self) -> usize {
+        let sealing = self.sealing.len() * 16 + self.sealing.histograms.len() * 256;
+        size_of::<Rare>() + self.histogram_bytes + self.late.bytes_held() + sealing
+    }
 }
 
 /// What became of a sample.
@@ -149,7 +158,9 @@ impl MemSeries {
         if !fits {
             self.pack(columns);
         }
-        self.rare.get_or_insert_default().histograms.push((timestamp, histogram.clone()));
+        let rare = self.rare.get_or_insert_default();
+        rare.histogram_bytes += histogram.bytes_held();
+        rare.histograms.push((timestamp, histogram.clone()));
     }
 
     #[cold]
@@ -260,6 +271,7 @@ impl MemSeries {
     fn pack_histograms(&mut self) {
         let Some(rare) = &mut self.rare else { return };
         let tail = std::mem::take(&mut rare.histograms);
+        rare.histogram_bytes = 0;
         let Some((first, _)) = tail.first() else { return };
         let count = u8::try_from(tail.len()).expect("a tail is short");
         let (mut times, mut values) = (Vec::new(), Vec::new());
@@ -309,14 +321,10 @@ impl MemSeries {
         self.rare.as_ref().is_some_and(|rare| !rare.sealing.is_empty())
     }
 
-    pub(crate) fn bytes_held(&self) -> usize {
-        let rare = self.rare.as_ref().map_or(0, |rare| {
-            size_of::<Rare>()
-                + rare.late.len() * 40
-                + rare.sealing.len() * 16
-                + rare.histograms.len() * 256
-        });
-        size_of::<MemSeries>() + self.packed.capacity() + rare
+    /// Bytes on the heap, about. Cheap enough to be asked before and after each change.
+    #[inline]
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.packed.capacity() + self.rare.as_ref().map_or(0, |rare| rare.bytes_held())
     }
 
     pub(super) fn packed(&self) -> &[u8] {
@@ -376,26 +384,58 @@ impl MemSeries {
 
     /// Hands late samples of a window to the seal and returns how many; they stay readable.
     pub(crate) fn begin_seal(&mut self, window: TimeRange, columns: &mut TimestampColumns) -> u64 {
+        self.pack_of(window, columns);
+        self.take_late(window)
+    }
+
+    /// [`Self::begin_seal`] while the window is still written; the tail of a series that is not idle
+    /// stays. Returns also how many of the packed bytes the seal may take.
+    pub(crate) fn begin_early_seal(
+        &mut self,
+        window: TimeRange,
+        is_idle: bool,
+        columns: &mut TimestampColumns,
+    ) -> (u64, u32) {
+        if is_idle {
+            self.pack_of(window, columns);
+        }
+        // What comes meanwhile is not joined with what is taken.
+        self.joinable = 0;
+        let taken = u32::try_from(self.packed.len()).expect("a series' bytes are few");
+        (self.take_late(window), taken)
+    }
+
+    fn pack_of(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
         if self.tail_length > 0 && window.contains(self.tail_start) {
             self.pack(columns);
         }
-        let Some(rare) = &mut self.rare else { return 0 };
+        let Some(rare) = &mut self.rare else { return };
         if rare.histograms.first().is_some_and(|(first, _)| window.contains(*first)) {
             self.pack_histograms();
         }
+    }
+
+    fn take_late(&mut self, window: TimeRange) -> u64 {
         let Some(rare) = &mut self.rare else { return 0 };
         let inside = rare.late.take(window);
         chunk::merge(&mut rare.sealing, &inside.samples());
         inside.len() as u64
     }
 
-    /// Drops what a block now holds: the packed entries of the window and what the seal took.
-    pub(crate) fn end_seal(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
+    /// Drops what a block now holds: of the first `taken` packed bytes the entries of the window,
+    /// and the late samples that the seal took.
+    pub(crate) fn end_seal(
+        &mut self,
+        window: TimeRange,
+        taken: u32,
+        columns: &mut TimestampColumns,
+    ) {
         let mut kept = Vec::new();
         let mut last_window = NO_WINDOW;
         let mut entries = Entries::new(&self.packed);
         while let Some((entry_window, entry)) = entries.next() {
-            if window.contains(entry_window) {
+            let end = self.packed.len() - entries.left();
+            if window.contains(entry_window) && end <= taken as usize {
                 if let Entry::Floats { times: Times::Shared(id), .. } = entry {
                     if self.last_column == id {
                         self.last_column = NO_COLUMN;
@@ -421,7 +461,7 @@ impl MemSeries {
     /// Drops all samples of a window: a block has them.
     pub(crate) fn forget_window(&mut self, window: TimeRange, columns: &mut TimestampColumns) {
         self.begin_seal(window, columns);
-        self.end_seal(window, columns);
+        self.end_seal(window, u32::MAX, columns);
     }
 
     /// Gives late samples back after a seal that failed.
@@ -602,7 +642,7 @@ mod tests {
         let window = TimeRange::new(0, WINDOW_MS - 1);
         series.begin_seal(window, &mut columns);
         series.push(9, Value::Float(4.0), WINDOW_MS, &mut columns);
-        series.end_seal(window, &mut columns);
+        series.end_seal(window, u32::MAX, &mut columns);
         let samples = read(&series, &columns, TimeRange::ALL);
         assert_eq!(samples.timestamps[..3], [9, WINDOW_MS, WINDOW_MS + 8]);
         assert_eq!(samples.len(), 600 - 480 + 2);

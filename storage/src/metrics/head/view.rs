@@ -55,6 +55,12 @@ impl SeriesView {
         Some(())
     }
 
+    /// The same without what was not packed yet.
+    pub(crate) fn without_tail(mut self) -> SeriesView {
+        self.tail.clear();
+        self
+    }
+
     /// Approximate, in bytes.
     pub(crate) fn bytes_held(&self) -> usize {
         let columns = self.columns.iter().map(|(_, bytes)| bytes.len() + 24).sum::<usize>();

@@ -66,6 +66,7 @@ impl MemSeries {
         self.remove_tail(range);
         if let Some(rare) = &mut self.rare {
             rare.histograms.retain(|(time, _)| !range.contains(*time));
+            rare.histogram_bytes = rare.histograms.iter().map(|(_, one)| one.bytes_held()).sum();
             rare.late.take(range);
             rare.sealing.retain(|time| !range.contains(time));
             if **rare == Rare::default() {
