@@ -37,6 +37,8 @@ pub(crate) enum SectionKind {
     Exemplars = 7,
     Metadata = 8,
     Meta = 9,
+    /// Blocks of earlier versions have none.
+    Totals = 10,
 }
 
 /// A section's name for people.
@@ -51,6 +53,7 @@ pub(crate) fn section_name(kind: u16) -> &'static str {
         "exemplars",
         "metadata",
         "meta",
+        "totals",
     ];
     usize::from(kind).checked_sub(1).and_then(|at| names.get(at)).copied().unwrap_or("unknown")
 }

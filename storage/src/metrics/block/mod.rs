@@ -9,6 +9,7 @@ pub(crate) mod layout;
 pub mod meta;
 pub(crate) mod page_cache;
 mod statistics;
+pub(crate) mod totals;
 pub(crate) mod writer;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::statistics::StatisticsCache;
+use crate::metrics::block::totals::Totals;
 use crate::metrics::block::writer::{CHUNK_COMPONENT_SHIFT, CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS};
 use crate::metrics::chunk::{CHUNK_SAMPLES_MAX, ChunkGrid, ChunkStatistics};
 use crate::metrics::rollup::{Component, Components, Rollup};
@@ -45,6 +47,9 @@ pub const BLOCKS_DIR: &str = "blocks";
 
 /// A page longer than this is damaged: one series of 64 days at a millisecond's step is shorter.
 const PAGE_BYTES_MAX: u64 = 1 << 30;
+
+/// Totals that are longer are damaged: 64 days, and lists of some hundred names of a few KiB.
+const TOTALS_BYTES_MAX: u64 = 64 << 20;
 
 /// Decoded timestamp columns that a block keeps: 4 KiB each at 480 samples.
 const COLUMNS_CACHED_MAX: usize = 512;
@@ -85,6 +90,7 @@ pub(crate) struct Block {
     statistics_cached: StatisticsCache,
     exemplars: Section,
     metadata: Section,
+    totals: Option<Section>,
     /// Set once no manifest names the block: the file goes with the last reader.
     retired: AtomicBool,
 }
@@ -238,6 +244,10 @@ impl Block {
             statistics: section(SectionKind::Statistics)?,
             exemplars: section(SectionKind::Exemplars)?,
             metadata: section(SectionKind::Metadata)?,
+            totals: match find(&toc, SectionKind::Totals) {
+                Some(_) => Some(section(SectionKind::Totals)?),
+                None => None,
+            },
             meta,
             path,
             disk,
@@ -550,6 +560,18 @@ impl Block {
         parsed.ok_or_else(|| self.corrupt(self.metadata.offset, "metadata"))
     }
 
+    /// What the block holds by day and by metric; `None` of a block from before this was kept.
+    pub(crate) fn totals(&self) -> Result<Option<Totals>> {
+        let Some(section) = &self.totals else { return Ok(None) };
+        let parse = |mut packed: &[u8]| {
+            let length = varint::read(&mut packed).filter(|length| *length <= TOTALS_BYTES_MAX)?;
+            let plain = zstd::bulk::decompress(packed, length as usize).ok()?;
+            Totals::parse(&plain)
+        };
+        let parsed = section.framed().and_then(parse);
+        parsed.map(Some).ok_or_else(|| self.corrupt(section.offset, "totals"))
+    }
+
     /// Reads and checks everything.
     pub(crate) fn verify(&self) -> Result<()> {
         let file = self.disk.open(&self.path).map_err(|e| io_error("open", &self.path, e))?;
@@ -576,6 +598,7 @@ impl Block {
         }
         (0..self.directory.len()).try_for_each(|page| self.statistics(page).map(drop))?;
         self.exemplars()?;
+        self.totals()?;
         self.metadata().map(drop)
     }
 

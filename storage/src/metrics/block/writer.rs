@@ -19,6 +19,7 @@ use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::layout::{self, PAGE_BYTES, SectionKind, TocEntry};
 use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::totals::TotalsBuilder;
 use crate::metrics::block::{BLOCKS_DIR, file_name};
 use crate::metrics::chunk::{self, ChunkGrid, ChunkStatistics};
 use crate::metrics::histogram::Histogram;
@@ -76,6 +77,7 @@ pub(crate) struct BlockWriter {
     compressor: Option<Compressor>,
     columns: Columns,
     statistics: Vec<u8>,
+    totals: TotalsBuilder,
     meta: BlockMeta,
     is_published: bool,
 }
@@ -168,6 +170,7 @@ impl BlockWriter {
             compressor,
             columns: Columns::default(),
             statistics: Vec::new(),
+            totals: TotalsBuilder::new(meta.tier_ms > 0),
             meta: BlockMeta { range: TimeRange::default(), ..meta },
             is_published: false,
         })
@@ -194,6 +197,9 @@ impl BlockWriter {
         varint::write(&mut self.page.body, chunks as u64);
         let mut values = Vec::new();
         for (component, samples, chunks) in columns {
+            if matches!(component, Component::Raw | Component::Count) {
+                self.totals.add_rows(samples);
+            }
             for rows in chunks {
                 self.append_chunk(component, samples, rows, &mut values);
             }
@@ -206,6 +212,7 @@ impl BlockWriter {
             self.meta.range = if empty { range } else { self.meta.range.union(range) };
         }
         self.page.body.extend_from_slice(&values);
+        self.totals.end_series(self.page.body.len() as u64 - u64::from(offset));
         self.positions += 1;
         self.meta.series += 1;
         self.meta.chunks += chunks as u64;
@@ -248,6 +255,7 @@ impl BlockWriter {
             | (u8::from(missing) * CHUNK_MISSING_SLOTS)
             | (component as u8) << CHUNK_COMPONENT_SHIFT;
         let body = &mut self.page.body;
+        let head = body.len();
         body.push(flags);
         varint::write(body, rows.len() as u64);
         varint::write(body, u64::from(reference.column));
@@ -255,6 +263,8 @@ impl BlockWriter {
             write_bytes(body, missing);
         }
         varint::write(body, (values.len() - start) as u64);
+        let bytes = body.len() - head + values.len() - start;
+        self.totals.add_chunk(component, times, bytes as u64);
     }
 
     fn finish_page(&mut self) -> Result<()> {
@@ -282,6 +292,7 @@ impl BlockWriter {
         let mut framed = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
         frame::write(&payload, &mut framed);
         self.put(&framed)?;
+        self.totals.end_page(framed.len() as u64);
         write_statistics(&page.statistics, &mut self.statistics);
         Ok(())
     }
@@ -301,7 +312,8 @@ impl BlockWriter {
             // An empty rollup lives as long as others of its day.
             self.meta.range = self.meta.window;
         }
-        let directory = self.page_directory(labels);
+        let order = data_order(labels.iter());
+        let directory = self.page_directory(&order);
         self.section(SectionKind::PageDirectory, &directory)?;
         let columns = std::mem::take(&mut self.columns);
         self.section(SectionKind::Columns, &columns.bytes)?;
@@ -324,6 +336,8 @@ impl BlockWriter {
         varint::write(&mut rows, metadata.len() as u64);
         metadata.iter().for_each(|metadata| write_metadata(&mut rows, metadata));
         self.section(SectionKind::Metadata, &framed(&rows))?;
+        let totals = std::mem::take(&mut self.totals).finish(labels, &order);
+        self.section(SectionKind::Totals, &compressed(|out| totals.write(out)))?;
         self.finish_meta()?;
         self.publish()
     }
@@ -360,7 +374,7 @@ impl BlockWriter {
     }
 
     /// Pages by first position, and the position of every id.
-    fn page_directory(&self, labels: &[Labels]) -> Vec<u8> {
+    fn page_directory(&self, order: &[u32]) -> Vec<u8> {
         let mut payload = Vec::new();
         varint::write(&mut payload, self.directory.len() as u64);
         for page in &self.directory {
@@ -369,7 +383,6 @@ impl BlockWriter {
             varint::write(&mut payload, u64::from(page.length));
             varint::write(&mut payload, page.statistics_offset);
         }
-        let order = data_order(labels.iter());
         let mut position_of = vec![0u32; order.len()];
         for (position, id) in order.iter().enumerate() {
             position_of[*id as usize] = u32::try_from(position).expect("ids are u32");
@@ -427,6 +440,17 @@ fn framed(payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A frame around what `write` appends, compressed, behind its length.
+fn compressed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut plain = Vec::new();
+    write(&mut plain);
+    let packed = zstd::bulk::compress(&plain, PAGE_ZSTD_LEVEL).expect("compressing into memory");
+    let mut section = Vec::new();
+    varint::write(&mut section, plain.len() as u64);
+    section.extend_from_slice(&packed);
+    framed(&section)
+}
+
 /// The statistics of one page's chunks, field by field: 7 bytes a chunk against 48 as rows.
 fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
     let mut payload = Vec::new();
@@ -446,11 +470,7 @@ fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
         decimal::encode(&column, &mut bytes);
         write_bytes(&mut payload, &bytes);
     }
-    let packed = zstd::bulk::compress(&payload, 3).expect("compressing into memory");
-    let mut section = Vec::new();
-    varint::write(&mut section, payload.len() as u64);
-    section.extend_from_slice(&packed);
-    frame::write(&section, out);
+    out.extend(compressed(|plain| *plain = payload));
 }
 
 /// The timestamp columns of a block, each stored once.
