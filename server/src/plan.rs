@@ -13,7 +13,7 @@ use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use icecore_storage::disk::Disk;
 use icecore_storage::disk::os::OsDisk;
-use icecore_storage::retention::report::{lock_directory, plan_of_directory};
+use icecore_storage::retention::report::{lock_directory, report_of_directory};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
@@ -61,7 +61,7 @@ impl PlanArgs {
         let _lock = lock_directory(disk.as_ref()).with_context(|| {
             format!("--storage.path={}: a server has it open; use --url", path.display())
         })?;
-        let report = plan_of_directory(&disk, &loaded.policies, clock::now_ms())
+        let report = report_of_directory(&disk, Some(&loaded.policies), clock::now_ms())
             .with_context(|| format!("--storage.path={}", path.display()))?;
         Ok(ReportJson::from(&report))
     }

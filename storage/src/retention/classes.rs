@@ -82,6 +82,12 @@ impl Classes {
         self.rules.iter().map(|rule| rule.class)
     }
 
+    /// The matchers of the policies that give a class, as text; "" for a policy without.
+    pub(crate) fn policies_of(&self, class: u32) -> impl Iterator<Item = &str> {
+        let rules = self.rules.iter().filter(move |rule| rule.class == class);
+        rules.map(|rule| rule.matchers.as_str())
+    }
+
     /// The tiers of a class that the table knows, from raw to the coarsest.
     pub(crate) fn tiers(&self, class: u32) -> &[Tier] {
         self.table.get(&class).map_or(&[], Vec::as_slice)

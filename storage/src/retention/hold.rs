@@ -26,6 +26,12 @@ pub struct Hold {
     pub until_ms: Option<i64>,
 }
 
+impl Hold {
+    pub fn is_in_force(&self, now_ms: i64) -> bool {
+        self.until_ms.is_none_or(|until_ms| now_ms < until_ms)
+    }
+}
+
 /// The holds in force, and which blocks they were found to concern.
 #[derive(Debug, Default)]
 pub(crate) struct Holds {
@@ -45,8 +51,7 @@ impl Holds {
         if self.holds.is_empty() {
             return Vec::new();
         }
-        let is_in_force = |hold: &Hold| hold.until_ms.is_none_or(|until_ms| now_ms < until_ms);
-        let in_force = mask(self.holds.iter().map(is_in_force));
+        let in_force = mask(self.holds.iter().map(|hold| hold.is_in_force(now_ms)));
         let Holds { holds, known } = self;
         let mut seen = HashMap::with_capacity(blocks.len());
         for block in blocks {
@@ -59,6 +64,14 @@ impl Holds {
         }
         *known = seen;
         blocks.iter().map(|block| block.meta().id).filter(|id| known[id] & in_force != 0).collect()
+    }
+
+    /// The holds in force that concern a block that [`Holds::held`] was asked of.
+    pub(crate) fn of(&self, id: BlockId, now_ms: i64) -> Vec<&Hold> {
+        let bits = self.known.get(&id).copied().unwrap_or(0);
+        let is_its =
+            |(bit, hold): &(usize, &Hold)| bits >> bit & 1 == 1 && hold.is_in_force(now_ms);
+        self.holds.iter().enumerate().filter(is_its).map(|(_, hold)| hold).collect()
     }
 }
 

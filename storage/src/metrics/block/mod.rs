@@ -8,6 +8,7 @@ pub(crate) mod inspect;
 pub(crate) mod layout;
 pub mod meta;
 pub(crate) mod page_cache;
+pub(crate) mod scan;
 mod statistics;
 pub(crate) mod totals;
 pub(crate) mod writer;
@@ -91,6 +92,7 @@ pub(crate) struct Block {
     exemplars: Section,
     metadata: Section,
     totals: Option<Section>,
+    toc: Vec<TocEntry>,
     /// Set once no manifest names the block: the file goes with the last reader.
     retired: AtomicBool,
 }
@@ -260,6 +262,7 @@ impl Block {
             column_ends,
             columns_cached: RwLock::default(),
             statistics_cached,
+            toc,
             retired: AtomicBool::new(false),
         })
     }
@@ -482,15 +485,24 @@ impl Block {
     fn page(&self, page: usize) -> Result<Page<'_>> {
         let Some(cache) = &self.cache else { return Ok(Page::InPlace(self.stored_page(page)?)) };
         let number = u32::try_from(page).expect("a directory is bounded by its series");
-        let load = || {
-            let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
-            let mut packed = self.stored_page(page)?;
-            let length = varint::read(&mut packed).filter(|length| *length <= PAGE_BYTES_MAX);
-            let length = length.ok_or_else(corrupt)? as usize;
-            let page = zstd::bulk::decompress(packed, length).map_err(|_| corrupt())?;
-            (page.len() == length).then(|| page.into()).ok_or_else(corrupt)
-        };
-        cache.get(self.meta.id, number, load).map(Page::Decompressed)
+        cache.get(self.meta.id, number, || self.decompress(page)).map(Page::Decompressed)
+    }
+
+    /// As [`Block::page`], past the cache.
+    fn load_page(&self, page: usize) -> Result<Page<'_>> {
+        match self.cache {
+            Some(_) => self.decompress(page).map(Page::Decompressed),
+            None => self.stored_page(page).map(Page::InPlace),
+        }
+    }
+
+    fn decompress(&self, page: usize) -> Result<Arc<[u8]>> {
+        let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
+        let mut packed = self.stored_page(page)?;
+        let length = varint::read(&mut packed).filter(|length| *length <= PAGE_BYTES_MAX);
+        let length = length.ok_or_else(corrupt)? as usize;
+        let page = zstd::bulk::decompress(packed, length).map_err(|_| corrupt())?;
+        (page.len() == length).then(|| page.into()).ok_or_else(corrupt)
     }
 
     /// The bytes of a page as they are in the file.

@@ -6,6 +6,7 @@
 //! what is beyond them is a sum. Layout: docs/format.md, "Totals".
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use crate::encoding::varint::{self, read_bytes, read_count, write_bytes};
 use crate::labels::Labels;
@@ -19,11 +20,11 @@ use crate::time::{DAY_MS, TimeRange};
 const METRICS_MAX: usize = 512;
 const PAIRS_MAX: usize = 256;
 
-/// Label pairs that are counted at a time.
-const PAIRS_COUNTED_MAX: usize = 16_384;
+/// Label pairs, or metrics, that are counted at a time.
+const COUNTED_MAX: usize = 16_384;
 
 /// What a sample takes in the sender's hands: a timestamp and a float of 8 bytes each.
-pub const RAW_SAMPLE_BYTES: u64 = 16;
+pub(crate) const RAW_SAMPLE_BYTES: u64 = 16;
 
 /// Days longer ago or ahead than this are damage.
 const DAY_MAX: i64 = i64::MAX / DAY_MS;
@@ -162,7 +163,7 @@ impl TotalsBuilder {
     pub(crate) fn finish(self, labels: &[Labels], order: &[u32]) -> Totals {
         let mut totals = Totals { days: self.days, ..Totals::default() };
         let mut metrics: Vec<(&str, Share)> = Vec::new();
-        let mut pairs = HeaviestPairs::default();
+        let mut pairs: Heaviest<(&str, &str)> = Heaviest::default();
         for (id, bytes) in order.iter().zip(self.series) {
             let (labels, bytes) = (&labels[*id as usize], u64::from(bytes));
             let name = labels.metric_name();
@@ -185,7 +186,10 @@ impl TotalsBuilder {
         metrics.truncate(METRICS_MAX);
         totals.metrics =
             metrics.into_iter().map(|(name, share)| (name.to_owned(), share)).collect();
-        (totals.pairs, totals.pair_error) = pairs.finish();
+        let (pairs, error) = pairs.finish(PAIRS_MAX);
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        totals.pairs = pairs.into_iter().map(|(pair, bytes)| (owned(pair), bytes)).collect();
+        totals.pair_error = error;
         totals
     }
 }
@@ -211,19 +215,25 @@ pub(crate) fn shares(of: u64, weights: &[u64]) -> impl Iterator<Item = u64> + '_
     })
 }
 
-/// The label pairs of most bytes, in bounded memory: when too many are counted, all lose what the
-/// one in the middle has, and those with nothing left are forgotten. What a pair may have lost that
-/// way is known. (Misra and Gries, "Finding repeated elements", 1982, in batches.)
-#[derive(Debug, Default)]
-struct HeaviestPairs<'a> {
-    bytes: HashMap<(&'a str, &'a str), u64>,
+/// What takes most bytes, in bounded memory: when too many are counted, all lose what the one in the
+/// middle has, and those with nothing left are forgotten. What any may have lost that way is known.
+/// (Misra and Gries, "Finding repeated elements", 1982, in batches.)
+#[derive(Debug)]
+pub(crate) struct Heaviest<K> {
+    bytes: HashMap<K, u64>,
     lost: u64,
 }
 
-impl<'a> HeaviestPairs<'a> {
-    fn add(&mut self, pair: (&'a str, &'a str), bytes: u64) {
-        *self.bytes.entry(pair).or_default() += bytes;
-        if self.bytes.len() > PAIRS_COUNTED_MAX {
+impl<K> Default for Heaviest<K> {
+    fn default() -> Heaviest<K> {
+        Heaviest { bytes: HashMap::new(), lost: 0 }
+    }
+}
+
+impl<K: Eq + Hash + Ord> Heaviest<K> {
+    pub(crate) fn add(&mut self, key: K, bytes: u64) {
+        *self.bytes.entry(key).or_default() += bytes;
+        if self.bytes.len() > COUNTED_MAX {
             let mut counts: Vec<u64> = self.bytes.values().copied().collect();
             let middle = counts.len() / 2;
             let (_, &mut lost, _) = counts.select_nth_unstable(middle);
@@ -236,14 +246,12 @@ impl<'a> HeaviestPairs<'a> {
     }
 
     /// The heaviest, and by how much they are too light at most; so much another may have.
-    fn finish(self) -> (Vec<((String, String), u64)>, u64) {
-        let mut pairs: Vec<((&str, &str), u64)> = self.bytes.into_iter().collect();
-        pairs.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        let next = pairs.get(PAIRS_MAX).map_or(0, |(_, bytes)| *bytes);
-        pairs.truncate(PAIRS_MAX);
-        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        let pairs = pairs.into_iter().map(|(pair, bytes)| (owned(pair), bytes)).collect();
-        (pairs, self.lost + next)
+    pub(crate) fn finish(self, most: usize) -> (Vec<(K, u64)>, u64) {
+        let mut all: Vec<(K, u64)> = self.bytes.into_iter().collect();
+        all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let next = all.get(most).map_or(0, |(_, bytes)| *bytes);
+        all.truncate(most);
+        (all, self.lost + next)
     }
 }
 

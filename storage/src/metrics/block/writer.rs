@@ -35,7 +35,7 @@ pub(crate) const CHUNK_MISSING_SLOTS: u8 = 2;
 pub(crate) const CHUNK_COMPONENT_SHIFT: u32 = 4;
 
 /// By which zstd compresses pages; higher levels gain a few per cent at several times the cost.
-const PAGE_ZSTD_LEVEL: i32 = 3;
+pub(crate) const PAGE_ZSTD_LEVEL: i32 = 3;
 
 /// Columns that later ones may be described by; bounds memory, and is a function of the samples.
 const PARENT_COLUMNS_MAX: usize = 4096;
@@ -452,7 +452,7 @@ fn compressed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 /// The statistics of one page's chunks, field by field: 7 bytes a chunk against 48 as rows.
-fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
+pub(crate) fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
     let mut payload = Vec::new();
     varint::write(&mut payload, chunks.len() as u64);
     chunks.iter().for_each(|chunk| payload.push(chunk.flags));
