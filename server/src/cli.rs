@@ -22,6 +22,7 @@ use crate::import::ImportArgs;
 use crate::inspect::InspectArgs;
 use crate::plan::PlanArgs;
 use crate::process::machine_bytes;
+use crate::report::command::ReportArgs;
 use crate::restore::RestoreArgs;
 use crate::size::{Size, parse_bytes, parse_share};
 use crate::verify::VerifyArgs;
@@ -53,6 +54,8 @@ pub enum Command {
     Import(ImportArgs),
     /// Delete samples by selector and time.
     Delete(DeleteArgs),
+    /// Say what is stored, when it goes, and when room runs out.
+    Report(ReportArgs),
     /// Check files without running anything.
     #[command(subcommand)]
     Check(Check),
@@ -86,6 +89,7 @@ pub enum Action {
     Inspect(InspectArgs),
     Import(ImportArgs),
     Delete(DeleteArgs),
+    Report(ReportArgs),
     Check(Check),
     Retention(RetentionCommand),
 }
@@ -101,6 +105,7 @@ impl Cli {
             Some(Command::Inspect(args)) => Action::Inspect(args),
             Some(Command::Import(args)) => Action::Import(args),
             Some(Command::Delete(args)) => Action::Delete(args),
+            Some(Command::Report(args)) => Action::Report(args),
             Some(Command::Check(check)) => Action::Check(check),
             Some(Command::Retention(command)) => Action::Retention(command),
         }

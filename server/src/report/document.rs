@@ -305,7 +305,10 @@ fn notes(report: &Report) -> Vec<String> {
         ));
     }
     if capacity.days.iter().any(|row| row.is_estimated) {
-        notes.push("some days are estimates: of blocks that are to be split, or of an earlier version".to_owned());
+        notes.push(
+            "some days are estimates: of blocks that are to be split, or of an earlier version"
+                .to_owned(),
+        );
     }
     if capacity.top.unknown_bytes > 0 {
         let bytes = capacity.top.unknown_bytes;
