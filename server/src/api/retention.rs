@@ -179,27 +179,12 @@ pub(crate) async fn what_if(app: &Arc<App>, request: Request) -> Result<Response
         db.retention_report(clock::now_ms())
     });
     let present = present.await?;
-    let tiers_there = present.rows.iter().map(|row| row.tier.resolution_ms).collect::<Vec<_>>();
-    let new_tiers: Vec<String> = policies
-        .metrics()
-        .iter()
-        .flat_map(|policy| &policy.tiers)
-        .filter(|tier| !tiers_there.contains(&tier.resolution_ms))
-        .map(ToString::to_string)
-        .collect();
     let planned = planned(app, policies).await?;
     let (present, proposed) = (Document::from(&present), Document::from(&planned));
     let blocks = proposed.files.block_bytes;
     let freed_bytes = blocks.saturating_sub(proposed.kept_bytes);
     let whole = |row: &RowJson| if row.estimated_bytes > 0 { 0 } else { row.expired_bytes };
     let freed_whole_bytes = proposed.rows.iter().map(whole).sum::<u64>().min(freed_bytes);
-    let mut notes = proposed.notes.clone();
-    if !new_tiers.is_empty() && present.newest.is_some() {
-        notes.push(format!(
-            "nothing is stored of tier {}: what it will take is not known and not in the forecast",
-            new_tiers.join(", ")
-        ));
-    }
     Ok(reply::value(&WhatIfJson {
         present: Outlook::from(&present),
         freed_bytes,
@@ -210,7 +195,7 @@ pub(crate) async fn what_if(app: &Arc<App>, request: Request) -> Result<Response
         proposed: Outlook::from(&proposed),
         rows: proposed.rows,
         drops: proposed.drops,
-        notes,
+        notes: proposed.notes,
     }))
 }
 

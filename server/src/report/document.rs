@@ -304,6 +304,13 @@ fn notes(report: &Report) -> Vec<String> {
             report.pending_bytes
         ));
     }
+    let missing = missing_tiers(report);
+    if !missing.is_empty() {
+        notes.push(format!(
+            "nothing is stored yet of {}, so no forecast counts it",
+            missing.join(" and of ")
+        ));
+    }
     if capacity.days.iter().any(|row| row.is_estimated) {
         notes.push(
             "some days are estimates: of blocks that are to be split, or of an earlier version"
@@ -315,6 +322,24 @@ fn notes(report: &Report) -> Vec<String> {
         notes.push(format!("{bytes} bytes of blocks of an earlier version are of metrics unknown"));
     }
     notes
+}
+
+/// Tiers that a class has and of which nothing is there.
+fn missing_tiers(report: &Report) -> Vec<String> {
+    let has = |class: &[Tier], tier: &Tier| {
+        let mut rows = report.rows.iter();
+        rows.any(|row| row.class == class && row.tier.resolution_ms == tier.resolution_ms)
+    };
+    let mut missing = Vec::new();
+    for row in &report.rows {
+        for tier in row.class.iter().filter(|tier| !has(&row.class, tier)) {
+            let name = format!("tier {tier}");
+            if !missing.contains(&name) {
+                missing.push(name);
+            }
+        }
+    }
+    missing
 }
 
 impl From<&Row> for RowJson {

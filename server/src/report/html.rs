@@ -43,7 +43,7 @@ svg text.limit { fill: var(--warn); } .rest { fill: var(--line); } svg.share { w
 .key i { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px 0 14px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; } th, td { text-align: left; padding: 4px 10px 4px 0;
   border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .d { white-space: nowrap; }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .n + td, .n + th { padding-left: 14px; } .d { white-space: nowrap; }
 code { font-family: ui-monospace, monospace; font-size: 12.5px; overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--soft); margin: 8px 0; }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --panel: #fff;
@@ -297,7 +297,7 @@ fn goes(page: &mut String, document: &Document) {
     );
     page.push_str("<figure>");
     page.push_str(&svg::bars("bytes that go, by date", &bars.0));
-    page.push_str("<figcaption class=\"key\">dates on which something goes");
+    page.push_str("<figcaption class=\"key\">dates on which something goes; others are left out");
     for (at, tier) in reasons.iter().enumerate() {
         let colour = at.min(3);
         push(page, format_args!("<i style=\"background:var(--s{colour})\"></i>{}", escape(tier)));

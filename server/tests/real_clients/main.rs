@@ -9,6 +9,7 @@
 //! - `jsonl_import`: an export of VictoriaMetrics.
 //! - `prometheus_import`: a switch from Debian's Prometheus: its directory is imported, and both answer
 //!   alike.
+//! - `capacity_report`: Python reads the report in all its forms.
 //! - `data_directory`: a full disk, and a second process on the same directory.
 //!
 //! Every program is a child of the test and ends with it. Where one is missing the test says
@@ -31,6 +32,7 @@ mod generate;
 
 mod answers;
 mod bad_input;
+mod capacity_report;
 mod comparison;
 mod crash;
 mod data_directory;
