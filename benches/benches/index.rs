@@ -10,6 +10,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use icecore_benches::fleet::fleet;
+use icecore_benches::process::thread_cpu;
 use icecore_storage::index::head::HeadIndex;
 use icecore_storage::index::sealed::{SealedIndex, SealedIndexBuilder};
 use icecore_storage::labels::Labels;
@@ -120,71 +122,12 @@ fn head_of(series: &[Labels]) -> HeadIndex {
     index
 }
 
-/// Series of pods, pod by pod, sorted within.
-fn fleet(count: usize) -> Vec<Labels> {
-    let mut series: Vec<Labels> = Vec::with_capacity(count);
-    let pods = count.div_ceil(105);
-    for pod in 0.. {
-        let service = pod * 60 / pods;
-        let start = series.len();
-        for metric in 0..105 {
-            series.push(series_of(service, pod, metric));
-        }
-        series[start..].sort_unstable();
-        if series.len() >= count {
-            series.truncate(count);
-            break;
-        }
-    }
-    series
-}
-
-fn series_of(service: usize, pod: usize, metric: usize) -> Labels {
-    let scrambled = (pod as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let letters = |bits: u64| -> String {
-        (0..5).map(|i| char::from(b'a' + (bits >> (i * 5) & 0x1f).min(25) as u8)).collect()
-    };
-    let address = format!("10.{}.{}.{}:8080", pod >> 16 & 255, pod >> 8 & 255, pod & 255);
-    let replica_set = scrambled.wrapping_mul(service as u64 + 1) >> 24;
-    let mut pairs = vec![
-        ("job", format!("svc-{service}")),
-        ("instance", address),
-        ("cluster", ["eu-1", "us-1", "ap-1"][pod % 3].to_owned()),
-        ("env", "production".to_owned()),
-        ("namespace", format!("team-{}", service * 10 / 3)),
-        ("node", format!("ip-10-0-{}-{}.internal", scrambled >> 40 & 3, scrambled >> 48 & 255)),
-        ("pod", format!("svc-{service}-{replica_set:010x}-{}", letters(scrambled >> 8))),
-        ("container", format!("app-{}", service % 7)),
-    ];
-    // A fifth of a service's series are one histogram's buckets, some have a method and a code.
-    let family = match metric {
-        0..24 => {
-            pairs.push(("le", format!("{}", 0.005 * f64::from(1 << (metric % 12)))));
-            pairs.push(("method", ["GET", "POST"][metric / 12].to_owned()));
-            0
-        }
-        24..44 => {
-            pairs.push(("code", format!("{}", 200 + metric % 5 * 100)));
-            pairs.push(("method", ["GET", "POST", "PUT", "DELETE"][(metric - 24) / 5].to_owned()));
-            1
-        }
-        _ => metric,
-    };
-    pairs.push(("__name__", format!("metric_{}_total", (service * 11 + family * 5) % 700)));
-    Labels::from_pairs(pairs).expect("distinct names")
-}
-
 /// The time that work took on the processor, where that can be told; else on the clock.
 fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
-    let (clock, before) = (Instant::now(), processor_time());
+    let (clock, before) = (Instant::now(), thread_cpu());
     let result = work();
-    let took = processor_time().zip(before).map(|(after, before)| after - before);
+    let took = thread_cpu().zip(before).map(|(after, before)| after - before);
     (took.unwrap_or_else(|| clock.elapsed()), result)
-}
-
-fn processor_time() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }
 
 fn per_series(took: Duration, count: usize) -> f64 {

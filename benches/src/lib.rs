@@ -11,6 +11,7 @@ pub mod callgrind;
 pub mod command_line;
 pub mod database;
 pub mod exporters;
+pub mod fleet;
 pub mod http;
 pub mod load;
 pub mod process;

@@ -121,6 +121,20 @@ pub struct QueryStats {
     pub series_fetched: u64,
 }
 
+/// What work beside queries may take; given back when dropped.
+#[derive(Debug)]
+pub struct Allowance {
+    budget: Budget,
+}
+
+impl Allowance {
+    /// Takes so many bytes more, if the work may go on at all.
+    pub fn take(&self, bytes: u64) -> Result<(), QueryError> {
+        self.budget.check()?;
+        self.budget.hold_bytes(bytes)
+    }
+}
+
 /// Evaluates queries; shared by all of a server's threads.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -219,11 +233,19 @@ impl Engine {
         plan: &Plan<'_>,
         options: &QueryOptions,
     ) -> Result<Evaluated, QueryError> {
+        self.run_within(&self.budget(options), source, plan, options)
+    }
+
+    fn budget(&self, options: &QueryOptions) -> Budget {
         let deadline = options.deadline.unwrap_or_else(|| Instant::now() + self.options.timeout);
         let cancelled = Arc::clone(&options.cancelled);
-        let budget = Budget::new(self.options.max_samples, deadline, cancelled)
-            .within(self.options.max_query_bytes, Arc::clone(&self.memory));
-        self.run_within(&budget, source, plan, options)
+        Budget::new(self.options.max_samples, deadline, cancelled)
+            .within(self.options.max_query_bytes, Arc::clone(&self.memory))
+    }
+
+    /// The memory and the time of a query, for a look at the index that may be as large.
+    pub fn allowance(&self, options: &QueryOptions) -> Allowance {
+        Allowance { budget: self.budget(options) }
     }
 
     fn run_within<S: Source>(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use icecore_query::cache::ResultCache;
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions};
+use icecore_query::histogram::Text;
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::source::{Charge, SelectedSeries, Selection, Source, SourceError};
 use icecore_query::value::Value;
@@ -198,8 +199,11 @@ fn shown(answer: Result<Answer, QueryError>) -> String {
             let floats: Vec<(i64, u64)> =
                 series.floats.iter().map(|(time, value)| (*time, value.to_bits())).collect();
             // Not their reset hints: what comes before the first histogram may or may not be read.
-            let histograms: Vec<(i64, String)> =
-                series.histograms.iter().map(|(time, one)| (*time, one.to_string())).collect();
+            let histograms: Vec<(i64, String)> = series
+                .histograms
+                .iter()
+                .map(|(time, one)| (*time, Text(one).to_string()))
+                .collect();
             format!("{} {floats:?} {histograms:?}", series.labels)
         })
         .collect();

@@ -13,6 +13,7 @@ use generate::data::{self, Extent};
 use generate::query::{self, Grammar};
 use icecore_query::cache::ResultCache;
 use icecore_query::engine::{Answer, Engine, EngineOptions, QueryError, QueryOptions};
+use icecore_query::histogram::Text;
 use icecore_query::parser::ast::{DurationExpr, Expr, Modifiers, NodeKind};
 use icecore_query::parser::{self, ParserOptions};
 use icecore_query::value::{MatrixSeries, Point, Value};
@@ -149,7 +150,7 @@ fn points(value: &Value) -> Vec<(Labels, i64, String)> {
         // All NaNs are one: which one comes out of an addition is the processor's choice.
         Point::Float(value) if value.is_nan() => "NaN".to_owned(),
         Point::Float(value) => format!("{:016x} ({value})", value.to_bits()),
-        Point::Histogram(histogram) => histogram.to_string(),
+        Point::Histogram(histogram) => Text(histogram).to_string(),
     };
     let mut found: Vec<(Labels, i64, String)> = match value {
         Value::Vector(vector) => vector

@@ -79,36 +79,9 @@ pub enum RetentionCommand {
     Plan(PlanArgs),
 }
 
-/// What a command line asks for.
-#[derive(Debug)]
-pub enum Action {
-    Serve(Box<ServeArgs>),
-    Backup(BackupArgs),
-    Restore(RestoreArgs),
-    Verify(VerifyArgs),
-    Inspect(InspectArgs),
-    Import(ImportArgs),
-    Delete(DeleteArgs),
-    Report(ReportArgs),
-    Check(Check),
-    Retention(RetentionCommand),
-}
-
 impl Cli {
-    pub fn into_action(self) -> Action {
-        match self.command {
-            None => Action::Serve(Box::new(self.serve)),
-            Some(Command::Serve(args)) => Action::Serve(args),
-            Some(Command::Backup(args)) => Action::Backup(args),
-            Some(Command::Restore(args)) => Action::Restore(args),
-            Some(Command::Verify(args)) => Action::Verify(args),
-            Some(Command::Inspect(args)) => Action::Inspect(args),
-            Some(Command::Import(args)) => Action::Import(args),
-            Some(Command::Delete(args)) => Action::Delete(args),
-            Some(Command::Report(args)) => Action::Report(args),
-            Some(Command::Check(check)) => Action::Check(check),
-            Some(Command::Retention(command)) => Action::Retention(command),
-        }
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
     }
 }
 
@@ -226,6 +199,7 @@ impl ServeArgs {
             storage: db::Options {
                 sync: self.wal_sync,
                 policies: loaded.policies,
+                series_limits: loaded.series_limits,
                 seed: random_seed(),
                 ..db::Options::default()
             },
@@ -342,8 +316,8 @@ mod tests {
     fn parse(args: &[&str]) -> Result<Config, String> {
         Cli::try_parse_from(std::iter::once(&"icecore").chain(args))
             .map_err(|e| e.to_string())
-            .and_then(|cli| match cli.into_action() {
-                Action::Serve(args) => args.into_config().map_err(|e| e.to_string()),
+            .and_then(|cli| match cli.into_command() {
+                Command::Serve(args) => args.into_config().map_err(|e| e.to_string()),
                 other => Err(format!("{other:?}")),
             })
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use icecore_server::cli::{Action, Check, Cli, LogFormat, LogLevel, RetentionCommand, ServeArgs};
+use icecore_server::cli::{Check, Cli, Command, LogFormat, LogLevel, RetentionCommand, ServeArgs};
 use icecore_server::{
     Config, Server, backup, config_file, delete, import, inspect, report, restore, telemetry,
     verify,
@@ -21,23 +21,23 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const THREAD_STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().into_action() {
-        Action::Serve(args) => return serve_until_stopped(*args),
-        Action::Backup(args) => backup::run(&args).map(|()| ExitCode::SUCCESS),
-        Action::Restore(args) => restore::run(&args).map(|()| ExitCode::SUCCESS),
-        Action::Verify(args) => verify::run(&args),
-        Action::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
-        Action::Import(args) => {
+    let outcome = match Cli::parse().into_command() {
+        Command::Serve(args) => return serve_until_stopped(*args),
+        Command::Backup(args) => backup::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Restore(args) => restore::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Verify(args) => verify::run(&args),
+        Command::Inspect(args) => inspect::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Import(args) => {
             telemetry::start(LogLevel::Warn, LogFormat::Text);
             import::run(args).map(|()| ExitCode::SUCCESS)
         }
-        Action::Delete(args) => delete::run(&args).map(|()| ExitCode::SUCCESS),
-        Action::Report(args) => report::command::run(&args).map(|()| ExitCode::SUCCESS),
-        Action::Check(Check::Config { file }) => config_file::read(&file).map(|_| {
+        Command::Delete(args) => delete::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => report::command::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check(Check::Config { file }) => config_file::read(&file).map(|_| {
             say(&format!("{}: fine\n", file.display()));
             ExitCode::SUCCESS
         }),
-        Action::Retention(RetentionCommand::Plan(args)) => args.run().map(|text| {
+        Command::Retention(RetentionCommand::Plan(args)) => args.run().map(|text| {
             say(&text);
             ExitCode::SUCCESS
         }),

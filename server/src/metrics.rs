@@ -2,7 +2,7 @@
 //!
 //! They are shown as text at `/metrics` (Prometheus text format 0.0.4) and stored every 15 s with
 //! `job="icecore"`, so that the first query of a new database has something to find. Label values
-//! come from tables in this program alone, never from a request.
+//! come from tables in this program and from its configuration, never from a request.
 
 use std::fmt::Write;
 
@@ -11,8 +11,10 @@ use icecore_query::go_format::push_api_float;
 use icecore_storage::db::Stats;
 use icecore_storage::labels::{Labels, LabelsBuilder, METRIC_NAME};
 use icecore_storage::metrics::batch::{Metadata, MetricKind};
+use icecore_storage::series_limits::{LimitKind, LimitStatus};
 
 use crate::app::App;
+use crate::clock;
 use crate::config::QUERIES_WAITING_MAX;
 use crate::counters::{CODES, DURATION_BOUNDS, Durations, METHODS, OTHER_ROUTE, WriteResult};
 use crate::process::ProcessStats;
@@ -67,6 +69,7 @@ pub(crate) fn gather(app: &App) -> Vec<Family> {
     process(&mut families, app, &ProcessStats::read());
     if let Some(db) = app.db_if_open() {
         storage(&mut families, &db.stats());
+        series_limits(&mut families, &db.series_limits(clock::now_ms()));
         scrub(&mut families, &app.scrub.get());
     }
     configuration(&mut families, &app.reload);
@@ -209,6 +212,8 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         lost_records,
         retention_held_bytes,
         on_hold_bytes,
+        holds,
+        holds_ended,
         evicted_blocks,
         evicted_bytes,
         disk_budget,
@@ -224,6 +229,11 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             *evicted_blocks,
         ),
         ("icecore_retention_evicted_bytes_total", "Bytes of these blocks.", *evicted_bytes),
+        (
+            "icecore_retention_holds_ended_total",
+            "Legal holds that were released or have ended.",
+            *holds_ended,
+        ),
         ("icecore_wal_records_total", "Records written to the log.", *wal_records),
         ("icecore_wal_syncs_total", "Times the log was synced to disk.", *wal_syncs),
         ("icecore_wal_written_bytes_total", "Bytes written to the log.", *wal_written_bytes),
@@ -276,6 +286,7 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             "Bytes of blocks that a legal hold keeps.",
             *on_hold_bytes,
         ),
+        ("icecore_retention_holds", "Legal holds in force.", *holds),
         (
             "icecore_disk_budget_bytes",
             "Bytes that blocks and log may take; 0 where that is not bounded.",
@@ -302,6 +313,37 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             out.gauge(name, help, *ms as f64 / 1000.0);
         }
     }
+}
+
+fn series_limits(out: &mut Gathered, limits: &[LimitStatus]) {
+    let each = |out: &mut Gathered, value: &dyn Fn(&LimitStatus, LimitKind) -> Option<u64>| {
+        for status in limits {
+            for kind in LimitKind::ALL {
+                if let Some(value) = value(status, kind) {
+                    let of = match kind {
+                        LimitKind::Active => "active",
+                        LimitKind::NewPerHour => "new_per_hour",
+                    };
+                    let labels = vec![("limit", status.limit.to_string()), ("kind", of.to_owned())];
+                    out.row("", labels, value as f64);
+                }
+            }
+        }
+    };
+    out.family("icecore_series_limit", "Series that a limit allows.", MetricKind::Gauge);
+    each(out, &|status, kind| Some(status.of(kind)?.0));
+    out.family(
+        "icecore_series_limit_used",
+        "Series that count against a limit at present.",
+        MetricKind::Gauge,
+    );
+    each(out, &|status, kind| Some(status.of(kind)?.1));
+    out.family(
+        "icecore_series_limit_refused_rows_total",
+        "Rows that were refused because their series would have been one too many.",
+        MetricKind::Counter,
+    );
+    each(out, &|status, kind| status.of(kind).map(|_| status.refused_rows[kind as usize]));
 }
 
 fn scrub(out: &mut Gathered, status: &ScrubStatus) {

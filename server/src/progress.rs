@@ -1,4 +1,5 @@
-//! Progress of a command: a bar on a terminal, a line now and then elsewhere, always on stderr.
+//! Progress of a command on stderr: a bar that is rewritten on a terminal, a line now and then
+//! elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -11,64 +12,54 @@ const BAR_CHARS: usize = 30;
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Something that takes a while, measured in bytes.
+/// The line on stderr that says how far something has come.
 #[derive(Debug)]
-pub(crate) struct Progress {
-    label: String,
-    total_bytes: u64,
-    done_bytes: u64,
+pub(crate) struct StatusLine {
+    is_terminal: bool,
     started: Instant,
     shown: Instant,
-    is_terminal: bool,
-    is_finished: bool,
+    /// The cursor stands behind text without a line end.
+    is_open: bool,
 }
 
-impl Progress {
-    /// `total_bytes` may be an estimate; 0 if nothing is known.
-    pub(crate) fn new(label: impl Into<String>, total_bytes: u64) -> Progress {
+impl StatusLine {
+    pub(crate) fn new() -> StatusLine {
         let now = Instant::now();
-        Progress {
-            label: label.into(),
-            total_bytes,
-            done_bytes: 0,
-            started: now,
-            shown: now,
-            is_terminal: std::io::stderr().is_terminal(),
-            is_finished: false,
-        }
+        let is_terminal = std::io::stderr().is_terminal();
+        StatusLine { is_terminal, started: now, shown: now, is_open: false }
     }
 
-    /// So many bytes more are done.
-    pub(crate) fn advance(&mut self, bytes: u64) {
-        self.done_bytes = self.done_bytes.saturating_add(bytes);
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Shows the text, unless another was shown a moment ago.
+    pub(crate) fn show_if_due(&mut self, text: impl FnOnce(Duration) -> String) {
         let every = if self.is_terminal { DRAW_EVERY } else { LINE_EVERY };
         if self.shown.elapsed() >= every {
             self.shown = Instant::now();
-            self.show();
+            let text = text(self.elapsed());
+            match self.is_terminal {
+                // Back to the margin, and blank to the end of the line.
+                true => say(&format!("\r{text}\x1b[K")),
+                false => say(&format!("{text}\n")),
+            }
+            self.is_open = self.is_terminal;
         }
     }
 
-    /// All is done: the last line says what it was and how long it took.
-    pub(crate) fn finish(mut self) {
-        self.is_finished = true;
-        let (bytes, elapsed) = (human(self.done_bytes), self.started.elapsed().as_secs_f64());
+    /// Writes the last line in place of what was shown.
+    pub(crate) fn finish(mut self, text: &str) {
         let start = if self.is_terminal { "\r\x1b[K" } else { "" };
-        say(&format!("{start}{}: {bytes} in {elapsed:.1} s\n", self.label));
-    }
-
-    fn show(&self) {
-        let line = line(&self.label, self.done_bytes, self.total_bytes, self.started.elapsed());
-        match self.is_terminal {
-            true => say(&format!("\r{line}\x1b[K")),
-            false => say(&format!("{line}\n")),
-        }
+        say(&format!("{start}{text}\n"));
+        self.is_open = false;
     }
 }
 
 /// A command that fails leaves the bar as it stands; what is written next has its own line.
-impl Drop for Progress {
+impl Drop for StatusLine {
     fn drop(&mut self) {
-        if self.is_terminal && !self.is_finished {
+        if self.is_open {
             say("\n");
         }
     }
@@ -80,6 +71,41 @@ fn say(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// `share` of what there is to do, from 0 to 1.
+pub(crate) fn bar(share: f64) -> String {
+    let full = (share * BAR_CHARS as f64) as usize;
+    (0..BAR_CHARS).map(|at| if at < full { '█' } else { '░' }).collect()
+}
+
+/// Something that takes a while, measured in bytes.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    label: String,
+    total_bytes: u64,
+    done_bytes: u64,
+    status: StatusLine,
+}
+
+impl Progress {
+    /// `total_bytes` may be an estimate; 0 if nothing is known.
+    pub(crate) fn new(label: impl Into<String>, total_bytes: u64) -> Progress {
+        Progress { label: label.into(), total_bytes, done_bytes: 0, status: StatusLine::new() }
+    }
+
+    /// So many bytes more are done.
+    pub(crate) fn advance(&mut self, bytes: u64) {
+        self.done_bytes = self.done_bytes.saturating_add(bytes);
+        let (label, done, total) = (&self.label, self.done_bytes, self.total_bytes);
+        self.status.show_if_due(|elapsed| line(label, done, total, elapsed));
+    }
+
+    /// All is done: the last line says what it was and how long it took.
+    pub(crate) fn finish(self) {
+        let (bytes, elapsed) = (human(self.done_bytes), self.status.elapsed().as_secs_f64());
+        self.status.finish(&format!("{}: {bytes} in {elapsed:.1} s", self.label));
+    }
+}
+
 fn line(label: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(0.001);
     let rate = human((done as f64 / seconds) as u64);
@@ -87,8 +113,7 @@ fn line(label: &str, done: u64, total: u64, elapsed: Duration) -> String {
         return format!("{label}: {}, {rate}/s", human(done));
     }
     let share = (done as f64 / total as f64).min(1.0);
-    let full = (share * BAR_CHARS as f64) as usize;
-    let bar: String = (0..BAR_CHARS).map(|at| if at < full { '█' } else { '░' }).collect();
+    let bar = bar(share);
     let left = seconds / share.max(1e-9) - seconds;
     let left = match left < 100_000.0 {
         true => format!("{:.0} s left", left),

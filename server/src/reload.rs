@@ -59,6 +59,7 @@ pub(crate) fn reload(app: &App) -> Result<(), ApiError> {
     let loaded = config_file::load(app.config.config_file.as_deref(), app.config.retention_flag_ms);
     let put = loaded.and_then(|loaded| {
         db.set_policies(&loaded.policies)?;
+        db.set_series_limits(&loaded.series_limits);
         loaded.warn();
         *app.reload.policies.lock() = loaded.policies;
         Ok(())

@@ -23,7 +23,7 @@ use tower_http::compression::CompressionLayer;
 
 use crate::api::{
     admin, deletes, exemplars, health, home, labels, metadata, parse_query, query, retention,
-    status, write,
+    status, tsdb, write,
 };
 use crate::app::App;
 use crate::config::FORM_BYTES_MAX;
@@ -189,7 +189,7 @@ async fn dispatch(
         Endpoint::BuildInfo => Ok(status::build_info()),
         Endpoint::RuntimeInfo => Ok(status::runtime_info(app)),
         Endpoint::Flags => Ok(status::flags(app)),
-        Endpoint::Tsdb => status::tsdb(app, params(request).await?).await,
+        Endpoint::Tsdb => tsdb::tsdb(app, params(request).await?).await,
         Endpoint::Scrub => Ok(status::scrub(app)),
         Endpoint::TakeSnapshot => {
             let headers = request.headers().clone();
@@ -211,21 +211,13 @@ async fn dispatch(
         Endpoint::RetentionWhatIf => retention::what_if(app, request).await,
         Endpoint::RetentionConfirm => retention::confirm(app, request).await,
         Endpoint::Reload => {
-            refuse_web_pages(&request)?;
+            admin::refuse_web_pages(request.headers())?;
             reload::endpoint(app).await
         }
         Endpoint::Healthy => Ok(health::healthy()),
         Endpoint::Ready => health::ready(app),
         Endpoint::Metrics => Ok(health::metrics(app)),
         Endpoint::Home => Ok(home::page(app, request.headers())),
-    }
-}
-
-/// A web page must not change anything on a server that the browser happens to reach.
-pub(crate) fn refuse_web_pages(request: &Request) -> Result<(), ApiError> {
-    match request.headers().contains_key(ORIGIN) {
-        true => Err(ApiError::new(ErrorKind::Forbidden, "not for requests of web pages")),
-        false => Ok(()),
     }
 }
 

@@ -197,6 +197,13 @@ fn errors_have_prometheus_types_and_texts() {
         ("label/U__/values", 400, "bad_data", r#"invalid label name: """#),
         ("metadata?limit=many", 400, "bad_data", "limit must be a number"),
         ("status/tsdb?limit=0", 400, "bad_data", "limit must be a positive number"),
+        ("status/tsdb?topN=10001", 400, "bad_data", "topN must not exceed 10000"),
+        (
+            "status/tsdb?date=yesterday",
+            400,
+            "bad_data",
+            "invalid parameter \"date\": want a day as 2026-11-22, not \"yesterday\"",
+        ),
         (
             "query_exemplars?query=up&start=2&end=1",
             400,
@@ -573,6 +580,58 @@ fn labels_series_and_metadata_are_listed() {
     let tsdb = get("status/tsdb?limit=3").data();
     assert!(tsdb["headStats"]["numSeries"].as_u64().unwrap() >= 3);
     assert!(tsdb["seriesCountByMetricName"].as_array().unwrap().len() <= 3);
+}
+
+#[test]
+fn the_greatest_metrics_and_labels_are_listed_for_the_head_and_for_a_day() {
+    let (server, _folder) = start();
+    let at = recent_seconds();
+    let mut request = WriteRequest::default();
+    for (job, zone) in [("api", "eu"), ("db", "eu"), ("web", "us")] {
+        let labels = [("__name__", "requests"), ("job", job), ("zone", zone)];
+        request = request.series(&labels, &[(at * 1000, 1.0)]);
+    }
+    let answer = server.send("POST", "/api/v1/write", &REMOTE_WRITE, &request.snappy());
+    assert_eq!(answer.status, 204);
+    let get = |parameters: &str| {
+        server.get(&format!("/api/v1/status/tsdb?match[]=requests&{parameters}")).data()
+    };
+    let head = get("topN=2&focusLabel=zone");
+    assert_eq!((&head["totalSeries"], &head["totalLabelValuePairs"]), (&json!(3), &json!(6)));
+    assert_eq!(head["seriesCountByMetricName"], json!([{"name": "requests", "value": 3}]));
+    let labels = json!([{"name": "__name__", "value": 3}, {"name": "job", "value": 3}]);
+    assert_eq!(head["seriesCountByLabelName"], labels);
+    let zones = json!([{"name": "eu", "value": 2}, {"name": "us", "value": 1}]);
+    assert_eq!(head["seriesCountByFocusLabelValue"], zones);
+    assert!(get("topN=2").get("seriesCountByFocusLabelValue").is_none());
+    let today = get(&format!("date={}", date_of(at)));
+    let grown = json!([{"name": "requests", "value": 3, "dayBefore": 0, "difference": 3}]);
+    assert_eq!(today["seriesCountByMetricName"], grown);
+    assert_eq!(today["isExact"], true);
+    let next = get(&format!("date={}&focusLabel=job", date_of(at + 86_400)));
+    assert_eq!(next["totalSeries"], 0);
+    assert_eq!(next["seriesCountByFocusLabelValue"], json!([]));
+    assert!(next["headStats"]["numSeries"].as_u64().unwrap() >= 3);
+}
+
+/// The date of a time, by the days of each year and month.
+fn date_of(seconds: i64) -> String {
+    let (mut day, mut year) = (seconds.div_euclid(86_400), 1970);
+    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    while day >= 365 + i64::from(is_leap(year)) {
+        day -= 365 + i64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + i64::from(is_leap(year));
+    let mut month = 1;
+    for days in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < days {
+            break;
+        }
+        day -= days;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", day + 1)
 }
 
 #[test]

@@ -2,15 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-#[expect(dead_code, unused_imports, reason = "the tests of the API use all of it")]
+#[expect(dead_code, reason = "the tests of the API use all of it")]
 mod support;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use icecore_server::{Config, config_file};
-use support::Running;
+use support::{Running, WriteRequest};
 
 const TWO_CLASSES: &str = r#"
 retention:
@@ -63,7 +64,9 @@ fn a_bad_file_is_refused_with_its_line_before_anything_starts() {
 fn start(folder: &Path, file: &str) -> Running {
     let mut config = Config::new(folder.join("data"));
     config.config_file = Some(file.into());
-    config.storage.policies = config_file::load(Some(file.as_ref()), None).unwrap().policies;
+    let loaded = config_file::load(Some(file.as_ref()), None).unwrap();
+    config.storage.policies = loaded.policies;
+    config.storage.series_limits = loaded.series_limits;
     Running::start_with(config).unwrap()
 }
 
@@ -97,6 +100,58 @@ fn a_reload_takes_a_good_file_and_keeps_what_it_had_for_a_bad_one() {
     let from_page = running.send("POST", "/-/reload", &[("Origin", "http://x")], b"");
     assert_eq!(from_page.status, 403);
     assert_eq!(running.get("/-/reload").status, 405);
+}
+
+#[test]
+fn new_series_are_refused_beyond_a_limit_and_a_reload_moves_it() {
+    let limits = |max: u64| {
+        format!(
+            "cardinality:\n  limits:\n    - match: '{{job=\"a\"}}'\n      active_series: {max}\n"
+        )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_file(folder.path(), "icecore.yml", &limits(2));
+    let running = start(folder.path(), &file);
+    let write = |numbers: std::ops::Range<u32>| {
+        let at = now_ms();
+        let mut request = WriteRequest::default();
+        for number in numbers {
+            let number = number.to_string();
+            let labels = [("__name__", "m"), ("job", "a"), ("number", number.as_str())];
+            request = request.series(&labels, &[(at, 1.0), (at + 1, 2.0)]);
+        }
+        let body = request.series(&[("__name__", "m"), ("job", "b")], &[(at, 1.0)]).snappy();
+        let headers = [("Content-Encoding", "snappy"), ("Content-Type", "application/x-protobuf")];
+        running.send("POST", "/api/v1/write", &headers, &body)
+    };
+    assert_eq!(write(0..2).status, 204);
+    let refused = write(0..4);
+    assert_eq!(refused.status, 400);
+    let says = "4 rows refused, 5 samples stored\n\
+                m{job=\"a\", number=\"2\"}: the limit of 2 active series of {job=\"a\"} is reached (2 rows)\n";
+    assert!(refused.text().starts_with(says), "{}", refused.text());
+    let of_limit = r#"{limit="{job=\"a\"}",kind="active"}"#;
+    let metric = |name: &str| metric(&running, &format!("{name}{of_limit}"));
+    assert_eq!(metric("icecore_series_limit"), "2");
+    assert_eq!(metric("icecore_series_limit_used"), "2");
+    assert_eq!(metric("icecore_series_limit_refused_rows_total"), "4");
+    write_file(folder.path(), "icecore.yml", &limits(3));
+    assert_eq!(running.send("POST", "/-/reload", &[], b"").status, 200);
+    assert_eq!(write(0..3).status, 204);
+    assert_eq!(
+        (metric("icecore_series_limit"), metric("icecore_series_limit_used")),
+        ("3".into(), "3".into())
+    );
+    write_file(folder.path(), "icecore.yml", &limits(0));
+    let bad = running.send("POST", "/-/reload", &[], b"");
+    assert!(bad.status == 500 && bad.text().contains("icecore.yml:4: 0 would"), "{}", bad.text());
+    assert_eq!(write(0..4).status, 400, "the limit stays as it was");
+}
+
+#[expect(clippy::disallowed_methods, reason = "samples must be young enough to be accepted")]
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
 }
 
 #[test]

@@ -32,6 +32,7 @@ use crate::recovery::{self, RecoveryReport};
 use crate::retention::classes::Classifier;
 use crate::retention::hold::Holds;
 use crate::retention::policy::Policies;
+use crate::series_limits::SeriesLimit;
 use crate::snapshot::{Snapshot, Version};
 use crate::time::TimeRange;
 use crate::upkeep::Upkeep;
@@ -55,6 +56,8 @@ pub struct Options {
     /// How long what is kept.
     pub policies: Policies,
     pub limits: Limits,
+    /// How many series there may be.
+    pub series_limits: Vec<SeriesLimit>,
     /// Written into every block, never into a series.
     pub external_labels: Labels,
     /// Decompressed pages of merged blocks that are kept, in bytes.
@@ -69,6 +72,7 @@ impl Default for Options {
             sync: SyncMode::Always,
             policies: Policies::default(),
             limits: Limits::default(),
+            series_limits: Vec::new(),
             external_labels: Labels::empty(),
             page_cache_bytes: 64 << 20,
             seed: 0,
@@ -123,6 +127,9 @@ pub struct Stats {
     pub retention_held_bytes: u64,
     /// Bytes of blocks under a legal hold.
     pub on_hold_bytes: u64,
+    /// Legal holds in force, and those that were released or have ended since the start.
+    pub holds: u64,
+    pub holds_ended: u64,
     /// What went before its time to keep to the disk budget, since the start.
     pub evicted_blocks: u64,
     pub evicted_bytes: u64,
@@ -177,6 +184,8 @@ pub(crate) struct Counters {
     pub(crate) quarantined: AtomicU64,
     pub(crate) retention_held_bytes: AtomicU64,
     pub(crate) on_hold_bytes: AtomicU64,
+    pub(crate) holds: AtomicU64,
+    pub(crate) holds_ended: AtomicU64,
     pub(crate) evicted_blocks: AtomicU64,
     pub(crate) evicted_bytes: AtomicU64,
     /// 0 for none.
@@ -213,11 +222,13 @@ impl Db {
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let (mut manifest, mut head) = (recovered.manifest, recovered.head);
         let disk_budget = options.policies.disk_budget;
-        let holds = Holds::new(&options.policies.holds);
+        let mut holds = Holds::default();
+        holds.replace(&options.policies.holds, now_ms);
         manifest.classes.adopt(&options.policies, &manifest.blocks);
         head.set_classifier(Arc::new(Classifier::new(options.policies.clone(), &manifest.classes)));
         let ids: Vec<u32> = head.ids().collect();
         head.classify(&ids);
+        head.set_series_limits(&options.series_limits);
         let dirty = manifest.dirty.clone();
         let classes = manifest.classes.of_blocks(&manifest.blocks);
         if let Some(newest) = newest.filter(|newest| *newest < now_ms) {
@@ -255,8 +266,7 @@ impl Db {
                     late_round: None,
                     last_sync_ms: now_ms,
                     checkpoint_wal_bytes: 0,
-                    merging: None,
-                    rolling_up: None,
+                    rewrite: None,
                     free_up_to: 0,
                     now_ms,
                     confirmed: Vec::new(),
@@ -546,6 +556,8 @@ impl Inner {
             lost_records: self.recovery.lost_records,
             retention_held_bytes: self.counters.retention_held_bytes.load(Ordering::Relaxed),
             on_hold_bytes: self.counters.on_hold_bytes.load(Ordering::Relaxed),
+            holds: self.counters.holds.load(Ordering::Relaxed),
+            holds_ended: self.counters.holds_ended.load(Ordering::Relaxed),
             evicted_blocks: self.counters.evicted_blocks.load(Ordering::Relaxed),
             evicted_bytes: self.counters.evicted_bytes.load(Ordering::Relaxed),
             disk_budget: Some(self.counters.disk_budget.load(Ordering::Relaxed))

@@ -8,8 +8,10 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::compaction::run::mark_dirty;
 use crate::compaction::seal::families;
 use crate::db::{Db, Inner};
+use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
@@ -19,7 +21,7 @@ use crate::metrics::chunk;
 use crate::metrics::head::age::AcceptedAge;
 use crate::metrics::sample::Samples;
 use crate::time::TimeRange;
-use crate::upkeep::{Upkeep, mark_dirty};
+use crate::upkeep::Upkeep;
 
 /// A window to be imported.
 #[derive(Clone, Debug)]
@@ -135,7 +137,8 @@ impl Inner {
                 let metadata = families(import.metadata.iter(), &labels);
                 let meta = writer.finish(&labels, &exemplars, &metadata)?;
                 window.imported.bytes = meta.bytes;
-                Some(self.open_new(&meta)?)
+                // The lock is held since it was begun: no delete came.
+                self.open_all(&[meta], &mut [])?.pop()
             }
         };
         if let Some(block) = block.as_ref().filter(|_| import.verify)
@@ -152,7 +155,7 @@ impl Inner {
     fn publish_import(
         &self,
         upkeep: &mut Upkeep,
-        block: Option<std::sync::Arc<Block>>,
+        block: Option<LiveBlock>,
         done: Done,
         oldest_ms: i64,
     ) -> Result<()> {
@@ -166,7 +169,7 @@ impl Inner {
         let Some(block) = block else { return Ok(self.store(upkeep, manifest)?) };
         let meta = block.meta().clone();
         manifest.blocks.push(meta.clone());
-        mark_dirty(upkeep.rolling_up.as_mut(), &mut manifest, meta.class, meta.range);
+        mark_dirty(upkeep.rewrite.as_mut(), &mut manifest, meta.class, meta.range);
         self.store_with_files(upkeep, manifest, &[block::path(meta.id)])?;
         tracing::debug!(block = %meta.id, series = meta.series, samples = meta.samples,
             bytes = meta.bytes, "imported");

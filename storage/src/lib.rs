@@ -21,6 +21,7 @@
 //! docs/format.md.
 
 pub mod backup;
+pub mod cardinality;
 pub(crate) mod compaction;
 pub mod data_file;
 pub mod db;
@@ -29,6 +30,8 @@ pub mod disk;
 pub mod duration;
 pub mod encoding;
 pub mod error;
+#[cfg(test)]
+mod golden;
 pub mod import;
 pub mod index;
 pub mod inspect;
@@ -43,6 +46,7 @@ pub mod regex;
 pub mod retention;
 pub mod scrub;
 mod selection;
+pub mod series_limits;
 pub mod snapshot;
 pub mod tiers;
 pub mod time;

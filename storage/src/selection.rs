@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use crate::error::{Error, Result};
 use crate::labels::{self, Labels, SeriesIdentity};
 use crate::metrics::head::read::{HeadCopy, ReadView};
+use crate::metrics::sample::Samples;
 use crate::snapshot::Version;
 use crate::tiers::Claims;
 use crate::time::TimeRange;
@@ -46,6 +48,15 @@ impl SelectedSeries {
     /// (index into the version's blocks, id there), by time.
     pub(crate) fn places(&self) -> &[(u32, u32)] {
         &self.selection.places[self.places.start as usize..self.places.end as usize]
+    }
+
+    /// Adds what the head held of the series.
+    pub(crate) fn read_head(&self, view: &ReadView, into: &mut Samples) -> Result<()> {
+        self.selection.head.read(view, into).ok_or_else(|| Error::Corrupt {
+            path: "head".into(),
+            offset: 0,
+            what: format!("{} does not decode", self.labels),
+        })
     }
 }
 

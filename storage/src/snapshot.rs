@@ -43,36 +43,36 @@ pub(crate) struct Version {
 }
 
 /// Series that are selected between two charges: a fraction of a millisecond.
-const SERIES_PER_CHARGE: usize = 1024;
+pub(crate) const SERIES_PER_CHARGE: usize = 1024;
 
 /// What a selected series takes besides its labels and samples: itself, its place in the table by
 /// which series are joined, and what allocators add.
 const SERIES_BYTES: usize = size_of::<SelectedSeries>() + 96;
 
 /// What a selection has taken and not charged yet.
-struct Charged<'a> {
+pub(crate) struct Charged<'a> {
     charge: &'a mut dyn FnMut(u64) -> bool,
     bytes: usize,
-    series: usize,
+    steps: usize,
 }
 
 impl<'a> Charged<'a> {
-    fn new(charge: &'a mut dyn FnMut(u64) -> bool) -> Charged<'a> {
-        Charged { charge, bytes: 0, series: 0 }
+    pub(crate) fn new(charge: &'a mut dyn FnMut(u64) -> bool) -> Charged<'a> {
+        Charged { charge, bytes: 0, steps: 0 }
     }
 
-    /// One more series is looked at.
-    fn series(&mut self) -> Result<()> {
-        self.series += 1;
-        if self.series >= SERIES_PER_CHARGE { self.settle() } else { Ok(()) }
+    /// One more series, or a value, is looked at.
+    pub(crate) fn step(&mut self) -> Result<()> {
+        self.steps += 1;
+        if self.steps >= SERIES_PER_CHARGE { self.settle() } else { Ok(()) }
     }
 
-    fn add(&mut self, bytes: usize) {
+    pub(crate) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
-    fn settle(&mut self) -> Result<()> {
-        self.series = 0;
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.steps = 0;
         let bytes = std::mem::take(&mut self.bytes) as u64;
         if (self.charge)(bytes) { Ok(()) } else { Err(Error::Stopped) }
     }
@@ -132,7 +132,7 @@ impl Snapshot {
             let ids = head.index.select(&selector.matchers);
             let mut charged = Charged::new(charge);
             for id in ids {
-                charged.series()?;
+                charged.step()?;
                 let is_companion = companions.is_some_and(|companions| companions.contains(id));
                 let into = if is_companion { &mut of_companions } else { &mut series };
                 let held = into.copy.bytes_held();
@@ -225,10 +225,10 @@ impl Snapshot {
     /// Clears `into` and fills it with a series' samples of its selector's range, ascending;
     /// neighbours outside the range may come with them.
     pub fn read(&self, series: &SelectedSeries, into: &mut Samples) -> Result<()> {
-        if series.selection.claims.is_some() {
-            return self.read_claimed(series, None, into);
+        match series.selection.claims {
+            Some(_) => self.read_claimed(series, None, into)?,
+            None => self.read_one(series, None, into)?,
         }
-        self.read_one(series, None, into)?;
         if let Some(companion) = &series.start_timestamps {
             let mut starts = Samples::default();
             self.read_one(companion, None, &mut starts)?;
@@ -300,12 +300,7 @@ impl Snapshot {
         }
         if let Some(view) = &series.head {
             scratch.clear();
-            let damaged = || Error::Corrupt {
-                path: "head".into(),
-                offset: 0,
-                what: format!("{} does not decode", series.labels),
-            };
-            selection.head.read(view, &mut scratch).ok_or_else(damaged)?;
+            series.read_head(view, &mut scratch)?;
             chunk::merge(into, &scratch);
         }
         into.timestamps_token = 0;
@@ -344,16 +339,11 @@ impl Snapshot {
             newest = into.timestamps.last().copied().unwrap_or(i64::MIN);
         }
         let Some(view) = &series.head else { return Ok(()) };
-        let damaged = || Error::Corrupt {
-            path: "head".into(),
-            offset: 0,
-            what: format!("{} does not decode", series.labels),
-        };
         if into.is_empty() {
-            return selection.head.read(view, into).ok_or_else(damaged);
+            return series.read_head(view, into);
         }
         scratch.clear();
-        selection.head.read(view, &mut scratch).ok_or_else(damaged)?;
+        series.read_head(view, &mut scratch)?;
         let token = match (into.timestamps_token, scratch.timestamps_token) {
             (a, b) if a != 0 && b != 0 => (a.rotate_left(23) ^ b).max(1),
             _ => 0,
@@ -476,12 +466,6 @@ impl Snapshot {
         }
     }
 
-    /// Series in the head by metric name, by label name (count of values) and by label pair, the
-    /// `limit` greatest of each, as `/api/v1/status/tsdb` lists them.
-    pub fn cardinality(&self, limit: usize) -> Cardinality {
-        self.db.head.read().index.cardinality(limit, companion::LABEL)
-    }
-
     /// Calls `visit` with the head and each block that is wanted, and the ids there.
     fn visit_parts(
         &self,
@@ -547,15 +531,6 @@ fn attach(series: &mut [SelectedSeries], companions: Vec<SelectedSeries>) {
     for series in series {
         series.start_timestamps = by_identity.remove(&series.labels.identity()).map(Box::new);
     }
-}
-
-/// The greatest contributors to the head's cardinality, greatest first.
-#[derive(Clone, Debug, Default)]
-pub struct Cardinality {
-    pub series_by_metric: Vec<(String, u64)>,
-    pub values_by_label: Vec<(String, u64)>,
-    pub bytes_by_label: Vec<(String, u64)>,
-    pub series_by_pair: Vec<(String, u64)>,
 }
 
 /// Those of the head's series that may have samples of the range.

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::compaction::merge::Merge;
 use crate::compaction::plan::{Situation, Step, plan};
-use crate::compaction::rollup::{self, RollUp};
+use crate::compaction::run::{Rewrite, mark_dirty};
 use crate::compaction::seal;
-use crate::compaction::windows::Due;
 use crate::db::{Inner, Progress, SyncMode};
+use crate::deletes::Tombstone;
 use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::manifest::{CheckpointId, Manifest, NotStored};
@@ -21,7 +20,6 @@ use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
 use crate::metrics::block::{self, Block};
 use crate::metrics::checkpoint::{self, CheckpointWriter};
 use crate::recovery::{self, RecoveryReport};
-use crate::retention::classify::Split;
 use crate::retention::hold::Holds;
 use crate::snapshot::Version;
 use crate::time::TimeRange;
@@ -31,8 +29,6 @@ const CHECKPOINT_SERIES: usize = 1024;
 
 /// Series that forget a sealed window under one lock.
 const FORGET_SERIES: usize = 1024;
-/// Rows that a merge writes before other upkeep has its turn: some 50 ms.
-const SLICE_ROWS: usize = 1_000_000;
 
 /// What only one thread at a time may change.
 #[derive(Debug)]
@@ -46,8 +42,7 @@ pub(crate) struct Upkeep {
     pub(crate) last_sync_ms: i64,
     /// Bytes the log had taken in at the last checkpoint.
     pub(crate) checkpoint_wal_bytes: u64,
-    pub(crate) merging: Option<Merging>,
-    pub(crate) rolling_up: Option<RollingUp>,
+    pub(crate) rewrite: Option<Rewrite>,
     /// Rewriting what deletes up to this one touch does not wait.
     pub(crate) free_up_to: u64,
     /// When the last step was asked for.
@@ -69,49 +64,7 @@ pub(crate) struct Upkeep {
 impl Upkeep {
     /// The least number of a block that was begun and is not live yet.
     pub(crate) fn in_the_making(&self) -> Option<BlockId> {
-        let merged = self.merging.as_ref().map(|merging| merging.merge.id());
-        let rolled_up =
-            self.rolling_up.as_ref().and_then(|rolling_up| rolling_up.rollup.least_id());
-        merged.into_iter().chain(rolled_up).min()
-    }
-}
-
-/// The merge in progress.
-#[derive(Debug)]
-pub(crate) struct Merging {
-    pub(crate) merge: Merge,
-    /// Reading suffers without it.
-    pub(crate) is_urgent: bool,
-    /// It is a part of this.
-    pub(crate) split: Option<Split>,
-}
-
-/// The day that is being rolled up.
-#[derive(Debug)]
-pub(crate) struct RollingUp {
-    rollup: RollUp,
-    /// Late samples of the day were sealed meanwhile.
-    is_outdated: bool,
-}
-
-/// Notes that raw samples of a time have changed which may be rolled up already.
-pub(crate) fn mark_dirty(
-    rolling_up: Option<&mut RollingUp>,
-    manifest: &mut Manifest,
-    class: u32,
-    range: TimeRange,
-) {
-    let is_rolled_up = |day: i64| {
-        let window = rollup::window_of(day);
-        let of_class =
-            manifest.blocks.iter().filter(|meta| meta.class == class && meta.tier_ms > 0);
-        of_class.into_iter().any(|meta| meta.window.overlaps(window))
-    };
-    let days: Vec<i64> = rollup::days_of(range).filter(|day| is_rolled_up(*day)).collect();
-    manifest.dirty.extend(days.into_iter().map(|day| (class, day)));
-    if let Some(rolling_up) = rolling_up {
-        let (of_class, day) = rolling_up.rollup.day;
-        rolling_up.is_outdated |= of_class == class && rollup::window_of(day).overlaps(range);
+        self.rewrite.as_ref().and_then(Rewrite::least_id)
     }
 }
 
@@ -142,9 +95,8 @@ impl Inner {
             Step::Seal(window) => self.seal(&mut upkeep, window, now_ms)?,
             Step::Classify(ids) => self.classify_blocks(&mut upkeep, &ids)?,
             Step::Merge(due) => self.begin_merge(&mut upkeep, &due)?,
-            Step::GoOn => return self.go_on_merging(&mut upkeep),
             Step::RollUp(due) => self.begin_rolling_up(&mut upkeep, &due)?,
-            Step::GoOnRollingUp => return self.go_on_rolling_up(&mut upkeep),
+            Step::GoOn => return self.go_on(&mut upkeep),
         }
         Ok(Progress::Worked)
     }
@@ -170,8 +122,7 @@ impl Inner {
             disk_budget: upkeep.disk_budget,
             on_hold: upkeep.on_hold.clone(),
             log_bytes: wal.bytes,
-            is_merging: upkeep.merging.is_some(),
-            is_rolling_up: upkeep.rolling_up.is_some(),
+            is_rewriting: upkeep.rewrite.is_some(),
             dirty: upkeep.manifest.dirty.clone(),
             clock_in_doubt: self.clock_in_doubt.load(Ordering::Relaxed),
         }
@@ -243,24 +194,15 @@ impl Inner {
 
     /// In one manifest: a window is sealed for all classes or for none.
     fn publish_sealed(&self, upkeep: &mut Upkeep, metas: &[BlockMeta]) -> Result<()> {
-        let opened: Result<Vec<Arc<Block>>> =
-            metas.iter().map(|meta| self.open_new(meta)).collect();
-        if opened.is_err() {
-            seal::discard(&self.disk, metas);
-        }
+        self.replace(upkeep, metas, &[], |manifest, mut rewrite| {
+            for meta in metas {
+                mark_dirty(rewrite.as_deref_mut(), manifest, meta.class, meta.range);
+            }
+        })?;
         for meta in metas {
             tracing::info!(block = %meta.id, class = meta.class, series = meta.series,
                 samples = meta.samples, bytes = meta.bytes, "sealed");
         }
-        let blocks = opened?;
-        let mut manifest = upkeep.manifest.clone();
-        manifest.blocks.extend_from_slice(metas);
-        for meta in metas {
-            mark_dirty(upkeep.rolling_up.as_mut(), &mut manifest, meta.class, meta.range);
-        }
-        let paths: Vec<PathBuf> = metas.iter().map(|meta| block::path(meta.id)).collect();
-        self.store_with_files(upkeep, manifest, &paths)?;
-        self.publish(upkeep, blocks, &[]);
         Ok(())
     }
 
@@ -272,180 +214,55 @@ impl Inner {
         }
     }
 
-    pub(crate) fn open_new(&self, meta: &BlockMeta) -> Result<Arc<Block>> {
-        let opened = Block::open(self.disk.clone(), meta.id, &self.pages);
+    /// Opens new blocks, without what was deleted since they were begun; if one cannot be, none of
+    /// their files stays.
+    pub(crate) fn open_all(
+        &self,
+        metas: &[BlockMeta],
+        tombstones: &mut [Tombstone],
+    ) -> Result<Vec<LiveBlock>> {
+        let mut open = |meta: &BlockMeta| {
+            let block = Block::open(self.disk.clone(), meta.id, &self.pages)?;
+            LiveBlock::made_meanwhile(Arc::new(block), tombstones)
+        };
+        let opened: Result<Vec<LiveBlock>> = metas.iter().map(&mut open).collect();
         if opened.is_err() {
-            let _ = self.disk.remove(&block::path(meta.id));
+            seal::discard(&self.disk, metas);
         }
-        opened.map(Arc::new)
+        opened
     }
 
-    fn begin_merge(&self, upkeep: &mut Upkeep, due: &Due) -> Result<()> {
-        let version = self.version();
-        let is_input = |block: &&LiveBlock| due.inputs.contains(&block.meta().id);
-        let inputs: Vec<LiveBlock> = version.blocks.iter().filter(is_input).cloned().collect();
-        // The manifest knows classes that were decided after the block was written.
-        let is_first = |meta: &&BlockMeta| inputs.first().is_some_and(|b| b.meta().id == meta.id);
-        let Some(first) = upkeep.manifest.blocks.iter().find(is_first).cloned() else {
-            return Ok(());
-        };
-        let meta = BlockMeta {
-            data_type: first.data_type,
-            class: first.class,
-            tier_ms: first.tier_ms,
-            policy_generation: first.policy_generation,
-            ..self.new_meta(upkeep, due.window, 0)
-        };
-        let begun = Merge::begin(&self.disk, inputs.clone(), meta);
-        match begun {
-            Ok(merge) => {
-                let is_urgent = due.is_urgent;
-                upkeep.merging = Some(Merging { merge, is_urgent, split: None });
-                Ok(())
-            }
-            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// A slice of the merge that was begun. On failure it is given up, and what it wrote goes.
-    fn go_on_merging(&self, upkeep: &mut Upkeep) -> Result<Progress> {
-        let Some(mut merging) = upkeep.merging.take() else { return Ok(Progress::Idle) };
-        let inputs = merging.merge.inputs().to_vec();
-        if !inputs.iter().all(|block| upkeep.manifest.names(block.meta().id)) {
-            // Retention or quarantine took one: what is due is seen anew.
-            merging.split.iter().for_each(|split| self.forget_split(split));
-            return Ok(Progress::Worked);
-        }
-        let merged = match merging.merge.advance(SLICE_ROWS) {
-            Ok(false) => {
-                let progress =
-                    if merging.is_urgent { Progress::Worked } else { Progress::Background };
-                upkeep.merging = Some(merging);
-                return Ok(progress);
-            }
-            Ok(true) => merging.merge.finish(),
-            Err(e) => Err(e),
-        };
-        match (merged, merging.split) {
-            (Ok(part), Some(split)) => self.end_part(upkeep, split, part)?,
-            (Err(e), Some(split)) => self.give_up_split(upkeep, split, e)?,
-            (Ok(meta), None) => self.publish_merged(upkeep, &inputs, meta)?,
-            (Err(e @ Error::Corrupt { .. }), None) => self.quarantine_blocks(upkeep, &inputs, e)?,
-            (Err(e), None) => return Err(e),
-        }
-        Ok(Progress::Worked)
-    }
-
-    fn publish_merged(
+    /// New blocks take the place of others in one manifest, of which `change` changes the rest. If
+    /// that fails, everything is as before and no new file stays.
+    pub(crate) fn replace(
         &self,
         upkeep: &mut Upkeep,
-        inputs: &[LiveBlock],
-        meta: Option<BlockMeta>,
+        new: &[BlockMeta],
+        old: &[BlockId],
+        change: impl FnOnce(&mut Manifest, Option<&mut Rewrite>),
     ) -> Result<()> {
         let mut manifest = upkeep.manifest.clone();
-        let inputs: Vec<BlockId> = inputs.iter().map(|block| block.meta().id).collect();
-        inputs.iter().for_each(|id| manifest.retire(*id));
-        let Some(meta) = meta else {
-            self.store(upkeep, manifest)?;
-            self.publish(upkeep, Vec::<LiveBlock>::new(), &inputs);
-            return Ok(());
-        };
-        let path = block::path(meta.id);
-        let block = self.open_new(&meta)?;
-        let block = LiveBlock::made_meanwhile(block, &mut manifest.deletes.tombstones)?;
-        tracing::info!(block = %meta.id, inputs = inputs.len(), samples = meta.samples,
-            bytes = meta.bytes, "merged");
-        manifest.blocks.push(meta);
-        self.store_with_files(upkeep, manifest, &[path])?;
-        self.publish(upkeep, vec![block], &inputs);
+        let blocks = self.open_all(new, &mut manifest.deletes.tombstones)?;
+        old.iter().for_each(|id| manifest.retire(*id));
+        manifest.blocks.extend_from_slice(new);
+        change(&mut manifest, upkeep.rewrite.as_mut());
+        let paths: Vec<PathBuf> = new.iter().map(|meta| block::path(meta.id)).collect();
+        self.store_with_files(upkeep, manifest, &paths)?;
+        self.publish(upkeep, blocks, old);
         Ok(())
     }
 
-    fn begin_rolling_up(&self, upkeep: &mut Upkeep, due: &rollup::Due) -> Result<()> {
-        let version = self.version();
-        let is_input = |block: &&LiveBlock| due.inputs.contains(&block.meta().id);
-        let inputs: Vec<LiveBlock> = version.blocks.iter().filter(is_input).cloned().collect();
-        let (class, day_start_ms) = due.day;
-        let window = rollup::window_of(day_start_ms);
-        let of_inputs = upkeep.manifest.blocks.iter().filter(|meta| due.inputs.contains(&meta.id));
-        let policy_generation = of_inputs.map(|meta| meta.policy_generation).max().unwrap_or(0);
-        let metas = due.tiers.iter().map(|tier| BlockMeta {
-            class,
-            tier_ms: tier.unsigned_abs(),
-            policy_generation,
-            ..self.new_meta(upkeep, window, 0)
-        });
-        let metas = metas.collect();
-        match RollUp::begin(&self.disk, due.day, inputs.clone(), metas) {
-            Ok(rollup) => {
-                upkeep.rolling_up = Some(RollingUp { rollup, is_outdated: false });
-                Ok(())
-            }
-            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// A slice of the day that was begun. On failure it is given up, and what it wrote goes.
-    fn go_on_rolling_up(&self, upkeep: &mut Upkeep) -> Result<Progress> {
-        let Some(mut rolling_up) = upkeep.rolling_up.take() else { return Ok(Progress::Idle) };
-        let inputs = rolling_up.rollup.inputs().to_vec();
-        if !inputs.iter().all(|block| upkeep.manifest.names(block.meta().id)) {
-            return Ok(Progress::Worked);
-        }
-        let is_outdated = rolling_up.is_outdated;
-        let day = rolling_up.rollup.day;
-        let made = match rolling_up.rollup.advance(SLICE_ROWS) {
-            Ok(false) => {
-                upkeep.rolling_up = Some(rolling_up);
-                return Ok(Progress::Background);
-            }
-            Ok(true) => rolling_up.rollup.finish(),
-            Err(e) => Err(e),
-        };
-        match made {
-            Ok(metas) => self.publish_rollup(upkeep, day, is_outdated, metas)?,
-            Err(e @ Error::Corrupt { .. }) => self.quarantine_blocks(upkeep, &inputs, e)?,
-            Err(e) => return Err(e),
-        }
-        Ok(Progress::Worked)
-    }
-
-    fn publish_rollup(
+    /// [`Inner::quarantine_blocks`] if that is what the error is about.
+    pub(crate) fn quarantine_or(
         &self,
         upkeep: &mut Upkeep,
-        day: rollup::Day,
-        is_outdated: bool,
-        metas: Vec<BlockMeta>,
+        blocks: &[impl Deref<Target = Block>],
+        error: Error,
     ) -> Result<()> {
-        let mut manifest = upkeep.manifest.clone();
-        let tombstones = &mut manifest.deletes.tombstones;
-        let open = |meta| LiveBlock::made_meanwhile(self.open_new(meta)?, tombstones);
-        let blocks = metas.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let mut replaced = Vec::new();
-        for meta in &metas {
-            tracing::info!(block = %meta.id, tier_ms = meta.tier_ms, series = meta.series,
-                buckets = meta.samples, bytes = meta.bytes, "rolled up");
-            let is_replaced = |old: &&BlockMeta| {
-                old.tier_ms == meta.tier_ms && old.class == meta.class && old.window == meta.window
-            };
-            replaced.extend(manifest.blocks.iter().filter(is_replaced).map(|old| old.id));
+        match error {
+            Error::Corrupt { .. } => self.quarantine_blocks(upkeep, blocks, error),
+            error => Err(error),
         }
-        replaced.iter().for_each(|id| manifest.retire(*id));
-        if is_outdated {
-            manifest.dirty.insert(day);
-        } else {
-            manifest.dirty.remove(&day);
-        }
-        manifest.blocks.extend(metas.iter().cloned());
-        let stored = self.store(upkeep, manifest);
-        if stored.as_ref().is_err_and(|not_stored| !not_stored.in_doubt) {
-            metas.iter().for_each(|meta| drop(self.disk.remove(&block::path(meta.id))));
-        }
-        stored?;
-        self.publish(upkeep, blocks, &replaced);
-        Ok(())
     }
 
     /// Takes out of service the blocks that do not verify, so that the rest can be merged and read;
@@ -499,7 +316,7 @@ impl Inner {
         let mut head = self.head.write();
         head.generations.advance();
         gone.for_each(|block| head.generations.note_range(block.meta().range));
-        self.publish(upkeep, Vec::<LiveBlock>::new(), ids);
+        self.publish(upkeep, Vec::new(), ids);
         // Files go with the last reference, which is not to be dropped under the lock.
         drop(head);
         drop(version);
@@ -540,17 +357,12 @@ impl Inner {
     }
 
     /// Shows readers a new list of blocks; dropped blocks go with their last reader.
-    pub(crate) fn publish(
-        &self,
-        upkeep: &Upkeep,
-        added: Vec<impl Into<LiveBlock>>,
-        removed: &[BlockId],
-    ) {
+    pub(crate) fn publish(&self, upkeep: &Upkeep, added: Vec<LiveBlock>, removed: &[BlockId]) {
         let mut version = self.version.write();
         let is_removed = |block: &LiveBlock| removed.contains(&block.meta().id);
         let (retired, mut blocks): (Vec<_>, Vec<_>) =
             version.blocks.iter().cloned().partition(is_removed);
-        blocks.extend(added.into_iter().map(Into::into));
+        blocks.extend(added);
         recovery::sort_blocks(&mut blocks);
         retired.iter().for_each(|block| block.retire());
         let Manifest { dirty, classes, blocks: metas, .. } = &upkeep.manifest;

@@ -199,48 +199,59 @@ fn custom_values(rest: &mut Cursor<'_>, schema: i32) -> Result<Vec<f64>, Damage>
 }
 
 fn integers(rest: &mut Cursor<'_>) -> Result<Histogram, Damage> {
-    let (reset_hint, schema) = hint_and_schema(rest)?;
-    let zero_threshold = rest.float("a zero threshold")?;
-    let zero_count = rest.varint("the count of the zero bucket")?;
-    let count = rest.varint("a count")?;
-    let sum = rest.float("a sum")?;
-    let (positive_spans, negative_spans) = (spans(rest)?, spans(rest)?);
-    // Each bucket is its difference from the one before.
-    let mut buckets = || {
-        let count = rest.count(1, "the count of buckets")?;
-        let mut bucket = 0u64;
-        let mut next = || {
-            bucket = bucket.wrapping_add_signed(rest.signed("a bucket")?);
-            Ok(bucket)
-        };
-        (0..count).map(|_| next()).collect::<Result<Vec<u64>, Damage>>()
-    };
-    let counts = Counts::Integer { count, zero_count, positive: buckets()?, negative: buckets()? };
-    let custom_values = custom_values(rest, schema)?;
-    Ok(Histogram {
-        schema,
-        zero_threshold,
-        sum,
-        reset_hint,
-        positive_spans,
-        negative_spans,
-        counts,
-        custom_values,
-    })
+    histogram(
+        rest,
+        |rest| {
+            let zero_count = rest.varint("the count of the zero bucket")?;
+            let count = rest.varint("a count")?;
+            Ok((count, zero_count))
+        },
+        |rest, (count, zero_count)| {
+            // Each bucket is its difference from the one before.
+            let mut buckets = || {
+                let count = rest.count(1, "the count of buckets")?;
+                let mut bucket = 0u64;
+                let mut next = || {
+                    bucket = bucket.wrapping_add_signed(rest.signed("a bucket")?);
+                    Ok(bucket)
+                };
+                (0..count).map(|_| next()).collect::<Result<Vec<u64>, Damage>>()
+            };
+            Ok(Counts::Integer { count, zero_count, positive: buckets()?, negative: buckets()? })
+        },
+    )
 }
 
 fn floats(rest: &mut Cursor<'_>) -> Result<Histogram, Damage> {
+    histogram(
+        rest,
+        |rest| {
+            let zero_count = rest.float("the count of the zero bucket")?;
+            let count = rest.float("a count")?;
+            Ok((count, zero_count))
+        },
+        |rest, (count, zero_count)| {
+            let mut buckets = || {
+                let count = rest.count(8, "the count of buckets")?;
+                (0..count).map(|_| rest.float("a bucket")).collect::<Result<Vec<f64>, Damage>>()
+            };
+            Ok(Counts::Float { count, zero_count, positive: buckets()?, negative: buckets()? })
+        },
+    )
+}
+
+/// A histogram whose counts are read by `totals`, and further on by `counts`, which is given them.
+fn histogram<T>(
+    rest: &mut Cursor<'_>,
+    totals: impl Fn(&mut Cursor<'_>) -> Result<T, Damage>,
+    counts: impl Fn(&mut Cursor<'_>, T) -> Result<Counts, Damage>,
+) -> Result<Histogram, Damage> {
     let (reset_hint, schema) = hint_and_schema(rest)?;
     let zero_threshold = rest.float("a zero threshold")?;
-    let zero_count = rest.float("the count of the zero bucket")?;
-    let count = rest.float("a count")?;
+    let totals = totals(rest)?;
     let sum = rest.float("a sum")?;
     let (positive_spans, negative_spans) = (spans(rest)?, spans(rest)?);
-    let mut buckets = || {
-        let count = rest.count(8, "the count of buckets")?;
-        (0..count).map(|_| rest.float("a bucket")).collect::<Result<Vec<f64>, Damage>>()
-    };
-    let counts = Counts::Float { count, zero_count, positive: buckets()?, negative: buckets()? };
+    let counts = counts(rest, totals)?;
     let custom_values = custom_values(rest, schema)?;
     Ok(Histogram {
         schema,

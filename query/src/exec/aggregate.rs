@@ -19,8 +19,8 @@ use crate::exec::rows::{
     HistogramPoints, Rows, SeriesMeta, bit, for_each_bit, last_step, set_bit, words,
 };
 use crate::exec::{Budget, label_edit};
-use crate::functions::number::kahan_add;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
+use icecore_storage::metrics::kahan::kahan_add;
 
 /// Whether the result's last bits depend on the order in which series are added.
 pub(crate) fn depends_on_order(op: AggregateOp) -> bool {

@@ -12,7 +12,7 @@ use crate::exec::budget::CELLS_PER_HISTOGRAM;
 use crate::exec::rows::{HistogramPoints, RowBuffer, Rows, SeriesMeta};
 use crate::exec::{Scalar, Session, label_edit};
 use crate::go_format::float_with_point;
-use crate::histogram::{FloatHistogram, NanEffect};
+use crate::histogram::{self, FloatHistogram, NanEffect};
 use crate::parser::ast::Span;
 use crate::plan::Grid;
 
@@ -123,7 +123,7 @@ impl Answers<'_, '_> {
     ) -> Result<(), QueryError> {
         for native in natives {
             let values = self.of_native(native, |answers, step, histogram| {
-                let (value, effect) = histogram.quantile(quantile.at(step));
+                let (value, effect) = histogram::quantile(histogram, quantile.at(step));
                 let (metric, span) = (answers.metric(&native.meta), answers.span);
                 let annotations = &mut answers.session.annotations;
                 match effect {
@@ -162,7 +162,8 @@ impl Answers<'_, '_> {
     ) -> Result<(), QueryError> {
         for native in natives {
             let values = self.of_native(native, |answers, step, histogram| {
-                let (value, has_nans) = histogram.fraction(lower.at(step), upper.at(step));
+                let (value, has_nans) =
+                    histogram::fraction(histogram, lower.at(step), upper.at(step));
                 if has_nans {
                     let (metric, span) = (answers.metric(&native.meta), answers.span);
                     answers.session.annotations.fraction_without_nans(metric, span);

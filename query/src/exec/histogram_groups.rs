@@ -174,12 +174,13 @@ impl HistogramGroups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::histogram::tests::counted;
 
     #[test]
     fn a_group_with_floats_has_no_histogram() {
         let mut annotations = Annotations::default();
         let mut groups = HistogramGroups::default();
-        let points = vec![(0, FloatHistogram::counted(1.0)), (1, FloatHistogram::counted(2.0))];
+        let points = vec![(0, counted(1.0)), (1, counted(2.0))];
         let to = (&mut annotations, Span::default());
         groups.add(AggregateOp::Sum, 0, &points, &[0b10], "m", to);
         let mut floats = [0b10];

@@ -11,7 +11,7 @@ use icecore_storage::metrics::histogram::ResetHint;
 
 use crate::annotations::HistogramOperation;
 use crate::exec::Session;
-use crate::histogram::{Combined, FloatHistogram, IncompatibleSchemas, Side};
+use crate::histogram::{Combined, FloatHistogram, IncompatibleSchemas, Side, trim};
 use crate::parser::ast::{BinaryOp, Span};
 use crate::value::Point;
 
@@ -109,7 +109,7 @@ pub(crate) fn apply(
 }
 
 fn trimmed(histogram: &FloatHistogram, side: Side, at: f64) -> Outcome {
-    let point = Some(Point::Histogram(Arc::new(histogram.trim(side, at))));
+    let point = Some(Point::Histogram(Arc::new(trim(histogram, side, at))));
     Outcome { point, note: None }
 }
 
@@ -166,10 +166,11 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::histogram::tests::counted;
 
     #[test]
     fn what_is_not_defined_has_no_result_and_a_note() {
-        let histogram = &FloatHistogram::counted(1.0);
+        let histogram = &counted(1.0);
         let (float, histogram) = (Operand::Float(2.0), Operand::Histogram(histogram));
         for (op, left, right, names) in [
             (BinaryOp::Div, float, histogram, ("float", "histogram")),
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn comparisons_give_the_left_side_or_a_number() {
-        let (one, two) = (FloatHistogram::counted(1.0), FloatHistogram::counted(2.0));
+        let (one, two) = (counted(1.0), counted(2.0));
         let (left, right) = (Operand::Histogram(&one), Operand::Histogram(&two));
         let point = |op, return_bool, right| apply(op, return_bool, left, right).point;
         assert_eq!(point(BinaryOp::Equal, false, right), None);
@@ -197,7 +198,7 @@ mod tests {
     #[test]
     fn hints_that_collide_leave_no_result() {
         let with = |hint| {
-            let mut histogram = FloatHistogram::clone(&FloatHistogram::counted(1.0));
+            let mut histogram = FloatHistogram::clone(&counted(1.0));
             histogram.reset_hint = hint;
             Arc::new(histogram)
         };

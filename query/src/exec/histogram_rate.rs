@@ -306,6 +306,7 @@ pub(crate) fn extended_rise(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::histogram::tests::counted;
 
     fn with_notes<T>(f: impl FnOnce(&mut Notes<'_, '_>) -> T) -> (T, Vec<String>) {
         let mut result = None;
@@ -320,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_was_there_before_a_reset_is_added() {
-        let points = [5.0, 9.0, 2.0, 4.0].map(FloatHistogram::counted);
+        let points = [5.0, 9.0, 2.0, 4.0].map(counted);
         let (increase, said) = with_notes(|notes| counter_increase(&points, &[], notes));
         assert_eq!(increase.map(|increase| increase.count), Some(8.0));
         assert!(said.is_empty());
@@ -336,7 +337,7 @@ mod tests {
     fn the_layout_before_a_reset_at_the_start_does_not_matter() {
         let custom =
             FloatHistogram { count: 9.0, ..FloatHistogram::empty(Schema::Custom(Arc::default())) };
-        let points = [Arc::new(custom), FloatHistogram::counted(2.0), FloatHistogram::counted(3.0)];
+        let points = [Arc::new(custom), counted(2.0), counted(3.0)];
         let (increase, said) = with_notes(|notes| counter_increase(&points, &[], notes));
         assert_eq!(increase.map(|increase| increase.count), Some(3.0));
         assert!(said.is_empty());
@@ -347,14 +348,14 @@ mod tests {
 
     #[test]
     fn values_at_edges_lie_on_the_line() {
-        let (before, after) = (FloatHistogram::counted(2.0), FloatHistogram::counted(6.0));
+        let (before, after) = (counted(2.0), counted(6.0));
         let at = |time_ms, is_counter, after: &FloatHistogram| {
             with_notes(|notes| interpolate((0, &before), (40, after), time_ms, is_counter, notes))
                 .0
                 .map(|value| value.count)
         };
         assert_eq!(at(10, true, &after), Some(3.0));
-        assert_eq!(at(20, true, &FloatHistogram::counted(1.0)), Some(0.5));
-        assert_eq!(at(20, false, &FloatHistogram::counted(1.0)), Some(1.5));
+        assert_eq!(at(20, true, &counted(1.0)), Some(0.5));
+        assert_eq!(at(20, false, &counted(1.0)), Some(1.5));
     }
 }

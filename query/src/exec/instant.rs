@@ -8,7 +8,7 @@ use crate::exec::{Budget, Scalar};
 use crate::functions::FunctionId;
 use crate::functions::number;
 use crate::functions::time::{Civil, date_field};
-use crate::histogram::FloatHistogram;
+use crate::histogram::{FloatHistogram, variance};
 
 /// The function on one value, for functions of one argument.
 pub(crate) fn map_of(id: FunctionId) -> Option<fn(f64) -> f64> {
@@ -94,8 +94,8 @@ pub(crate) fn of_histograms(mut rows: Rows, id: FunctionId) -> Rows {
         HistogramCount => histogram.count,
         HistogramSum => histogram.sum,
         HistogramAvg => histogram.sum / histogram.count,
-        HistogramStdvar => histogram.variance(),
-        _ => histogram.variance().sqrt(),
+        HistogramStdvar => variance(histogram),
+        _ => variance(histogram).sqrt(),
     };
     for row in 0..rows.len() {
         let (values, valid, histograms) = rows.row_mut(row);

@@ -12,8 +12,8 @@ use crate::exec::quantile::{SlidingQuantile, quantile_of_keys, sort_key};
 use crate::exec::rows::{RowBuffer, for_each_bit};
 use crate::exec::window::{Bounds, WindowCall};
 use crate::functions::FunctionId;
-use crate::functions::number::kahan_add;
 use crate::go_format::float_fixed;
+use icecore_storage::metrics::kahan::kahan_add;
 
 /// Memory that is reused from series to series.
 #[derive(Debug, Default)]

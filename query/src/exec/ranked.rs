@@ -12,6 +12,7 @@ use crate::exec::rows::{RowBuffer, Rows, SeriesMeta, bit, last_step, set_bit, wo
 use crate::exec::{Scalar, Session, label_edit};
 use crate::functions::number::{self, to_i64};
 use crate::go_format::{float, float_general};
+use crate::histogram::Text;
 use crate::parser::ast::{Aggregate, AggregateOp, Span};
 
 /// The group of each row.
@@ -228,7 +229,7 @@ pub(crate) fn count_values(
         }
         for (step, histogram) in &rows.histograms[row] {
             pace.step(1)?;
-            let group = counts.group(&meta.labels, &histogram.to_string())?;
+            let group = counts.group(&meta.labels, &Text(histogram).to_string())?;
             counts.count(group, *step as usize);
         }
     }

@@ -1,5 +1,5 @@
 //! Arithmetic as Go does it, where Rust's differs: `min` and `max` on NaN, the conversion to
-//! integers, and the compensated sum that Prometheus uses.
+//! integers.
 
 /// Go's `math.Max`: infinity wins over NaN, NaN over numbers.
 pub fn max(a: f64, b: f64) -> f64 {
@@ -54,17 +54,6 @@ pub fn parse(text: &str) -> Option<f64> {
     text.parse().ok()
 }
 
-/// One step of Kahan's summation in Neumaier's variant: the new sum and compensation.
-#[inline(always)]
-pub fn kahan_add(increment: f64, sum: f64, compensation: f64) -> (f64, f64) {
-    let total = sum + increment;
-    // What the addition lost, exactly: Knuth's TwoSum, which need not ask which of the two is
-    // greater. Without branches, loops over this are vectors.
-    let added = total - sum;
-    let lost = (sum - (total - added)) + (increment - added);
-    (total, if total.is_infinite() { 0.0 } else { compensation + lost })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,32 +66,6 @@ mod tests {
         assert!(max(f64::NAN, 1.0).is_nan());
         assert_eq!(max(f64::NAN, f64::INFINITY), f64::INFINITY);
         assert!(min(f64::NAN, 1.0).is_nan());
-    }
-
-    #[test]
-    fn what_is_lost_is_what_neumaier_finds() {
-        let neumaier = |increment: f64, sum: f64| {
-            let total = sum + increment;
-            match sum.abs() >= increment.abs() {
-                true => (sum - total) + increment,
-                false => (increment - total) + sum,
-            }
-        };
-        let mut state = 9u64;
-        let mut random = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            f64::from_bits(state ^ state >> 31)
-        };
-        for _ in 0..100_000 {
-            let (a, b) = (random(), random());
-            for (increment, sum) in [(a, b), (a, a * 0.75), (a, -a), (a, a * 1e-10), (0.0, a)] {
-                if (sum + increment).is_finite() {
-                    let (_, lost) = kahan_add(increment, sum, 0.0);
-                    assert_eq!(lost, neumaier(increment, sum), "{sum:e} + {increment:e}");
-                }
-            }
-        }
-        assert_eq!(kahan_add(f64::MAX, f64::MAX, 1.0), (f64::INFINITY, 0.0));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! Follows Prometheus's `promql/quantile.go` and `promql/functions.go`.
 
 use super::{Bucket, FloatHistogram};
-use crate::functions::number::kahan_add;
+use icecore_storage::metrics::kahan::kahan_add;
 
 /// What observations of NaN did to a quantile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,179 +18,173 @@ pub(crate) enum NanEffect {
     Skewed,
 }
 
-impl Bucket {
-    fn includes_zero(&self) -> bool {
-        self.lower <= 0.0 && self.upper >= 0.0
-    }
+fn includes_zero(bucket: &Bucket) -> bool {
+    bucket.lower <= 0.0 && bucket.upper >= 0.0
+}
 
-    /// The bounds on a scale on which exponential buckets of a schema have one width.
-    fn logarithms(&self) -> (f64, f64) {
-        (self.lower.abs().log2(), self.upper.abs().log2())
+/// The bounds on a scale on which exponential buckets of a schema have one width.
+fn logarithms(bucket: &Bucket) -> (f64, f64) {
+    (bucket.lower.abs().log2(), bucket.upper.abs().log2())
+}
+
+/// The `q`-quantile; NaN without observations.
+pub(crate) fn quantile(histogram: &FloatHistogram, q: f64) -> (f64, Option<NanEffect>) {
+    if q < 0.0 {
+        return (f64::NEG_INFINITY, None);
+    }
+    if q > 1.0 {
+        return (f64::INFINITY, None);
+    }
+    if histogram.count == 0.0 || q.is_nan() {
+        return (f64::NAN, None);
+    }
+    // From the nearer end; from the lower one if NaNs may be counted at the upper.
+    if histogram.sum.is_nan() || q < 0.5 {
+        quantile_among(histogram, histogram.all(), q * histogram.count, true)
+    } else {
+        quantile_among(histogram, histogram.all_reversed(), (1.0 - q) * histogram.count, false)
     }
 }
 
-impl FloatHistogram {
-    /// The `q`-quantile; NaN without observations.
-    pub(crate) fn quantile(&self, q: f64) -> (f64, Option<NanEffect>) {
-        if q < 0.0 {
-            return (f64::NEG_INFINITY, None);
+fn quantile_among(
+    histogram: &FloatHistogram,
+    mut buckets: impl Iterator<Item = Bucket>,
+    mut rank: f64,
+    ascending: bool,
+) -> (f64, Option<NanEffect>) {
+    let mut counted = 0.0;
+    let mut bucket = FloatHistogram::empty(histogram.schema.clone()).zero_bucket();
+    for next in buckets.by_ref() {
+        bucket = next;
+        counted += bucket.count;
+        if bucket.count != 0.0 && counted >= rank {
+            break;
         }
-        if q > 1.0 {
-            return (f64::INFINITY, None);
+    }
+    if histogram.uses_custom_bounds() {
+        if bucket.lower == f64::NEG_INFINITY {
+            if bucket.upper <= 0.0 {
+                return (bucket.upper, None);
+            }
+            bucket.lower = 0.0;
+        } else if bucket.upper == f64::INFINITY {
+            return (bucket.lower, None);
         }
-        if self.count == 0.0 || q.is_nan() {
-            return (f64::NAN, None);
+    } else if bucket.lower < 0.0 && bucket.upper > 0.0 {
+        halve_zero_bucket(histogram, &mut bucket);
+    }
+    // Rounding may have made more of the buckets than was counted.
+    counted = counted.min(histogram.count);
+    if counted < rank {
+        return match histogram.sum.is_nan() {
+            true => (f64::NAN, Some(NanEffect::IsNan)),
+            false => (bucket.upper, None),
+        };
+    }
+    rank = if ascending { rank - (counted - bucket.count) } else { counted - rank };
+    let mut effect = None;
+    if histogram.sum.is_nan() {
+        counted = buckets.fold(counted, |counted, bucket| counted + bucket.count);
+        // The sum of infinities of both signs is NaN too, but all of them are in buckets.
+        effect = (counted < histogram.count).then_some(NanEffect::Skewed);
+    }
+    let fraction = rank / bucket.count;
+    if histogram.uses_custom_bounds() || includes_zero(&bucket) {
+        return (bucket.lower + (bucket.upper - bucket.lower) * fraction, effect);
+    }
+    let (lower, upper) = logarithms(&bucket);
+    let value = match bucket.lower > 0.0 {
+        true => (lower + (upper - lower) * fraction).exp2(),
+        false => -(upper + (lower - upper) * (1.0 - fraction)).exp2(),
+    };
+    (value, effect)
+}
+
+/// If all other buckets have one sign, so have the observations in the zero bucket.
+fn halve_zero_bucket(histogram: &FloatHistogram, bucket: &mut Bucket) {
+    match (histogram.negative.is_empty(), histogram.positive.is_empty()) {
+        (true, false) => bucket.lower = 0.0,
+        (false, true) => bucket.upper = 0.0,
+        _ => {}
+    }
+}
+
+/// The fraction of observations between two values, and whether there are NaNs, which are between
+/// none.
+pub(crate) fn fraction(histogram: &FloatHistogram, lower: f64, upper: f64) -> (f64, bool) {
+    if histogram.count == 0.0 || lower.is_nan() || upper.is_nan() {
+        return (f64::NAN, false);
+    }
+    if lower >= upper {
+        return (0.0, false);
+    }
+    let mut rank = 0.0;
+    let (mut lower_rank, mut upper_rank) = (None, None);
+    for mut bucket in histogram.all() {
+        let linear = histogram.uses_custom_bounds() || includes_zero(&bucket);
+        if includes_zero(&bucket) {
+            halve_zero_bucket(histogram, &mut bucket);
         }
-        // From the nearer end; from the lower one if NaNs may be counted at the upper.
-        if self.sum.is_nan() || q < 0.5 {
-            self.quantile_among(self.all(), q * self.count, true)
+        for (bound, found) in [(lower, &mut lower_rank), (upper, &mut upper_rank)] {
+            if found.is_some() {
+                continue;
+            }
+            if bucket.lower >= bound {
+                *found = Some(rank);
+            } else if bucket.upper > bound {
+                *found = Some(rank_of(&bucket, bound, rank, linear));
+            }
+        }
+        if lower_rank.is_some() && upper_rank.is_some() {
+            break;
+        }
+        rank += bucket.count;
+    }
+    let mut counted = histogram.count;
+    if histogram.sum.is_nan() {
+        counted = histogram.all().map(|bucket| bucket.count).sum();
+    }
+    let rank = |found: Option<f64>| found.map_or(counted, |rank| rank.min(counted));
+    let has_nans = histogram.sum.is_nan() && counted < histogram.count;
+    ((rank(upper_rank) - rank(lower_rank)) / histogram.count, has_nans)
+}
+
+/// The mean of the squared distances from the mean, each bucket's observations in its middle.
+pub(crate) fn variance(histogram: &FloatHistogram) -> f64 {
+    let mean = histogram.sum / histogram.count;
+    let (mut sum, mut compensation) = (0.0, 0.0);
+    for bucket in histogram.all().filter(|bucket| bucket.count != 0.0) {
+        let middle = if histogram.uses_custom_bounds() {
+            (bucket.upper + bucket.lower) / 2.0
+        } else if includes_zero(&bucket) {
+            0.0
         } else {
-            self.quantile_among(self.all_reversed(), (1.0 - q) * self.count, false)
-        }
-    }
-
-    fn quantile_among(
-        &self,
-        mut buckets: impl Iterator<Item = Bucket>,
-        mut rank: f64,
-        ascending: bool,
-    ) -> (f64, Option<NanEffect>) {
-        let mut counted = 0.0;
-        let mut bucket = FloatHistogram::empty(self.schema.clone()).zero_bucket();
-        for next in buckets.by_ref() {
-            bucket = next;
-            counted += bucket.count;
-            if bucket.count != 0.0 && counted >= rank {
-                break;
-            }
-        }
-        if self.uses_custom_bounds() {
-            if bucket.lower == f64::NEG_INFINITY {
-                if bucket.upper <= 0.0 {
-                    return (bucket.upper, None);
-                }
-                bucket.lower = 0.0;
-            } else if bucket.upper == f64::INFINITY {
-                return (bucket.lower, None);
-            }
-        } else if bucket.lower < 0.0 && bucket.upper > 0.0 {
-            self.halve_zero_bucket(&mut bucket);
-        }
-        // Rounding may have made more of the buckets than was counted.
-        counted = counted.min(self.count);
-        if counted < rank {
-            return match self.sum.is_nan() {
-                true => (f64::NAN, Some(NanEffect::IsNan)),
-                false => (bucket.upper, None),
-            };
-        }
-        rank = if ascending { rank - (counted - bucket.count) } else { counted - rank };
-        let mut effect = None;
-        if self.sum.is_nan() {
-            counted = buckets.fold(counted, |counted, bucket| counted + bucket.count);
-            // The sum of infinities of both signs is NaN too, but all of them are in buckets.
-            effect = (counted < self.count).then_some(NanEffect::Skewed);
-        }
-        let fraction = rank / bucket.count;
-        if self.uses_custom_bounds() || bucket.includes_zero() {
-            return (bucket.lower + (bucket.upper - bucket.lower) * fraction, effect);
-        }
-        let (lower, upper) = bucket.logarithms();
-        let value = match bucket.lower > 0.0 {
-            true => (lower + (upper - lower) * fraction).exp2(),
-            false => -(upper + (lower - upper) * (1.0 - fraction)).exp2(),
+            (bucket.upper * bucket.lower).sqrt().copysign(bucket.upper)
         };
-        (value, effect)
+        let distance = middle - mean;
+        let squares = bucket.count * distance * distance;
+        (sum, compensation) = kahan_add(squares, sum, compensation);
     }
-
-    /// If all other buckets have one sign, so have the observations in the zero bucket.
-    fn halve_zero_bucket(&self, bucket: &mut Bucket) {
-        match (self.negative.is_empty(), self.positive.is_empty()) {
-            (true, false) => bucket.lower = 0.0,
-            (false, true) => bucket.upper = 0.0,
-            _ => {}
-        }
-    }
-
-    /// The fraction of observations between two values, and whether there are NaNs, which are between
-    /// none.
-    pub(crate) fn fraction(&self, lower: f64, upper: f64) -> (f64, bool) {
-        if self.count == 0.0 || lower.is_nan() || upper.is_nan() {
-            return (f64::NAN, false);
-        }
-        if lower >= upper {
-            return (0.0, false);
-        }
-        let mut rank = 0.0;
-        let (mut lower_rank, mut upper_rank) = (None, None);
-        for mut bucket in self.all() {
-            let linear = self.uses_custom_bounds() || bucket.includes_zero();
-            if bucket.includes_zero() {
-                self.halve_zero_bucket(&mut bucket);
-            }
-            for (bound, found) in [(lower, &mut lower_rank), (upper, &mut upper_rank)] {
-                if found.is_some() {
-                    continue;
-                }
-                if bucket.lower >= bound {
-                    *found = Some(rank);
-                } else if bucket.upper > bound {
-                    *found = Some(bucket.rank_of(bound, rank, linear));
-                }
-            }
-            if lower_rank.is_some() && upper_rank.is_some() {
-                break;
-            }
-            rank += bucket.count;
-        }
-        let mut counted = self.count;
-        if self.sum.is_nan() {
-            counted = self.all().map(|bucket| bucket.count).sum();
-        }
-        let rank = |found: Option<f64>| found.map_or(counted, |rank| rank.min(counted));
-        let has_nans = self.sum.is_nan() && counted < self.count;
-        ((rank(upper_rank) - rank(lower_rank)) / self.count, has_nans)
-    }
-
-    /// The mean of the squared distances from the mean, each bucket's observations in its middle.
-    pub(crate) fn variance(&self) -> f64 {
-        let mean = self.sum / self.count;
-        let (mut sum, mut compensation) = (0.0, 0.0);
-        for bucket in self.all().filter(|bucket| bucket.count != 0.0) {
-            let middle = if self.uses_custom_bounds() {
-                (bucket.upper + bucket.lower) / 2.0
-            } else if bucket.includes_zero() {
-                0.0
-            } else {
-                (bucket.upper * bucket.lower).sqrt().copysign(bucket.upper)
-            };
-            let distance = middle - mean;
-            let squares = bucket.count * distance * distance;
-            (sum, compensation) = kahan_add(squares, sum, compensation);
-        }
-        (sum + compensation) / self.count
-    }
+    (sum + compensation) / histogram.count
 }
 
-impl Bucket {
-    /// How many observations there are up to `bound`, which lies in this bucket, with `rank` of them
-    /// before it.
-    fn rank_of(&self, bound: f64, rank: f64, linear: bool) -> f64 {
-        if linear {
-            // A bucket from -∞ on has them all at its end.
-            if self.lower == f64::NEG_INFINITY {
-                return self.count;
-            }
-            return rank + self.count * (bound - self.lower) / (self.upper - self.lower);
+/// How many observations there are up to `bound`, which lies in this bucket, with `rank` of them
+/// before it.
+fn rank_of(bucket: &Bucket, bound: f64, rank: f64, linear: bool) -> f64 {
+    if linear {
+        // A bucket from -∞ on has them all at its end.
+        if bucket.lower == f64::NEG_INFINITY {
+            return bucket.count;
         }
-        let (lower, upper) = self.logarithms();
-        let bound_log = bound.abs().log2();
-        let fraction = match bound > 0.0 {
-            true => (bound_log - lower) / (upper - lower),
-            false => 1.0 - (bound_log - upper) / (lower - upper),
-        };
-        rank + self.count * fraction
+        return rank + bucket.count * (bound - bucket.lower) / (bucket.upper - bucket.lower);
     }
+    let (lower, upper) = logarithms(bucket);
+    let bound_log = bound.abs().log2();
+    let fraction = match bound > 0.0 {
+        true => (bound_log - lower) / (upper - lower),
+        false => 1.0 - (bound_log - upper) / (lower - upper),
+    };
+    rank + bucket.count * fraction
 }
 
 #[cfg(test)]
@@ -205,33 +199,33 @@ mod tests {
     #[test]
     fn exponential_buckets_are_filled_as_finer_ones_would_be() {
         let histogram = exponential(0, (0.001, 0.0), (1, &[10.0, 10.0]), (0, &[]));
-        near(histogram.quantile(0.25).0, std::f64::consts::SQRT_2);
-        near(histogram.quantile(0.75).0, 2.0 * std::f64::consts::SQRT_2);
-        near(histogram.fraction(1.0, std::f64::consts::SQRT_2).0, 0.25);
+        near(quantile(&histogram, 0.25).0, std::f64::consts::SQRT_2);
+        near(quantile(&histogram, 0.75).0, 2.0 * std::f64::consts::SQRT_2);
+        near(fraction(&histogram, 1.0, std::f64::consts::SQRT_2).0, 0.25);
         let negative = exponential(0, (0.001, 0.0), (0, &[]), (1, &[10.0]));
-        near(negative.quantile(0.5).0, -std::f64::consts::SQRT_2);
+        near(quantile(&negative, 0.5).0, -std::f64::consts::SQRT_2);
     }
 
     #[test]
     fn the_zero_bucket_has_the_sign_of_the_others() {
         let positive = exponential(0, (0.5, 10.0), (1, &[10.0]), (0, &[]));
-        near(positive.quantile(0.25).0, 0.25);
+        near(quantile(&positive, 0.25).0, 0.25);
         let negative = exponential(0, (0.5, 10.0), (0, &[]), (1, &[10.0]));
-        near(negative.quantile(0.75).0, -0.25);
+        near(quantile(&negative, 0.75).0, -0.25);
         let both = exponential(0, (0.5, 8.0), (1, &[1.0]), (1, &[1.0]));
-        near(both.quantile(0.5).0, 0.0);
+        near(quantile(&both, 0.5).0, 0.0);
     }
 
     #[test]
     fn custom_buckets_end_at_their_finite_bounds() {
         let histogram = custom(&[5.0, 10.0], &[2.0, 6.0, 2.0]);
-        near(histogram.quantile(0.1).0, 2.5);
-        near(histogram.quantile(0.5).0, 7.5);
-        near(histogram.quantile(1.0).0, 10.0);
-        near(custom(&[-5.0, 5.0], &[4.0, 4.0]).quantile(0.1).0, -5.0);
-        near(histogram.fraction(0.0, 7.5).0, 0.5);
+        near(quantile(&histogram, 0.1).0, 2.5);
+        near(quantile(&histogram, 0.5).0, 7.5);
+        near(quantile(&histogram, 1.0).0, 10.0);
+        near(quantile(&custom(&[-5.0, 5.0], &[4.0, 4.0]), 0.1).0, -5.0);
+        near(fraction(&histogram, 0.0, 7.5).0, 0.5);
         // There is no line to take a part of.
-        near(histogram.fraction(20.0, f64::INFINITY).0, 0.2);
+        near(fraction(&histogram, 20.0, f64::INFINITY).0, 0.2);
     }
 
     #[test]
@@ -239,30 +233,30 @@ mod tests {
         let mut histogram = exponential(0, (0.001, 0.0), (1, &[10.0]), (0, &[]));
         histogram.count = 20.0;
         histogram.sum = f64::NAN;
-        assert_eq!(histogram.quantile(0.6).1, Some(NanEffect::IsNan));
-        let (median, effect) = histogram.quantile(0.25);
+        assert_eq!(quantile(&histogram, 0.6).1, Some(NanEffect::IsNan));
+        let (median, effect) = quantile(&histogram, 0.25);
         near(median, std::f64::consts::SQRT_2);
         assert_eq!(effect, Some(NanEffect::Skewed));
-        assert_eq!(histogram.fraction(0.0, f64::INFINITY), (0.5, true));
+        assert_eq!(fraction(&histogram, 0.0, f64::INFINITY), (0.5, true));
     }
 
     #[test]
     fn edges_are_those_of_the_classic_quantile() {
         let histogram = custom(&[1.0], &[0.0, 0.0]);
-        assert!(histogram.quantile(0.5).0.is_nan());
+        assert!(quantile(&histogram, 0.5).0.is_nan());
         let one = custom(&[1.0], &[1.0, 0.0]);
-        assert_eq!(one.quantile(-1.0).0, f64::NEG_INFINITY);
-        assert_eq!(one.quantile(2.0).0, f64::INFINITY);
-        assert_eq!(one.fraction(1.0, 1.0), (0.0, false));
+        assert_eq!(quantile(&one, -1.0).0, f64::NEG_INFINITY);
+        assert_eq!(quantile(&one, 2.0).0, f64::INFINITY);
+        assert_eq!(fraction(&one, 1.0, 1.0), (0.0, false));
     }
 
     #[test]
     fn the_variance_takes_buckets_at_their_middle() {
         let mut histogram = custom(&[1.0, 3.0], &[0.0, 4.0, 0.0]);
         histogram.sum = 4.0;
-        near(histogram.variance(), 1.0);
+        near(variance(&histogram), 1.0);
         let mut exponential = exponential(0, (0.1, 1.0), (2, &[1.0]), (2, &[1.0]));
         exponential.sum = 0.0;
-        near(exponential.variance(), 16.0 / 3.0);
+        near(variance(&exponential), 16.0 / 3.0);
     }
 }

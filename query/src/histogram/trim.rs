@@ -30,109 +30,106 @@ enum Spread {
     Negative,
 }
 
-impl FloatHistogram {
-    pub fn trim(&self, side: Side, at: f64) -> FloatHistogram {
-        let mut trimmed = self.clone();
-        let (mut count, mut sum, mut cut) = (0.0, 0.0, false);
-        let mut keep = |before: f64, kept: Kept| {
-            count += kept.count;
-            sum += kept.count * kept.mean;
-            cut |= kept.count != before;
-        };
-        let linear = self.uses_custom_bounds();
-        let spread = if linear { Spread::Linear } else { Spread::Positive };
-        let sides = [
-            (trimmed.positive.counts_mut(), self.positive().collect::<Vec<_>>(), spread),
-            (trimmed.negative.counts_mut(), self.negative().collect(), Spread::Negative),
-        ];
-        for (counts, buckets, spread) in sides {
-            for (left, bucket) in counts.iter_mut().zip(buckets).filter(|(left, _)| **left != 0.0) {
-                let kept = bucket.trimmed(side, at, spread);
-                *left = kept.count;
-                keep(bucket.count, kept);
+/// What a trim operator keeps.
+pub fn trim(histogram: &FloatHistogram, side: Side, at: f64) -> FloatHistogram {
+    let mut trimmed = histogram.clone();
+    let (mut count, mut sum, mut cut) = (0.0, 0.0, false);
+    let mut keep = |before: f64, kept: Kept| {
+        count += kept.count;
+        sum += kept.count * kept.mean;
+        cut |= kept.count != before;
+    };
+    let linear = histogram.uses_custom_bounds();
+    let spread = if linear { Spread::Linear } else { Spread::Positive };
+    let sides = [
+        (trimmed.positive.counts_mut(), histogram.positive().collect::<Vec<_>>(), spread),
+        (trimmed.negative.counts_mut(), histogram.negative().collect(), Spread::Negative),
+    ];
+    for (counts, buckets, spread) in sides {
+        for (left, bucket) in counts.iter_mut().zip(buckets).filter(|(left, _)| **left != 0.0) {
+            let kept = trimmed_bucket(&bucket, side, at, spread);
+            *left = kept.count;
+            keep(bucket.count, kept);
+        }
+    }
+    if histogram.zero_count > 0.0 {
+        let kept = trimmed_bucket(&zero_bucket_by_signs(histogram), side, at, Spread::Linear);
+        trimmed.zero_count = kept.count;
+        keep(histogram.zero_count, kept);
+    }
+    if cut {
+        (trimmed.count, trimmed.sum) = (count, sum);
+        trimmed.compact();
+    }
+    trimmed
+}
+
+/// The zero bucket, of which half is left if all other observations have one sign.
+fn zero_bucket_by_signs(histogram: &FloatHistogram) -> Bucket {
+    let populated = |counts: &[f64]| counts.iter().any(|count| *count != 0.0);
+    let mut zero = histogram.zero_bucket();
+    match (populated(histogram.negative.counts()), populated(histogram.positive.counts())) {
+        (false, true) => zero.lower = 0.0,
+        (true, false) => zero.upper = 0.0,
+        _ => {}
+    }
+    zero
+}
+
+fn trimmed_bucket(bucket: &Bucket, side: Side, at: f64, spread: Spread) -> Kept {
+    let Bucket { lower, upper, count, .. } = *bucket;
+    let (all, some) = match side {
+        Side::UpTo => (upper <= at, lower < at),
+        Side::From => (lower >= at, upper > at),
+    };
+    if all {
+        return Kept { count, mean: middle(lower, upper, spread) };
+    }
+    if !some {
+        return Kept { count: 0.0, mean: 0.0 };
+    }
+    if lower.is_infinite() || upper.is_infinite() {
+        return trimmed_without_end(bucket, side, at);
+    }
+    let below = match spread {
+        Spread::Linear => (at - lower) / (upper - lower),
+        _ => {
+            let [lower, upper, at] = [lower, upper, at].map(|bound| bound.abs().log2());
+            match spread {
+                Spread::Positive => (at - lower) / (upper - lower),
+                _ => 1.0 - (at - upper) / (lower - upper),
             }
         }
-        if self.zero_count > 0.0 {
-            let kept = self.zero_bucket_by_signs().trimmed(side, at, Spread::Linear);
-            trimmed.zero_count = kept.count;
-            keep(self.zero_count, kept);
-        }
-        if cut {
-            (trimmed.count, trimmed.sum) = (count, sum);
-            trimmed.compact();
-        }
-        trimmed
-    }
-
-    /// The zero bucket, of which half is left if all other observations have one sign.
-    fn zero_bucket_by_signs(&self) -> Bucket {
-        let populated = |counts: &[f64]| counts.iter().any(|count| *count != 0.0);
-        let mut zero = self.zero_bucket();
-        match (populated(self.negative.counts()), populated(self.positive.counts())) {
-            (false, true) => zero.lower = 0.0,
-            (true, false) => zero.upper = 0.0,
-            _ => {}
-        }
-        zero
+    };
+    match side {
+        Side::UpTo => Kept { count: count * below, mean: middle(lower, at, spread) },
+        Side::From => Kept { count: count - count * below, mean: middle(at, upper, spread) },
     }
 }
 
-impl Bucket {
-    fn trimmed(&self, side: Side, at: f64, spread: Spread) -> Kept {
-        let Bucket { lower, upper, count, .. } = *self;
-        let (all, some) = match side {
-            Side::UpTo => (upper <= at, lower < at),
-            Side::From => (lower >= at, upper > at),
-        };
-        if all {
-            return Kept { count, mean: middle(lower, upper, spread) };
-        }
-        if !some {
-            return Kept { count: 0.0, mean: 0.0 };
-        }
-        if lower.is_infinite() || upper.is_infinite() {
-            return self.trimmed_without_end(side, at);
-        }
-        let below = match spread {
-            Spread::Linear => (at - lower) / (upper - lower),
-            _ => {
-                let [lower, upper, at] = [lower, upper, at].map(|bound| bound.abs().log2());
-                match spread {
-                    Spread::Positive => (at - lower) / (upper - lower),
-                    _ => 1.0 - (at - upper) / (lower - upper),
-                }
+/// What is left of a bucket without a lower or an upper end, in which `at` lies.
+///
+/// Where such a bucket has observations is unknown. One from -∞ to a positive bound is taken to
+/// begin at 0, as quantiles take it; else all or nothing is kept, as `histogram_fraction` counts.
+fn trimmed_without_end(bucket: &Bucket, side: Side, at: f64) -> Kept {
+    let Bucket { lower, upper, count, .. } = *bucket;
+    let nothing = Kept { count: 0.0, mean: 0.0 };
+    if lower == f64::NEG_INFINITY {
+        let ends_positive = upper > 0.0 && upper.is_finite();
+        return match side {
+            Side::UpTo if ends_positive && at > 0.0 => {
+                Kept { count: count * at / upper, mean: at / 2.0 }
             }
+            Side::UpTo if upper <= 0.0 => Kept { count, mean: at },
+            Side::From if ends_positive && at >= 0.0 => {
+                Kept { count: count * (1.0 - at / upper), mean: (at + upper) / 2.0 }
+            }
+            _ => nothing,
         };
-        match side {
-            Side::UpTo => Kept { count: count * below, mean: middle(lower, at, spread) },
-            Side::From => Kept { count: count - count * below, mean: middle(at, upper, spread) },
-        }
     }
-
-    /// What is left of a bucket without a lower or an upper end, in which `at` lies.
-    ///
-    /// Where such a bucket has observations is unknown. One from -∞ to a positive bound is taken to
-    /// begin at 0, as quantiles take it; else all or nothing is kept, as `histogram_fraction` counts.
-    fn trimmed_without_end(&self, side: Side, at: f64) -> Kept {
-        let Bucket { lower, upper, count, .. } = *self;
-        let nothing = Kept { count: 0.0, mean: 0.0 };
-        if lower == f64::NEG_INFINITY {
-            let ends_positive = upper > 0.0 && upper.is_finite();
-            return match side {
-                Side::UpTo if ends_positive && at > 0.0 => {
-                    Kept { count: count * at / upper, mean: at / 2.0 }
-                }
-                Side::UpTo if upper <= 0.0 => Kept { count, mean: at },
-                Side::From if ends_positive && at >= 0.0 => {
-                    Kept { count: count * (1.0 - at / upper), mean: (at + upper) / 2.0 }
-                }
-                _ => nothing,
-            };
-        }
-        match side {
-            Side::UpTo => nothing,
-            Side::From => Kept { count, mean: at },
-        }
+    match side {
+        Side::UpTo => nothing,
+        Side::From => Kept { count, mean: at },
     }
 }
 
@@ -160,19 +157,19 @@ mod tests {
     #[test]
     fn what_is_not_cut_stays_as_it_is() {
         let histogram = exponential(0, (0.01, 1.0), (0, &[2.0, 0.0]), (0, &[4.0]));
-        assert_eq!(histogram.trim(Side::UpTo, f64::INFINITY), histogram);
-        assert_eq!(histogram.trim(Side::From, -2.0), histogram);
+        assert_eq!(trim(&histogram, Side::UpTo, f64::INFINITY), histogram);
+        assert_eq!(trim(&histogram, Side::From, -2.0), histogram);
     }
 
     #[test]
     fn a_bucket_is_divided_where_a_finer_one_would_begin() {
         let histogram = exponential(0, (0.0, 0.0), (0, &[2.0, 4.0]), (0, &[8.0]));
-        let low = histogram.trim(Side::UpTo, std::f64::consts::SQRT_2);
+        let low = trim(&histogram, Side::UpTo, std::f64::consts::SQRT_2);
         assert!((low.count - 12.0).abs() < 1e-9);
         // √(0.5 · 1) · 2 + √(1 · √2) · 2 - √(0.5 · 1) · 8
         let expected = 0.5f64.sqrt() * -6.0 + 2.0 * 2f64.powf(0.25);
         assert!((low.sum - expected).abs() < 1e-9, "{}", low.sum);
-        let high = histogram.trim(Side::From, -std::f64::consts::FRAC_1_SQRT_2);
+        let high = trim(&histogram, Side::From, -std::f64::consts::FRAC_1_SQRT_2);
         assert!((high.negative.counts()[0] - 4.0).abs() < 1e-9);
     }
 
@@ -180,7 +177,7 @@ mod tests {
     fn custom_buckets_without_an_end_are_kept_or_not() {
         let histogram = custom(&[-5.0, 5.0], &[1.0, 10.0, 100.0]);
         let kept = |side, at| {
-            let trimmed = histogram.trim(side, at);
+            let trimmed = trim(&histogram, side, at);
             (trimmed.count, trimmed.sum)
         };
         assert_eq!(kept(Side::UpTo, -7.0), (1.0, -7.0));
@@ -189,7 +186,7 @@ mod tests {
         assert_eq!(kept(Side::From, 7.0), (100.0, 700.0));
         assert_eq!(kept(Side::From, -7.0), (110.0, 500.0));
         let positive = custom(&[5.0], &[10.0, 100.0]);
-        assert_eq!(positive.trim(Side::UpTo, 2.0).count, 4.0);
-        assert_eq!(positive.trim(Side::From, 2.0).count, 106.0);
+        assert_eq!(trim(&positive, Side::UpTo, 2.0).count, 4.0);
+        assert_eq!(trim(&positive, Side::From, 2.0).count, 106.0);
     }
 }

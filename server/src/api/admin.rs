@@ -18,15 +18,21 @@ struct SnapshotName {
     name: String,
 }
 
-fn check_allowed(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+/// What `--web.enable-admin-api` allows, and to no web page.
+pub(super) fn check_allowed(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     if !app.config.enable_admin_api {
         return Err(ApiError::new(ErrorKind::Unavailable, "admin APIs disabled"));
     }
-    // A page that asks for this does so behind its reader's back.
-    if headers.contains_key(ORIGIN) {
-        return Err(ApiError::new(ErrorKind::Forbidden, "not from web pages"));
+    refuse_web_pages(headers)
+}
+
+/// A page that changes anything on a server its reader's browser happens to reach does so behind
+/// the reader's back.
+pub(crate) fn refuse_web_pages(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.contains_key(ORIGIN) {
+        true => Err(ApiError::new(ErrorKind::Forbidden, "not for requests of web pages")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes a snapshot folder. `skip_head`, which Prometheus knows, would leave out what was

@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
-use hyper::header::{HeaderMap, ORIGIN};
+use hyper::header::HeaderMap;
 use icecore_query::go_format::quote;
 use icecore_storage::deletes::{Hides, Receipt};
 use icecore_storage::matcher::Matcher;
 use icecore_storage::time::TimeRange;
 use serde::Serialize;
 
+use crate::api::admin::check_allowed;
 use crate::api::selectors;
 use crate::app::{App, blocking, enter};
 use crate::clock;
-use crate::http::error::{ApiError, ErrorKind};
+use crate::http::error::ApiError;
 use crate::http::params::Params;
 use crate::http::reply;
 use crate::http::time::{MAX_TIME_MS, MIN_TIME_MS, format_rfc3339};
@@ -92,17 +93,6 @@ fn selector_text(matchers: &[Matcher]) -> String {
     };
     let matchers: Vec<String> = matchers.iter().map(text).collect();
     format!("{{{}}}", matchers.join(", "))
-}
-
-fn check_allowed(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
-    if !app.config.enable_admin_api {
-        return Err(ApiError::new(ErrorKind::Unavailable, "admin APIs disabled"));
-    }
-    // A page that asks for this does so behind its reader's back.
-    if headers.contains_key(ORIGIN) {
-        return Err(ApiError::new(ErrorKind::Forbidden, "not from web pages"));
-    }
-    Ok(())
 }
 
 /// What is asked to be deleted.

@@ -18,4 +18,5 @@ pub(crate) mod result;
 pub(crate) mod retention;
 pub(crate) mod selectors;
 pub(crate) mod status;
+pub(crate) mod tsdb;
 pub(crate) mod write;

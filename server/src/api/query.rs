@@ -100,8 +100,9 @@ impl Question {
     }
 }
 
-/// Tells the engine, when it is dropped, that nobody waits any more.
-struct CancelOnDrop(Arc<AtomicBool>);
+/// Tells whoever works, when it is dropped, that nobody waits any more.
+#[derive(Default)]
+pub(crate) struct CancelOnDrop(pub(crate) Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -140,7 +141,7 @@ async fn evaluate(
         return Err(ApiError::new(ErrorKind::Timeout, "query timed out in query queue"));
     };
     let queued = asked.elapsed();
-    let cancelled = CancelOnDrop(Arc::default());
+    let cancelled = CancelOnDrop::default();
     let options = QueryOptions {
         lookback_ms: question.lookback_ms,
         deadline: Some(deadline),

@@ -11,6 +11,7 @@ use icecore_storage::retention::policy::Policies;
 use icecore_storage::retention::report::Report;
 use serde::{Deserialize, Serialize};
 
+use crate::api::admin::refuse_web_pages;
 use crate::app::{App, blocking, enter};
 use crate::clock;
 use crate::config::FORM_BYTES_MAX;
@@ -21,7 +22,6 @@ use crate::http::params::Params;
 use crate::http::reply;
 use crate::report::Format;
 use crate::report::document::{Document, DropJson, LimitJson, RowJson};
-use crate::routes::refuse_web_pages;
 
 pub(crate) async fn report(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
     let format = match params.get("format") {
@@ -46,7 +46,7 @@ pub(crate) async fn report(app: &Arc<App>, params: Params) -> Result<Response, A
 
 /// The body is a configuration file; an empty one asks about the policies in force.
 pub(crate) async fn plan(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
-    refuse_web_pages(&request)?;
+    refuse_web_pages(request.headers())?;
     let asked = Asked::read(request).await?;
     let policies = asked.policies(app)?.unwrap_or_else(|| app.reload.policies());
     let report = planned(app, policies).await?;
@@ -165,7 +165,7 @@ impl From<&Document> for Outlook {
 }
 
 pub(crate) async fn what_if(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
-    refuse_web_pages(&request)?;
+    refuse_web_pages(request.headers())?;
     let asked = Asked::read(request).await?;
     let Some(policies) = asked.policies(app)? else {
         return Err(ApiError::bad_data(
@@ -206,7 +206,7 @@ struct ConfirmedJson {
 }
 
 pub(crate) async fn confirm(app: &Arc<App>, request: Request) -> Result<Response, ApiError> {
-    refuse_web_pages(&request)?;
+    refuse_web_pages(request.headers())?;
     let db = Arc::clone(app.db()?);
     let confirmed = blocking(move || db.confirm_retention(clock::now_ms())).await?;
     Ok(reply::value(&ConfirmedJson { blocks: confirmed.blocks.len(), bytes: confirmed.bytes }))

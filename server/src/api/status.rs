@@ -1,15 +1,11 @@
 //! `/api/v1/status/…`, and the lists of rules and alerts, which are empty: Icecore evaluates none.
 
-use std::sync::Arc;
-
 use axum::response::Response;
 use serde::Serialize;
 
 use crate::app::App;
 use crate::clock;
 use crate::duration;
-use crate::http::error::ApiError;
-use crate::http::params::Params;
 use crate::http::reply;
 use crate::http::time::format_rfc3339;
 
@@ -19,10 +15,6 @@ use crate::http::time::format_rfc3339;
 const PROMETHEUS_API_VERSION: &str = "3.14.0";
 
 const OWN_VERSION: &str = concat!("icecore-", env!("CARGO_PKG_VERSION"));
-
-/// Prometheus's default and greatest `limit` of `/status/tsdb`.
-const TSDB_LIMIT: usize = 10;
-const TSDB_LIMIT_MAX: usize = 10_000;
 
 /// There is no `features` and no `application` here: with either, Grafana takes the server for
 /// Mimir and offers to edit rules.
@@ -81,66 +73,6 @@ pub(crate) fn flags(app: &App) -> Response {
     let flags: std::collections::BTreeMap<&str, &str> =
         app.config.flags.iter().map(|(name, value)| (*name, value.as_str())).collect();
     reply::value(&flags)
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Tsdb {
-    head_stats: HeadStats,
-    series_count_by_metric_name: Vec<Count>,
-    label_value_count_by_label_name: Vec<Count>,
-    memory_in_bytes_by_label_name: Vec<Count>,
-    series_count_by_label_value_pair: Vec<Count>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct HeadStats {
-    num_series: u64,
-    num_label_pairs: u64,
-    chunk_count: u64,
-    min_time: i64,
-    max_time: i64,
-}
-
-#[derive(Serialize)]
-struct Count {
-    name: String,
-    value: u64,
-}
-
-pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, ApiError> {
-    let limit = match params.get("limit") {
-        "" => TSDB_LIMIT,
-        text => match text.parse::<usize>() {
-            Ok(0) | Err(_) => return Err(ApiError::bad_data("limit must be a positive number")),
-            Ok(limit) if limit > TSDB_LIMIT_MAX => {
-                let error = format!("limit must not exceed {TSDB_LIMIT_MAX}");
-                return Err(ApiError::bad_data(error));
-            }
-            Ok(limit) => limit,
-        },
-    };
-    let stats = app.db()?.stats();
-    let cardinality = app.look_up(move |snapshot| Ok(snapshot.cardinality(limit))).await?;
-    let counts = |counts: Vec<(String, u64)>| {
-        counts.into_iter().map(|(name, value)| Count { name, value }).collect()
-    };
-    // An empty head reaches from the end of time to its beginning, as Prometheus's does.
-    let (min_time, max_time) = stats.head_range_ms.unwrap_or((i64::MAX, i64::MIN));
-    Ok(reply::value(&Tsdb {
-        head_stats: HeadStats {
-            num_series: stats.head_series,
-            num_label_pairs: stats.head_label_pairs,
-            chunk_count: stats.head_chunks,
-            min_time,
-            max_time,
-        },
-        series_count_by_metric_name: counts(cardinality.series_by_metric),
-        label_value_count_by_label_name: counts(cardinality.values_by_label),
-        memory_in_bytes_by_label_name: counts(cardinality.bytes_by_label),
-        series_count_by_label_value_pair: counts(cardinality.series_by_pair),
-    }))
 }
 
 #[derive(Serialize)]

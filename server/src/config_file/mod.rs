@@ -3,11 +3,14 @@
 //! A mistake is refused with its line and what would have been right, at the start and at a reload
 //! alike; unknown keys are mistakes. What a section means is in the file of its name.
 
+mod cardinality;
 mod retention;
+mod selector;
 
 use std::path::Path;
 
 use icecore_storage::retention::policy::Policies;
+use icecore_storage::series_limits::SeriesLimit;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
@@ -22,6 +25,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct ConfigFile {
     /// `None` without a section of this name.
     pub retention: Option<Retention>,
+    /// None without a section `cardinality`.
+    pub series_limits: Vec<SeriesLimit>,
 }
 
 /// A mistake in a file.
@@ -49,6 +54,8 @@ impl std::fmt::Display for Mistake {
 struct Sections {
     #[serde(default)]
     retention: Option<Spanned<retention::Section>>,
+    #[serde(default)]
+    cardinality: Option<cardinality::Section>,
 }
 
 /// Reads and checks a file; an error begins with the file's name and the line.
@@ -69,13 +76,15 @@ pub fn parse(text: &str) -> Result<ConfigFile, Mistake> {
     })?;
     let sections = sections.unwrap_or_default();
     let retention = sections.retention.map(|section| retention::check(&section)).transpose()?;
-    Ok(ConfigFile { retention })
+    let series_limits = sections.cardinality.as_ref().map(cardinality::check).transpose()?;
+    Ok(ConfigFile { retention, series_limits: series_limits.unwrap_or_default() })
 }
 
 /// What the file and the flag beside it come to.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub policies: Policies,
+    pub series_limits: Vec<SeriesLimit>,
     /// What the file says that has no effect yet.
     pub without_effect: Vec<&'static str>,
 }
@@ -92,6 +101,7 @@ impl Loaded {
 /// The configuration of `--config.file` and `--storage.retention`, or the defaults.
 pub fn load(file: Option<&Path>, retention_flag_ms: Option<i64>) -> anyhow::Result<Loaded> {
     let read = file.map(read).transpose()?.unwrap_or_default();
+    let series_limits = read.series_limits;
     match (read.retention, retention_flag_ms, file) {
         (Some(_), Some(_), Some(file)) => anyhow::bail!(
             "--storage.retention and the section `retention` of {} say the same thing: leave one out",
@@ -99,11 +109,11 @@ pub fn load(file: Option<&Path>, retention_flag_ms: Option<i64>) -> anyhow::Resu
         ),
         (Some(retention), ..) => {
             let Retention { policies, without_effect, .. } = retention;
-            Ok(Loaded { policies, without_effect })
+            Ok(Loaded { policies, series_limits, without_effect })
         }
         (None, flag, _) => {
             let policies = flag.map_or_else(Policies::default, Policies::raw_only);
-            Ok(Loaded { policies, without_effect: Vec::new() })
+            Ok(Loaded { policies, series_limits, without_effect: Vec::new() })
         }
     }
 }
@@ -133,6 +143,7 @@ mod tests {
             ("retention:\n  metric: []\n", 2, "unknown field `metric`"),
             ("retention: {}\nretention: {}\n", 2, "duplicate"),
             ("\n\nretention: [\n", 3, ""),
+            ("cardinality: [ { active_series: 5 } ]\n", 1, "mapping"),
             ("a: b: c\n", 1, ""),
             ("- retention\n", 1, ""),
         ] {

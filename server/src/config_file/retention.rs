@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use icecore_query::parser::{self, ParserOptions};
 use icecore_storage::duration;
-use icecore_storage::matcher::{MatchOp, Matcher};
+use icecore_storage::matcher::Matcher;
 use icecore_storage::retention::hold::{HOLDS_MAX, Hold};
 use icecore_storage::retention::policy::{Policies, Policy, Tier, resolution};
 use icecore_storage::time::{DAY_MS, MINUTE_MS, TimeRange, WINDOW_MS};
@@ -13,7 +12,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
 use super::Mistake;
-use crate::api::selectors;
+use super::selector::selector;
 use crate::http::time::parse_time_ms;
 use crate::size::{Size, parse_bytes};
 
@@ -169,38 +168,6 @@ fn check_reachable(
     }
     before.push((matchers.to_vec(), at.line()));
     Ok(())
-}
-
-/// The matchers of a selector; none where there is no selector.
-fn selector(text: Option<&Spanned<String>>) -> Result<Vec<Matcher>, Mistake> {
-    let Some(text) = text else { return Ok(Vec::new()) };
-    let wrong = |reason: String| Mistake::at(text.referenced, format!("match: {reason}"));
-    let all_empty = "vector selector must contain at least one non-empty matcher";
-    let expr =
-        parser::parse(&text.value, ParserOptions::default()).map_err(|errors| {
-            match errors.errors.first() {
-                Some(error) if error.message == all_empty => {
-                    wrong("this selects everything; leave `match` out to say so".into())
-                }
-                _ => wrong(errors.to_string()),
-            }
-        })?;
-    let matchers = selectors::plain_selector(&expr)
-        .ok_or_else(|| wrong(format!("{:?} is not a selector alone", text.value)))?;
-    if let Some((one, other)) = contradiction(&matchers) {
-        return Err(wrong(format!("no series has {one} and {other}")));
-    }
-    Ok(matchers)
-}
-
-/// Two matchers that no value of a label fulfils both.
-fn contradiction(matchers: &[Matcher]) -> Option<(String, String)> {
-    let named = Matcher::new("__name__", MatchOp::NotEqual, "").expect("not a pattern");
-    let equal = matchers.iter().filter(|matcher| matcher.op() == MatchOp::Equal);
-    equal
-        .flat_map(|one| matchers.iter().chain([&named]).map(move |other| (one, other)))
-        .find(|(one, other)| one.name() == other.name() && !other.matches(one.value()))
-        .map(|(one, other)| (one.to_string(), other.to_string()))
 }
 
 fn tiers(text: &Spanned<TiersText>) -> Result<Vec<Tier>, Mistake> {

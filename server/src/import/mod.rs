@@ -197,7 +197,7 @@ fn import(
         import_window(db, source, window, into.verify, summary, &mut progress)
             .with_context(|| format!("the import stopped at {}", progress::name_of(window)))?;
     }
-    progress.end();
+    progress.finish();
     db.close(clock::now_ms()).context("cannot close the database")
 }
 

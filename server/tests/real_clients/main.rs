@@ -10,6 +10,7 @@
 //! - `prometheus_import`: a switch from Debian's Prometheus: its directory is imported, and both answer
 //!   alike.
 //! - `capacity_report`: Python reads the report in all its forms.
+//! - `tsdb_status`: Debian's Prometheus and Icecore name the same metrics, labels and pairs as the greatest.
 //! - `data_directory`: a full disk, and a second process on the same directory.
 //!
 //! Every program is a child of the test and ends with it. Where one is missing the test says
@@ -43,3 +44,4 @@ mod process;
 mod prometheus_import;
 mod random_patterns;
 mod random_queries;
+mod tsdb_status;

@@ -64,6 +64,12 @@ impl Pair {
         [theirs, self.icecore.post_form(path, parameters)]
     }
 
+    /// The answers to a GET, of Prometheus and of Icecore.
+    pub(crate) fn get(&self, path: &str) -> [Answer; 2] {
+        let theirs = client::send(self.prometheus_address, "GET", path, &[], b"").unwrap();
+        [theirs, self.icecore.get(path)]
+    }
+
     pub(crate) fn end(self) {
         self.icecore.terminate();
     }

@@ -1,25 +1,19 @@
 //! Merging: the blocks of one window become one, as if their samples had come together.
 //!
 //! A [`Merge`] is carried out in slices, so that sealing and checkpoints never wait for a large one.
-//! It holds the labels of all its series and the samples of one.
 
 use std::sync::Arc;
 
 use crate::compaction::seal::families;
+use crate::compaction::union::{Kept, Union};
 use crate::deletes::live::LiveBlock;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
-use crate::metrics::block::writer::{BlockWriter, Pages, data_order, sort_series};
-use crate::metrics::chunk;
-use crate::metrics::rollup::{Components, Rollup};
-use crate::metrics::sample::Samples;
+use crate::metrics::block::writer::{BlockWriter, Pages};
 use crate::time::{TimeRange, WINDOW_MS, windows_of};
-
-/// Where a merged series comes from: (input, id there).
-pub(super) type Origins = Vec<(u32, u32)>;
 
 /// Exemplars by the ids of the merged block, and metadata.
 type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
@@ -28,18 +22,11 @@ type Described = (Vec<(u32, Exemplar)>, Vec<Metadata>);
 #[derive(Debug)]
 pub(crate) struct Merge {
     id: BlockId,
-    inputs: Vec<LiveBlock>,
-    labels: Vec<Labels>,
-    origins: Vec<Origins>,
-    /// Ids in the order of data, and how many of them are written.
-    order: Vec<u32>,
-    written: usize,
+    union: Union,
     /// Ids of the series that have rows.
     kept: Vec<u32>,
     writer: BlockWriter,
     is_rollup: bool,
-    samples: Samples,
-    other: Samples,
 }
 
 impl Merge {
@@ -77,23 +64,9 @@ impl Merge {
         let is_recent = meta.window.end_ms.saturating_sub(meta.window.start_ms) < WINDOW_MS;
         let pages = if is_recent { Pages::Plain } else { Pages::Compressed };
         let (id, is_rollup) = (meta.id, meta.tier_ms > 0);
-        let (labels, origins) = union(&inputs, keep)?;
-        let order = data_order(labels.iter());
+        let union = Union::of(inputs, keep)?;
         let writer = BlockWriter::create(disk.clone(), meta, pages)?;
-        let (samples, other) = Default::default();
-        Ok(Merge {
-            id,
-            inputs,
-            labels,
-            origins,
-            order,
-            written: 0,
-            kept: Vec::new(),
-            writer,
-            is_rollup,
-            samples,
-            other,
-        })
+        Ok(Merge { id, union, kept: Vec::new(), writer, is_rollup })
     }
 
     /// Number of the block in the making.
@@ -102,77 +75,42 @@ impl Merge {
     }
 
     pub(crate) fn inputs(&self) -> &[LiveBlock] {
-        &self.inputs
+        self.union.inputs()
     }
 
     /// Writes further series until it has written `rows` rows or all; whether it has all.
     pub(crate) fn advance(&mut self, rows: usize) -> Result<bool> {
-        let mut done = 0;
-        while done < rows && self.written < self.order.len() {
-            let id = self.order[self.written];
-            done += match self.is_rollup {
-                true => self.append_rollup(id)?,
-                false => self.append_samples(id)?,
+        let Merge { union, kept, writer, is_rollup, .. } = self;
+        union.advance(rows, |union, id| {
+            let rows = if *is_rollup {
+                let rollup = union.read_rollup(id)?;
+                if rollup.is_empty() {
+                    return Ok(0);
+                }
+                writer.append_rollup(&rollup)?;
+                rollup.ends().len()
+            } else {
+                let samples = union.read(id, TimeRange::ALL)?;
+                if samples.is_empty() {
+                    return Ok(0);
+                }
+                writer.append(samples)?;
+                samples.len()
             };
-            self.written += 1;
-        }
-        Ok(self.written == self.order.len())
-    }
-
-    fn append_samples(&mut self, id: u32) -> Result<usize> {
-        let Merge { samples, other, .. } = self;
-        samples.clear();
-        for (input, id) in &self.origins[id as usize] {
-            other.clear();
-            self.inputs[*input as usize].read(*id, TimeRange::ALL, None, other)?;
-            chunk::merge(samples, other);
-        }
-        if samples.is_empty() {
-            return Ok(1);
-        }
-        self.writer.append(samples)?;
-        self.kept.push(id);
-        Ok(samples.len())
-    }
-
-    /// Of two blocks of a tier that cover a time the newer one was made again from the raw samples.
-    fn append_rollup(&mut self, id: u32) -> Result<usize> {
-        let mut merged = Rollup::default();
-        for (input, id) in &self.origins[id as usize] {
-            let mut one = Rollup::default();
-            let input = &self.inputs[*input as usize];
-            input.read_rollup(*id, TimeRange::ALL, Components::ALL, &mut one)?;
-            let newer = self.inputs.iter().map(|block| block.meta());
-            for meta in newer.filter(|meta| meta.id > input.meta().id) {
-                one.remove(meta.window);
-            }
-            merged.merge(one);
-        }
-        if merged.is_empty() {
-            return Ok(1);
-        }
-        self.writer.append_rollup(&merged)?;
-        self.kept.push(id);
-        Ok(merged.ends().len())
+            kept.push(id);
+            Ok(rows)
+        })
     }
 
     /// Completes the file. All series have been written. `None` if nothing is left of them.
-    pub(crate) fn finish(mut self) -> Result<Option<BlockMeta>> {
+    pub(crate) fn finish(self) -> Result<Option<BlockMeta>> {
         // An empty rollup says that its days were done.
         if self.kept.is_empty() && !self.is_rollup {
             return Ok(None);
         }
-        self.kept.sort_unstable();
-        let mut kept = self.kept.iter().map(|id| *id as usize).peekable();
-        let mut number = 0..;
-        let mut is_kept = || {
-            let id = number.next().expect("numbers do not end");
-            kept.next_if_eq(&id).is_some()
-        };
-        let with_origins = self.labels.into_iter().zip(self.origins).filter(|_| is_kept());
-        let (labels, origins): (Vec<Labels>, Vec<Origins>) = with_origins.unzip();
-        let (exemplars, metadata) = describe(&self.inputs, &labels, &origins)?;
-        self.writer.finish(&labels, &exemplars, &metadata).map(Some)
+        let (inputs, kept) = self.union.keep(self.kept);
+        let (exemplars, metadata) = describe(&inputs, &kept)?;
+        self.writer.finish(&kept.labels, &exemplars, &metadata).map(Some)
     }
 }
 
@@ -188,49 +126,12 @@ fn sequence(inputs: &[LiveBlock], window: TimeRange) -> u64 {
     windows_of(window).map(known).min().unwrap_or(0)
 }
 
-/// All series that are to be kept in the order of ids, each with its origins.
-pub(super) fn union(
-    inputs: &[LiveBlock],
-    keep: impl Fn(&Labels) -> bool,
-) -> Result<(Vec<Labels>, Vec<Origins>)> {
-    let mut series: Vec<(Labels, (u32, u32))> = Vec::new();
-    for (input, block) in inputs.iter().enumerate() {
-        block.visit_labels(&block.index.all(), |id, labels| {
-            if keep(&labels) {
-                series.push((labels, (input as u32, id)));
-            }
-        })?;
-    }
-    sort_series(&mut series);
-    let mut labels: Vec<Labels> = Vec::new();
-    let mut origins: Vec<Origins> = Vec::new();
-    for (one, origin) in series {
-        match (labels.last(), origins.last_mut()) {
-            (Some(last), Some(known)) if *last == one => known.push(origin),
-            _ => {
-                labels.push(one);
-                origins.push(vec![origin]);
-            }
-        }
-    }
-    Ok((labels, origins))
-}
-
-fn describe(inputs: &[LiveBlock], labels: &[Labels], origins: &[Origins]) -> Result<Described> {
-    let mut merged_ids: Vec<((u32, u32), u32)> = Vec::new();
-    for (id, origins) in origins.iter().enumerate() {
-        merged_ids.extend(origins.iter().map(|origin| (*origin, id as u32)));
-    }
-    merged_ids.sort_unstable();
+fn describe(inputs: &[LiveBlock], kept: &Kept) -> Result<Described> {
     let mut exemplars = Vec::new();
     let mut metadata: Vec<Metadata> = Vec::new();
     for (input, block) in inputs.iter().enumerate() {
-        for (id, exemplar) in block.exemplars()? {
-            let origin = (input as u32, id);
-            if let Ok(at) = merged_ids.binary_search_by_key(&origin, |(origin, _)| *origin) {
-                exemplars.push((merged_ids[at].1, exemplar));
-            }
-        }
+        let of_block = block.exemplars()?.into_iter();
+        exemplars.extend(of_block.filter_map(|(id, one)| Some((kept.id_of(input, id)?, one))));
         for one in block.metadata()? {
             if !metadata.contains(&one) {
                 metadata.push(one);
@@ -243,5 +144,5 @@ fn describe(inputs: &[LiveBlock], labels: &[Labels], origins: &[Origins]) -> Res
     });
     exemplars.dedup();
     metadata.sort_by(|a, b| a.family.cmp(&b.family));
-    Ok((exemplars, families(metadata.iter(), labels)))
+    Ok((exemplars, families(metadata.iter(), &kept.labels)))
 }

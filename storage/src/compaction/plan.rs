@@ -65,9 +65,8 @@ pub(crate) struct Situation {
     pub(crate) log_bytes: u64,
     /// Blocks under a legal hold.
     pub(crate) on_hold: Vec<BlockId>,
-    /// A merge was begun and is not finished.
-    pub(crate) is_merging: bool,
-    pub(crate) is_rolling_up: bool,
+    /// A merge or a rollup was begun and is not finished.
+    pub(crate) is_rewriting: bool,
     /// Days whose raw samples changed after they were rolled up.
     pub(crate) dirty: BTreeSet<rollup::Day>,
     /// The wall clock cannot be trusted: nothing is dropped.
@@ -89,12 +88,10 @@ pub(crate) enum Step {
     Classify(Vec<BlockId>),
     /// Begin to make one block of several.
     Merge(Due),
-    /// Go on with the merge that was begun.
-    GoOn,
     /// Begin to roll up a day.
     RollUp(rollup::Due),
-    /// Go on with the day that was begun.
-    GoOnRollingUp,
+    /// Go on with what was begun.
+    GoOn,
     Idle,
 }
 
@@ -147,11 +144,8 @@ pub(crate) fn plan(facts: &Situation) -> Step {
     if facts.wal_bytes >= CHECKPOINT_WAL_BYTES || (facts.wal_bytes > 0 && is_old) {
         return Step::Checkpoint;
     }
-    if facts.is_merging {
+    if facts.is_rewriting {
         return Step::GoOn;
-    }
-    if facts.is_rolling_up {
-        return Step::GoOnRollingUp;
     }
     let outdated: Vec<BlockId> = facts.outdated().map(|block| block.id).collect();
     if !outdated.is_empty() {
@@ -303,9 +297,9 @@ mod tests {
 
     #[test]
     fn a_merge_that_was_begun_goes_on_between_what_cannot_wait() {
-        let settled = Situation { head_windows: vec![], is_merging: true, ..facts() };
+        let settled = Situation { head_windows: vec![], is_rewriting: true, ..facts() };
         assert_eq!(plan(&settled), Step::GoOn);
-        let sealing = Situation { is_merging: true, ..facts() };
+        let sealing = Situation { is_rewriting: true, ..facts() };
         assert!(matches!(plan(&sealing), Step::Seal(_)));
     }
 
@@ -314,7 +308,7 @@ mod tests {
         let old = BlockMeta { id: BlockId(4), ..BlockMeta::default() };
         let settled = Situation { head_windows: vec![], blocks: vec![old], ..facts() };
         assert_eq!(plan(&settled), Step::Classify(vec![BlockId(4)]));
-        let merging = Situation { is_merging: true, ..settled };
+        let merging = Situation { is_rewriting: true, ..settled };
         assert_eq!(plan(&merging), Step::GoOn);
     }
 }

@@ -7,16 +7,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::compaction::merge::{Origins, union};
+use crate::compaction::union::Union;
 use crate::deletes::live::LiveBlock;
 use crate::disk::Disk;
 use crate::error::Result;
-use crate::labels::Labels;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
-use crate::metrics::block::writer::{BlockWriter, Pages, data_order};
+use crate::metrics::block::writer::{BlockWriter, Pages};
+use crate::metrics::companion;
 use crate::metrics::rollup::Rollup;
-use crate::metrics::sample::Samples;
-use crate::metrics::{chunk, companion};
 use crate::time::{DAY_MS, TimeRange, WINDOW_MS};
 
 /// A day of a class by its start; its buckets end in `(start, start + 1 day]`.
@@ -116,15 +114,8 @@ pub(crate) fn is_rolled_up(
 #[derive(Debug)]
 pub(crate) struct RollUp {
     pub(crate) day: Day,
-    inputs: Vec<LiveBlock>,
-    labels: Vec<Labels>,
-    origins: Vec<Origins>,
-    /// Ids in the order of data, and how many of them are done.
-    order: Vec<u32>,
-    done: usize,
+    union: Union,
     outputs: Vec<Output>,
-    samples: Samples,
-    other: Samples,
 }
 
 #[derive(Debug)]
@@ -133,7 +124,7 @@ struct Output {
     resolution_ms: i64,
     writer: BlockWriter,
     /// Ids of the series that have a bucket.
-    ids: Vec<u32>,
+    kept: Vec<u32>,
 }
 
 impl RollUp {
@@ -144,17 +135,15 @@ impl RollUp {
         inputs: Vec<LiveBlock>,
         metas: Vec<BlockMeta>,
     ) -> Result<RollUp> {
-        let (labels, origins) = union(&inputs, |_| true)?;
-        let order = data_order(labels.iter());
+        let union = Union::of(inputs, |labels| labels.get(companion::LABEL).is_none())?;
         let outputs = metas.into_iter().map(|meta| {
             let resolution_ms = i64::try_from(meta.tier_ms).expect("tiers divide a day");
             let id = meta.id;
             let writer = BlockWriter::create(disk.clone(), meta, Pages::Compressed)?;
-            Ok(Output { id, resolution_ms, writer, ids: Vec::new() })
+            Ok(Output { id, resolution_ms, writer, kept: Vec::new() })
         });
         let outputs = outputs.collect::<Result<_>>()?;
-        let (samples, other) = Default::default();
-        Ok(RollUp { day, inputs, labels, origins, order, done: 0, outputs, samples, other })
+        Ok(RollUp { day, union, outputs })
     }
 
     /// The least number of the new blocks.
@@ -163,52 +152,32 @@ impl RollUp {
     }
 
     pub(crate) fn inputs(&self) -> &[LiveBlock] {
-        &self.inputs
+        self.union.inputs()
     }
 
     /// Rolls up further series until it has read `rows` rows or all; whether it has all.
     pub(crate) fn advance(&mut self, rows: usize) -> Result<bool> {
-        let mut done = 0;
-        while done < rows && self.done < self.order.len() {
-            done += self.series(self.order[self.done])?;
-            self.done += 1;
-        }
-        Ok(self.done == self.order.len())
-    }
-
-    fn series(&mut self, id: u32) -> Result<usize> {
-        if self.labels[id as usize].get(companion::LABEL).is_some() {
-            return Ok(0);
-        }
-        let RollUp { samples, other, .. } = self;
         let window = window_of(self.day.1);
-        samples.clear();
-        for (input, id) in &self.origins[id as usize] {
-            other.clear();
-            self.inputs[*input as usize].read(*id, window, None, other)?;
-            chunk::merge(samples, other);
-        }
-        // Whole chunks may have come.
-        samples.retain(|timestamp| window.contains(timestamp));
-        for output in &mut self.outputs {
-            let rollup = Rollup::of(samples, output.resolution_ms);
-            if !rollup.is_empty() {
-                output.writer.append_rollup(&rollup)?;
-                output.ids.push(id);
+        let RollUp { union, outputs, .. } = self;
+        union.advance(rows, |union, id| {
+            let samples = union.read(id, window)?;
+            for output in &mut *outputs {
+                let rollup = Rollup::of(samples, output.resolution_ms);
+                if !rollup.is_empty() {
+                    output.writer.append_rollup(&rollup)?;
+                    output.kept.push(id);
+                }
             }
-        }
-        Ok(samples.len())
+            Ok(samples.len())
+        })
     }
 
     /// Completes the files. Of a day without samples they are empty, and say that it was done.
     pub(crate) fn finish(self) -> Result<Vec<BlockMeta>> {
-        let mut metas = Vec::new();
-        for mut output in self.outputs {
-            output.ids.sort_unstable();
-            let labels = output.ids.iter().map(|id| self.labels[*id as usize].clone());
-            metas.push(output.writer.finish(&labels.collect::<Vec<_>>(), &[], &[])?);
-        }
-        Ok(metas)
+        let RollUp { union, outputs, .. } = self;
+        let finish =
+            |Output { writer, kept, .. }: Output| writer.finish(&union.labels_of(kept), &[], &[]);
+        outputs.into_iter().map(finish).collect()
     }
 }
 

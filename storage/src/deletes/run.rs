@@ -6,6 +6,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 
 use crate::compaction::rollup::Day;
+use crate::compaction::run::mark_dirty;
 use crate::db::Inner;
 use crate::deletes::live::{LiveBlock, select_any};
 use crate::deletes::settle::Touched;
@@ -21,7 +22,7 @@ use crate::metrics::companion;
 use crate::metrics::head::Head;
 use crate::snapshot::Version;
 use crate::time::TimeRange;
-use crate::upkeep::{Upkeep, mark_dirty};
+use crate::upkeep::Upkeep;
 use crate::wal::{Durability, record};
 
 /// Series of blocks whose samples are counted one by one, over all blocks; of more, how many
@@ -176,11 +177,11 @@ impl Inner {
         }
         for (place, _) in &found.ids {
             let id = version.blocks[*place].meta().id;
-            let Upkeep { rolling_up, manifest, .. } = &mut *upkeep;
+            let Upkeep { rewrite, manifest, .. } = &mut *upkeep;
             // The manifest knows classes that were decided after the block was written.
             let meta = manifest.blocks.iter().find(|meta| meta.id == id && meta.tier_ms == 0);
             if let Some((class, of_block)) = meta.map(|meta| (meta.class, meta.range)) {
-                mark_dirty(rolling_up.as_mut(), manifest, class, of_block.intersection(range));
+                mark_dirty(rewrite.as_mut(), manifest, class, of_block.intersection(range));
             }
         }
         // It has happened, and stays so if the manifest cannot be stored: the next one says it.

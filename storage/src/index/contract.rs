@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use roaring::RoaringBitmap;
 
+use super::NameCounts;
 use crate::labels::{Labels, METRIC_NAME};
 use crate::matcher::{MatchOp, Matcher};
 
@@ -45,6 +46,19 @@ impl Model {
             matchers.iter().all(|matcher| matcher.matches(labels.get(matcher.name()).unwrap_or("")))
         };
         self.iter().filter(|(_, labels)| matches(labels)).map(|(id, _)| id).collect()
+    }
+
+    pub(super) fn counts(&self, of: &RoaringBitmap) -> Vec<NameCounts> {
+        let mut counts: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+        for (name, value) in of.iter().flat_map(|id| self.series[&id].iter()) {
+            *counts.entry(name).or_default().entry(value).or_default() += 1;
+        }
+        let of_name = |(name, values): (&str, BTreeMap<&str, u64>)| NameCounts {
+            name: name.to_owned(),
+            series: values.values().sum(),
+            values: values.into_iter().map(|(value, count)| (value.into(), count)).collect(),
+        };
+        counts.into_iter().map(of_name).collect()
     }
 
     pub(super) fn names(&self, of: &RoaringBitmap) -> Vec<String> {

@@ -221,6 +221,11 @@ impl Dictionary {
         Ok(())
     }
 
+    /// The values of a name, in order.
+    pub(super) fn values<'a>(&'a self, name: &'a Name) -> Values<'a> {
+        Values { dictionary: self, name, next_block: 0, block: None }
+    }
+
     /// Visits the values of a name that start with `prefix`, in order.
     pub(super) fn scan(
         &self,
@@ -268,6 +273,34 @@ impl Dictionary {
         let mut block = Block { rest: bytes, left, text: Vec::new(), postings_at: 0, offset };
         block.postings_at = block.number()?;
         Ok(block)
+    }
+}
+
+/// The values of a name, one after the other.
+pub(super) struct Values<'a> {
+    dictionary: &'a Dictionary,
+    name: &'a Name,
+    next_block: u32,
+    block: Option<Block<'a>>,
+}
+
+impl Values<'_> {
+    pub(super) fn next(&mut self) -> Result<Option<(&str, StoredPostings)>, Damage> {
+        loop {
+            let found = match &mut self.block {
+                Some(block) => block.next()?,
+                None => None,
+            };
+            if let Some(postings) = found {
+                let block = self.block.as_ref().expect("it gave this value");
+                return Ok(Some((block.text()?, postings)));
+            }
+            if self.next_block == self.name.values.div_ceil(BLOCK_VALUES) {
+                return Ok(None);
+            }
+            self.block = Some(self.dictionary.block(self.name, self.next_block)?);
+            self.next_block += 1;
+        }
     }
 }
 

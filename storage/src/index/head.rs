@@ -5,7 +5,7 @@
 //! name, so that a prefix is a range; a new series touches that order only for pairs that are new.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::pairs::{NameId, PairId, Pairs};
 use super::postings::{Postings, Union, bitmap_bytes};
 use super::rows::Rows;
 use super::select::{self, Terms, Verdicts};
+use super::{NameCounts, ROWS_A_PAIR};
 use crate::encoding::varint;
-use crate::labels::{self, Labels, METRIC_NAME};
+use crate::labels::{self, Labels};
 use crate::matcher::Matcher;
-use crate::snapshot::Cardinality;
 
 /// A label index that series are added to and removed from.
 ///
@@ -260,46 +260,49 @@ impl HeadIndex {
         self.pairs.len() as u64
     }
 
-    /// The greatest contributors, at most `limit` of each kind. Series with the label `hidden` do
-    /// not count.
-    pub fn cardinality(&self, limit: usize, hidden: &str) -> Cardinality {
-        let hidden_series = self.with_label(hidden);
-        let series_of = |id: PairId| match hidden_series {
-            Some(series) => self.pairs.get(id).payload.len_without(series),
-            None => self.pairs.get(id).payload.len(),
+    /// How many of some series, or of all, have each name and each value of it.
+    pub(crate) fn counts(&self, of: Option<&RoaringBitmap>) -> Vec<NameCounts> {
+        let named =
+            |series: &RoaringBitmap| of.map_or(series.len(), |of| series.intersection_len(of));
+        let having = |postings: &Postings| of.map_or(postings.len(), |of| postings.len_among(of));
+        let mut counts: Vec<NameCounts> = match of {
+            Some(of) if of.len() < self.pair_count() / ROWS_A_PAIR => self.counts_of_rows(of),
+            _ => {
+                let counts = self.pairs.names().map(|(id, name)| {
+                    let entry = &self.names[id as usize];
+                    let values = entry.values.iter().map(|(value, id)| {
+                        (Arc::clone(value), having(&self.pairs.get(*id).payload))
+                    });
+                    let values = values.filter(|(_, series)| *series > 0).collect();
+                    NameCounts { name: name.to_owned(), series: named(&entry.series), values }
+                });
+                counts.filter(|name| name.series > 0).collect()
+            }
         };
-        let metrics = self.entry(METRIC_NAME).into_iter().flat_map(|entry| &entry.values);
-        let names = || {
-            let names = self.pairs.names().filter(|(_, name)| *name != hidden);
-            names.map(|(id, name)| (name, &self.names[id as usize]))
-        };
-        let value_bytes = |entry: &NameEntry| {
-            entry.values.iter().map(|(value, id)| value.len() as u64 * series_of(*id)).sum()
-        };
-        let is_shown = |id: &PairId| self.pairs.name(self.pairs.get(*id).name) != hidden;
-        let pair_series = self.pairs.ids().filter(is_shown).map(|id| (id, series_of(id)));
-        let pair_text = |id: PairId| {
-            let pair = self.pairs.get(id);
-            format!("{}={}", self.pairs.name(pair.name), pair.value)
-        };
-        Cardinality {
-            series_by_metric: greatest(
-                limit,
-                metrics.map(|(value, id)| (&**value, series_of(*id))),
-                str::to_owned,
-            ),
-            values_by_label: greatest(
-                limit,
-                names().map(|(name, entry)| (name, entry.values.len() as u64)),
-                str::to_owned,
-            ),
-            bytes_by_label: greatest(
-                limit,
-                names().map(|(name, entry)| (name, value_bytes(entry))),
-                str::to_owned,
-            ),
-            series_by_pair: greatest(limit, pair_series, pair_text),
+        counts.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        counts
+    }
+
+    /// [`Self::counts`] of few series.
+    fn counts_of_rows(&self, of: &RoaringBitmap) -> Vec<NameCounts> {
+        let mut pairs: HashMap<PairId, u64> = HashMap::new();
+        for id in of {
+            self.rows.get(id).for_each(|number| *pairs.entry(number).or_default() += 1);
         }
+        let mut names: HashMap<NameId, NameCounts> = HashMap::new();
+        for (number, series) in pairs {
+            let pair = self.pairs.get(number);
+            let counts = names.entry(pair.name).or_insert_with(|| NameCounts {
+                name: self.pairs.name(pair.name).to_owned(),
+                series: 0,
+                values: Vec::new(),
+            });
+            counts.series += series;
+            counts.values.push((Arc::clone(&pair.value), series));
+        }
+        let mut counts: Vec<NameCounts> = names.into_values().collect();
+        counts.iter_mut().for_each(|name| name.values.sort_unstable());
+        counts
     }
 
     /// Bytes on the heap, about. Looks at every pair.
@@ -314,18 +317,6 @@ impl HeadIndex {
     fn entry(&self, name: &str) -> Option<&NameEntry> {
         self.pairs.find_name(name).map(|id| &self.names[id as usize])
     }
-}
-
-/// The `limit` greatest by count, then by key; only of those the text is made.
-fn greatest<K: Copy + Ord>(
-    limit: usize,
-    counts: impl Iterator<Item = (K, u64)>,
-    text: impl Fn(K) -> String,
-) -> Vec<(String, u64)> {
-    let mut counts: Vec<(K, u64)> = counts.collect();
-    counts.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-    counts.truncate(limit);
-    counts.into_iter().map(|(key, count)| (text(key), count)).collect()
 }
 
 impl Terms for HeadIndex {
@@ -432,6 +423,11 @@ mod tests {
         }
     }
 
+    fn sorted(mut counts: Vec<NameCounts>) -> Vec<NameCounts> {
+        counts.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        counts
+    }
+
     fn check(
         index: &HeadIndex,
         model: &Model,
@@ -446,9 +442,12 @@ mod tests {
             prop_assert!(!index.has_label_bytes(id, &[labels.as_bytes(), b"\x01a\x01b"].concat()));
         }
         prop_assert_eq!(index.label_names(None), model.names(&model.all()));
+        prop_assert_eq!(index.counts(None), model.counts(&model.all()));
         for matchers in queries {
             let found = index.select(matchers);
             prop_assert_eq!(&found, &model.select(matchers), "{:?}", matchers);
+            prop_assert_eq!(index.counts(Some(&found)), model.counts(&found));
+            prop_assert_eq!(sorted(index.counts_of_rows(&found)), model.counts(&found));
             prop_assert_eq!(index.label_names(Some(&found)), model.names(&found));
             for name in contract::NAMES {
                 let values = index.label_values(name, Some(&found));
@@ -480,26 +479,5 @@ mod tests {
         assert_eq!(index.label_names(None), [""; 0]);
         assert!(index.select(&[]).is_empty());
         index.remove(5);
-    }
-
-    #[test]
-    fn cardinality_lists_the_greatest() {
-        let labels = |metric: String, pod: String| {
-            Labels::from_pairs([(METRIC_NAME, metric.as_str()), ("pod", pod.as_str())]).unwrap()
-        };
-        let mut series: Series =
-            (0..10).map(|i| labels(format!("m{}", i % 3), format!("p{i}"))).collect();
-        series.push(Labels::empty());
-        let mut hidden = series[0].to_builder();
-        hidden.set("hidden", "h");
-        series.push(hidden.build().unwrap());
-        let found = index_of(&series).cardinality(2, "hidden");
-        let of = |list: &[(&str, u64)]| -> Vec<(String, u64)> {
-            list.iter().map(|(text, count)| ((*text).to_owned(), *count)).collect()
-        };
-        assert_eq!(found.series_by_metric, of(&[("m0", 4), ("m1", 3)]));
-        assert_eq!(found.values_by_label, of(&[("pod", 10), ("__name__", 3)]));
-        assert_eq!(found.bytes_by_label, of(&[("__name__", 20), ("pod", 20)]));
-        assert_eq!(found.series_by_pair, of(&[("__name__=m0", 4), ("__name__=m1", 3)]));
     }
 }

@@ -20,8 +20,20 @@ pub mod sealed;
 mod select;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::Error;
+
+/// How many series have a name, and each value of it, the values in bytewise order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NameCounts {
+    pub(crate) name: String,
+    pub(crate) series: u64,
+    pub(crate) values: Vec<(Arc<str>, u64)>,
+}
+
+/// Series are counted by their rows if they are fewer than pairs by this factor.
+const ROWS_A_PAIR: u64 = 8;
 
 /// Where a sealed index is not what was written, counted from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -130,6 +130,27 @@ pub(super) fn decode(bytes: &[u8], limit: u32) -> Option<RoaringBitmap> {
     }
 }
 
+/// How many of the ids are among `of`, or how many there are; as [`decode`].
+pub(super) fn count(bytes: &[u8], limit: u32, of: Option<&RoaringBitmap>) -> Option<u64> {
+    let (tag, body) = bytes.split_first()?;
+    match (*tag, of) {
+        (RUNS, of) => {
+            let mut count = 0;
+            each_run(body, limit, |start, end| {
+                count += match of {
+                    None => u64::from(end - start),
+                    Some(of) if end - start == 1 => u64::from(of.contains(start)),
+                    Some(of) => of.range_cardinality(start..end),
+                };
+            })?;
+            Some(count)
+        }
+        (BITMAP, None) => Some(decode_bitmap(body, limit)?.len()),
+        (BITMAP, Some(of)) => Some(decode_bitmap(body, limit)?.intersection_len(of)),
+        _ => None,
+    }
+}
+
 /// Adds the ids to a union; as [`decode`].
 pub(super) fn decode_into(bytes: &[u8], limit: u32, union: &mut Union) -> Option<()> {
     let (tag, body) = bytes.split_first()?;
@@ -169,6 +190,9 @@ mod tests {
         let mut union = Union::default();
         decode_into(&bytes, limit, &mut union).unwrap();
         assert!(union.finish().iter().eq(ids.iter().copied()));
+        let odd: RoaringBitmap = ids.iter().copied().filter(|id| id % 2 == 1).collect();
+        assert_eq!(count(&bytes, limit, None), Some(ids.len() as u64));
+        assert_eq!(count(&bytes, limit, Some(&odd)), Some(odd.len()));
     }
 
     #[test]
@@ -200,6 +224,8 @@ mod tests {
             let bytes = [&[tag][..], &bytes].concat();
             decode(&bytes, 1 << 20);
             decode_into(&bytes, 1 << 20, &mut Union::default());
+            let counted = count(&bytes, 1 << 20, Some(&RoaringBitmap::new()));
+            assert!(counted.is_none_or(|count| count == 0));
         }
     }
 }

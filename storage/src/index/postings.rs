@@ -80,13 +80,13 @@ impl Postings {
         }
     }
 
-    /// How many of them are not in `ids`.
-    pub(super) fn len_without(&self, ids: &RoaringBitmap) -> u64 {
-        let count = |others: &[u32]| others.iter().filter(|id| !ids.contains(**id)).count() as u64;
+    /// How many of them are in `ids`.
+    pub(super) fn len_among(&self, ids: &RoaringBitmap) -> u64 {
+        let count = |others: &[u32]| others.iter().filter(|id| ids.contains(**id)).count() as u64;
         match self {
             Postings::One(id) => count(&[*id]),
             Postings::Few(few) => count(few),
-            Postings::Bitmap(bitmap) => bitmap.len() - bitmap.intersection_len(ids),
+            Postings::Bitmap(bitmap) => bitmap.intersection_len(ids),
         }
     }
 
@@ -199,6 +199,7 @@ mod tests {
             prop_assert!(postings.to_bitmap().iter().eq(model.iter().copied()));
             let half: RoaringBitmap = (0..128).collect();
             prop_assert_eq!(postings.intersects(&half), model.iter().any(|id| *id < 128));
+            prop_assert_eq!(postings.len_among(&half), model.range(..128).count() as u64);
             let mut union = Union::default();
             union.add(&postings);
             union.add(&Postings::One(7));

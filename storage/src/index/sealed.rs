@@ -25,6 +25,8 @@
 //! checksum, which is checked each time it is read, so nothing is kept in memory but the names,
 //! and a page that goes bad later is noticed too.
 
+mod count;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -43,6 +45,8 @@ use super::postings::Union;
 use super::select::{self, Terms, Verdicts};
 use crate::labels::{self, Labels};
 use crate::matcher::Matcher;
+
+pub(crate) use count::CountedValues;
 
 const MAGIC: &[u8; 8] = b"icelabel";
 const VERSION: u32 = 1;
@@ -707,6 +711,7 @@ impl Terms for SealedIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::NameCounts;
     use crate::index::contract::{self, Model};
     use proptest::prelude::*;
 
@@ -729,28 +734,35 @@ mod tests {
         for matchers in queries.iter().chain([&Vec::new()]) {
             let ids = index.select(matchers)?;
             let names = index.label_names(Some(&ids))?;
+            let counts = count::all_counts(index, Some(&ids))?;
+            assert_eq!(index.counts_of_rows(&ids)?, counts);
             let mut values = Vec::new();
             for name in contract::NAMES {
                 values.push(index.label_values(name, Some(&ids))?);
             }
-            found.push((ids, names, values));
+            found.push((ids, names, values, counts));
         }
         let all = contract::NAMES.iter().map(|name| index.label_values(name, None));
-        found.push((index.all(), index.label_names(None)?, all.collect::<Result<_, _>>()?));
+        let all = all.collect::<Result<_, _>>()?;
+        let counts = count::all_counts(index, None)?;
+        found.push((index.all(), index.label_names(None)?, all, counts));
         Ok(Answers { labels, found })
     }
+
+    /// Series, label names, values of each name, counts.
+    type Found = (RoaringBitmap, Vec<String>, Vec<Vec<String>>, Vec<NameCounts>);
 
     #[derive(Debug, PartialEq)]
     struct Answers {
         labels: Vec<Labels>,
-        found: Vec<(RoaringBitmap, Vec<String>, Vec<Vec<String>>)>,
+        found: Vec<Found>,
     }
 
     fn right_answers(series: &[Labels], queries: &[Vec<Matcher>]) -> Answers {
         let model = Model::new(series);
         let of = |ids: RoaringBitmap| {
             let values = contract::NAMES.iter().map(|name| model.values(name, &ids)).collect();
-            (ids.clone(), model.names(&ids), values)
+            (ids.clone(), model.names(&ids), values, model.counts(&ids))
         };
         let mut found: Vec<_> = queries.iter().map(|q| of(model.select(q))).collect();
         found.extend([of(model.all()), of(model.all())]);

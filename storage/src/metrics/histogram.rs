@@ -3,7 +3,7 @@
 //! The model is Prometheus's: exponential buckets of a `schema` (-4 to 8), or custom bounds
 //! (schema -53); buckets are listed in [`Span`]s of consecutive indices. Counts are integers, kept
 //! as absolute numbers, or floats; the two are different values even where they look equal.
-//! Arithmetic on histograms is the query engine's.
+//! To compute with, they become [`FloatHistogram`](super::float_histogram::FloatHistogram)s.
 
 use crate::encoding::varint;
 

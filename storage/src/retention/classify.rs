@@ -5,20 +5,20 @@
 //! replace it in one edit of the manifest.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::compaction::merge::Merge;
 use crate::compaction::rollup;
+use crate::compaction::run::Rewrite;
 use crate::compaction::seal;
 use crate::db::Inner;
 use crate::deletes::live::LiveBlock;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
+use crate::metrics::block::Block;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
-use crate::metrics::block::{self, Block};
 use crate::retention::classes::Classifier;
-use crate::upkeep::{Merging, Upkeep};
+use crate::upkeep::Upkeep;
 
 impl Inner {
     /// The next of these blocks; all at once if there is but one class.
@@ -63,7 +63,7 @@ impl Inner {
         }
         self.store(upkeep, manifest)?;
         // Readers learn of the classes.
-        self.publish(upkeep, Vec::<LiveBlock>::new(), &[]);
+        self.publish(upkeep, Vec::new(), &[]);
         Ok(())
     }
 }
@@ -95,7 +95,7 @@ impl Inner {
         let keep = |labels: &Labels| split.classifier.class_of(labels) == class;
         match Merge::begin_part(&self.disk, inputs, meta, keep, split.classes.is_empty()) {
             Ok(merge) => {
-                upkeep.merging = Some(Merging { merge, is_urgent: false, split: Some(split) });
+                upkeep.rewrite = Some(Rewrite::Part { merge, split });
                 Ok(())
             }
             Err(e) => self.give_up_split(upkeep, split, e),
@@ -114,28 +114,16 @@ impl Inner {
         if !split.classes.is_empty() {
             return self.begin_part(upkeep, split);
         }
-        let mut manifest = upkeep.manifest.clone();
-        let tombstones = &mut manifest.deletes.tombstones;
-        let open = |meta| LiveBlock::made_meanwhile(self.open_new(meta)?, tombstones);
-        let opened: Result<Vec<LiveBlock>> = split.parts.iter().map(open).collect();
-        let blocks = match opened {
-            Ok(blocks) => blocks,
-            Err(e) => return self.give_up_split(upkeep, split, e),
-        };
-        let id = split.block.meta().id;
-        tracing::info!(block = %id, parts = blocks.len(), "split by class");
-        manifest.retire(id);
-        // Days that have to be rolled up again are so for each of the classes.
-        let range = split.block.meta().range;
-        let is_dirty = |day: &i64| manifest.dirty.iter().any(|(_, dirty)| dirty == day);
-        let dirty: Vec<i64> = rollup::days_of(range).filter(is_dirty).collect();
-        for part in split.parts.iter().filter(|part| part.tier_ms == 0) {
-            manifest.dirty.extend(dirty.iter().map(|day| (part.class, *day)));
-        }
-        manifest.blocks.extend_from_slice(&split.parts);
-        let paths: Vec<PathBuf> = split.parts.iter().map(|meta| block::path(meta.id)).collect();
-        self.store_with_files(upkeep, manifest, &paths)?;
-        self.publish(upkeep, blocks, &[id]);
+        let source = split.block.meta();
+        self.replace(upkeep, &split.parts, &[source.id], |manifest, _| {
+            // Days that have to be rolled up again are so for each of the classes.
+            let is_dirty = |day: &i64| manifest.dirty.iter().any(|(_, dirty)| dirty == day);
+            let dirty: Vec<i64> = rollup::days_of(source.range).filter(is_dirty).collect();
+            for part in split.parts.iter().filter(|part| part.tier_ms == 0) {
+                manifest.dirty.extend(dirty.iter().map(|day| (part.class, *day)));
+            }
+        })?;
+        tracing::info!(block = %source.id, parts = split.parts.len(), "split by class");
         Ok(())
     }
 
@@ -147,10 +135,7 @@ impl Inner {
         error: Error,
     ) -> Result<()> {
         seal::discard(&self.disk, &split.parts);
-        match error {
-            Error::Corrupt { .. } => self.quarantine_blocks(upkeep, &[split.block], error),
-            error => Err(error),
-        }
+        self.quarantine_or(upkeep, &[split.block], error)
     }
 
     /// Forgets a split whose block has gone.

@@ -215,49 +215,42 @@ fn replay_frame(
 ) -> Result<()> {
     segment.position = frame.sequence;
     report.miss(frame.previous.min(segment.acknowledged));
-    if frame.frame_type == record::DELETE {
-        return replay_delete(frame, covered, segment, report, visit);
-    }
-    if frame.frame_type != record::BATCH {
-        report.miss(frame.sequence);
-        segment.damage.push((frame.offset, "a record of a kind that is not known"));
-        return Ok(());
-    }
-    if frame.sequence <= covered {
-        match BatchRecord::decode_definitions(&frame.payload) {
-            Some(definitions) => visit(Entry::Definitions(definitions))?,
-            None => segment.damage.push((frame.offset, UNDECODABLE)),
+    let is_covered = frame.sequence <= covered;
+    let is_doubtful = segment.is_doubtful;
+    let sequence = frame.sequence;
+    let entry = match frame.frame_type {
+        record::BATCH if is_covered => {
+            BatchRecord::decode_definitions(&frame.payload).map(Entry::Definitions)
+        }
+        record::BATCH => BatchRecord::decode(&frame.payload).map(|record| Entry::Batch {
+            sequence,
+            record,
+            is_doubtful,
+        }),
+        record::DELETE if is_covered => return Ok(()),
+        record::DELETE => Delete::decode(&frame.payload).map(|delete| Entry::Delete {
+            sequence,
+            delete,
+            is_doubtful,
+        }),
+        _ => {
+            report.miss(sequence);
+            segment.damage.push((frame.offset, "a record of a kind that is not known"));
+            return Ok(());
+        }
+    };
+    let Some(entry) = entry else {
+        segment.damage.push((frame.offset, UNDECODABLE));
+        if !is_covered {
+            report.miss(sequence);
         }
         return Ok(());
-    }
-    let Some(record) = BatchRecord::decode(&frame.payload) else {
-        report.miss(frame.sequence);
-        segment.damage.push((frame.offset, UNDECODABLE));
-        return Ok(());
     };
-    report.records += 1;
-    report.last_sequence = report.last_sequence.max(frame.sequence);
-    visit(Entry::Batch { sequence: frame.sequence, record, is_doubtful: segment.is_doubtful })
-}
-
-fn replay_delete(
-    frame: Frame,
-    covered: u64,
-    segment: &mut State,
-    report: &mut Report,
-    visit: &mut impl FnMut(Entry) -> Result<()>,
-) -> Result<()> {
-    if frame.sequence <= covered {
-        return Ok(());
+    if !is_covered {
+        report.records += 1;
+        report.last_sequence = report.last_sequence.max(sequence);
     }
-    let Some(delete) = Delete::decode(&frame.payload) else {
-        report.miss(frame.sequence);
-        segment.damage.push((frame.offset, UNDECODABLE));
-        return Ok(());
-    };
-    report.records += 1;
-    report.last_sequence = report.last_sequence.max(frame.sequence);
-    visit(Entry::Delete { sequence: frame.sequence, delete, is_doubtful: segment.is_doubtful })
+    visit(entry)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod backup;
 mod capacity;
+mod cardinality;
 mod concurrent;
 mod corruption;
 mod crash;
@@ -17,5 +18,6 @@ mod model;
 mod oracle;
 mod retention;
 mod rollup;
+mod series_limits;
 mod start_timestamps;
 mod upkeep;

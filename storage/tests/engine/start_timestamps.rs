@@ -1,12 +1,13 @@
 //! Start timestamps are read beside their samples, and what holds them is nowhere to be seen.
 
 use icecore_storage::Db;
+use icecore_storage::cardinality::Question;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::matcher::{MatchOp, Matcher};
 use icecore_storage::metrics::sample::Samples;
 use icecore_storage::snapshot::Selector;
-use icecore_storage::time::{TimeRange, WINDOW_MS};
+use icecore_storage::time::{DAY_MS, TimeRange, WINDOW_MS};
 
 use crate::oracle::*;
 
@@ -93,11 +94,15 @@ fn what_holds_them_is_not_to_be_seen() {
         assert!(snapshot.series(&[vec![matcher.clone()]], ALL).unwrap().is_empty());
         assert!(starts(&db, vec![matcher]).is_empty());
     }
-    let cardinality = snapshot.cardinality(10);
-    assert_eq!(cardinality.series_by_metric, [("counter".into(), 1)]);
-    let names: Vec<_> = cardinality.values_by_label.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["__name__", "job"]);
-    assert!(cardinality.series_by_pair.iter().all(|(pair, _)| !pair.starts_with(LABEL)));
+    for (day_ms, metrics) in [(None, 1), (Some(time_of(0).div_euclid(DAY_MS) * DAY_MS), 2)] {
+        let question = Question { limit: 10, day_ms, ..Question::default() };
+        let found = snapshot.cardinality(&question, &mut |_| true).unwrap();
+        assert_eq!((found.series_by_metric.len(), found.series), (metrics, metrics as u64));
+        assert!(found.series_by_metric.iter().all(|metric| metric.count == 1));
+        let names: Vec<_> = found.values_by_label.iter().map(|one| one.name.as_str()).collect();
+        assert!(names.len() == 2 && names.contains(&"__name__") && names.contains(&"job"));
+        assert!(found.series_by_pair.iter().all(|pair| !pair.name.starts_with(LABEL)));
+    }
 }
 
 #[test]

@@ -307,7 +307,7 @@ impl Block {
         self.index.label_values(name, Some(ids)).map_err(|damage| self.index_damage(damage))
     }
 
-    fn index_damage(&self, damage: Damage) -> Error {
+    pub(crate) fn index_damage(&self, damage: Damage) -> Error {
         damage.in_file(&self.path, self.index_offset)
     }
 

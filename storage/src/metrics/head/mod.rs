@@ -32,6 +32,7 @@ use crate::metrics::head::generations::Generations;
 use crate::metrics::head::keys::Keys;
 use crate::metrics::head::series::{MemSeries, Pushed, Value};
 use crate::retention::classes::Classifier;
+use crate::series_limits::{ActiveSeries, LimitReached, LimitStatus, Marks, SeriesLimit};
 use crate::time::{MINUTE_MS, TimeRange, WINDOW_MS, window_start_ms};
 use crate::wal::record::BatchRecord;
 
@@ -60,6 +61,7 @@ pub(crate) struct Head {
     by_key: Keys,
     by_identity: HashTable<u32>,
     companions: CompanionIds,
+    active: ActiveSeries,
     /// What gives a new series its class.
     classifier: Arc<Classifier>,
     pub(crate) columns: TimestampColumns,
@@ -87,6 +89,8 @@ struct Place {
     last_sequence: u64,
     /// The segment of the log that knows its labels.
     segment: u64,
+    /// The limits that count it.
+    marks: Marks,
     /// Of its lifetimes.
     class: u32,
     in_use: bool,
@@ -184,10 +188,18 @@ impl Head {
                         self.classifier.raw_lifetime_ms(self.classifier.class_of(&labels));
                     let rows = rows_by_lifetime.of(batch, i, age, lifetime_ms);
                     if rows.has_accepted {
-                        let (found, is_new) = self.find_or_create(&labels);
-                        self.remember_key(series.key_hash, found);
-                        decided.new_series += u64::from(is_new);
-                        *id = found;
+                        match self.find_or_admit(&labels, age.now_ms) {
+                            Ok((found, is_new)) => {
+                                self.remember_key(series.key_hash, found);
+                                decided.new_series += u64::from(is_new);
+                                *id = found;
+                            }
+                            Err(reached) => {
+                                let reason = self.active.refuse(reached, rows.rows.max(1));
+                                let describe = || (labels.to_string(), reason);
+                                decided.refused.add(rows.rows.max(1), describe);
+                            }
+                        }
                     // Nothing of it is accepted: the head does not hear of the series.
                     } else if let Some(refused) = rows.refused {
                         let describe = || (labels.to_string(), age.reason(lifetime_ms, refused));
@@ -396,16 +408,34 @@ impl Head {
         known.truncate(8);
     }
 
+    /// The series with these labels, which is made if there is none: no limit is asked.
     pub(crate) fn find_or_create(&mut self, labels: &Labels) -> (u32, bool) {
         let identity = labels.identity();
-        let places = &self.places;
+        match self.find(labels, identity) {
+            Some(id) => (id, false),
+            None => (self.create(labels, identity, 0), true),
+        }
+    }
+
+    /// As [`Self::find_or_create`], unless a limit has no room for one more.
+    fn find_or_admit(&mut self, labels: &Labels, now_ms: i64) -> Result<(u32, bool), LimitReached> {
+        let identity = labels.identity();
+        if let Some(id) = self.find(labels, identity) {
+            return Ok((id, false));
+        }
+        let marks = self.active.enter(labels, now_ms)?;
+        Ok((self.create(labels, identity, marks), true))
+    }
+
+    fn find(&self, labels: &Labels, identity: SeriesIdentity) -> Option<u32> {
         let is_same = |id: &u32| {
-            places[*id as usize].identity == identity
+            self.places[*id as usize].identity == identity
                 && self.index.has_label_bytes(*id, labels.as_bytes())
         };
-        if let Some(&id) = self.by_identity.find(identity as u64, is_same) {
-            return (id, false);
-        }
+        self.by_identity.find(identity as u64, is_same).copied()
+    }
+
+    fn create(&mut self, labels: &Labels, identity: SeriesIdentity, marks: Marks) -> u32 {
         let id = self.free.pop().unwrap_or_else(|| {
             let id = u32::try_from(self.places.len()).expect("fewer than 2^32 series");
             if self.places.len() == self.pages.len() * PAGE_SERIES {
@@ -416,13 +446,24 @@ impl Head {
         });
         let class = self.classifier.class_of(labels);
         self.places[id as usize] =
-            Place { identity, last_sequence: 0, segment: u64::MAX, class, in_use: true };
+            Place { identity, last_sequence: 0, segment: u64::MAX, marks, class, in_use: true };
         let places = &self.places;
         let hash = |id: &u32| places[*id as usize].identity as u64;
         self.by_identity.insert_unique(identity as u64, id, hash);
         self.index.add(id, labels);
         self.series_created += 1;
-        (id, true)
+        id
+    }
+
+    /// Counts the series for these limits, and new ones against them.
+    pub(crate) fn set_series_limits(&mut self, limits: &[SeriesLimit]) {
+        let places = &mut self.places;
+        places.iter_mut().for_each(|place| place.marks = 0);
+        self.active.replace(limits, &self.index, |id, mark| places[id as usize].marks |= mark);
+    }
+
+    pub(crate) fn series_limits(&self, now_ms: i64) -> Vec<LimitStatus> {
+        self.active.status(now_ms)
     }
 
     /// Forgets series that hold nothing and that no write up to now is about to use: those whose
@@ -445,6 +486,7 @@ impl Head {
                 entry.remove();
             }
             self.index.remove(id);
+            self.active.leave(self.places[id as usize].marks);
             *self.series_mut(id) = MemSeries::default();
             self.places[id as usize].in_use = false;
             self.free.push(id);

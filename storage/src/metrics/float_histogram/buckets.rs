@@ -3,7 +3,7 @@
 //! The rule: spans list as many buckets as there are counts. Indices ascend in everything that is
 //! valid; what is not is carried along without a panic, so all sums of indices wrap.
 
-use icecore_storage::metrics::histogram::Span;
+use crate::metrics::histogram::Span;
 
 /// Counts by bucket index.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,7 +62,8 @@ impl Buckets {
         &self.counts
     }
 
-    pub(super) fn counts_mut(&mut self) -> &mut [f64] {
+    /// The same buckets with other counts.
+    pub fn counts_mut(&mut self) -> &mut [f64] {
         &mut self.counts
     }
 

@@ -6,7 +6,7 @@
 use super::FloatHistogram;
 use super::buckets::Buckets;
 use super::kahan_sum::Lost;
-use crate::functions::number::kahan_add;
+use crate::metrics::kahan::kahan_add;
 
 /// A zero bucket as it would be with another threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use icecore_storage::metrics::histogram::ResetHint;
+use crate::metrics::histogram::ResetHint;
 
 use super::buckets::Buckets;
 use super::{FloatHistogram, Schema};
@@ -21,7 +21,7 @@ impl FloatHistogram {
     }
 
     /// [`Self::detect_reset`] without regard to what the sender said.
-    pub(crate) fn counts_decreased(&self, previous: &FloatHistogram) -> bool {
+    pub fn counts_decreased(&self, previous: &FloatHistogram) -> bool {
         if self.count < previous.count {
             return true;
         }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn check(current: &FloatHistogram, previous: &FloatHistogram, reset: bool) {
-        assert_eq!(current.detect_reset(previous), reset, "{current} after {previous}");
+        assert_eq!(current.detect_reset(previous), reset, "{current:?} after {previous:?}");
     }
 
     #[test]

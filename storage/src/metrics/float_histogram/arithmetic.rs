@@ -1,6 +1,6 @@
 //! Sums, differences and multiples of histograms.
 
-use icecore_storage::metrics::histogram::ResetHint;
+use crate::metrics::histogram::ResetHint;
 
 use super::buckets::{Buckets, Place};
 use super::{FloatHistogram, Schema, custom_bounds};

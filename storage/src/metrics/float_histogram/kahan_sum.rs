@@ -5,7 +5,7 @@
 use super::buckets::{Buckets, Place};
 use super::custom_bounds::{self, Totals};
 use super::{Combined, FloatHistogram, IncompatibleSchemas, Schema};
-use crate::functions::number::kahan_add;
+use crate::metrics::kahan::kahan_add;
 
 #[derive(Clone, Debug)]
 pub struct KahanSum {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::buckets::Buckets;
-use crate::functions::number::kahan_add;
+use crate::metrics::kahan::kahan_add;
 
 /// The bounds that are in both lists.
 pub(super) fn shared(a: &[f64], b: &[f64]) -> Arc<[f64]> {
