@@ -30,7 +30,7 @@ for row, day in zip(rows, report["days"]):
 assert sum(int(row["stored_bytes"]) for row in rows) == report["files"]["block_bytes"]
 class Page(html.parser.HTMLParser):
     optional = {"td", "th", "tr"}
-    void = {"meta", "rect", "line", "polygon", "polyline"}
+    void = {"meta"}
     def __init__(self):
         super().__init__()
         self.open, self.elements, self.text = [], 0, ""

@@ -38,7 +38,7 @@ pub(crate) enum SectionKind {
     Metadata = 8,
     Meta = 9,
     /// Blocks of earlier versions have none.
-    Totals = 10,
+    Totals = 11,
 }
 
 /// A section's name for people.
@@ -53,6 +53,7 @@ pub(crate) fn section_name(kind: u16) -> &'static str {
         "exemplars",
         "metadata",
         "meta",
+        "days",
         "totals",
     ];
     usize::from(kind).checked_sub(1).and_then(|at| names.get(at)).copied().unwrap_or("unknown")
