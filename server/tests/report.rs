@@ -228,9 +228,9 @@ fn what_if_says_what_would_be_and_changes_nothing() {
     let asked = asked.json();
     let said = &asked["data"];
     let number = |of: &Value| of.as_u64().unwrap();
-    // Of eight days about three are kept.
+    // Of eight days three are kept, of which the last two are in many small blocks.
     let (freed, kept) = (number(&said["freed_bytes"]), number(&said["kept_bytes"]));
-    assert!(freed > kept && said["held"] == true, "{said}");
+    assert!(freed * 4 > kept && kept > 0, "{said}");
     assert_eq!(number(&said["freed_whole_bytes"]), freed, "{said}");
     let settles = |of: &Value| number(&of["settles_at_bytes"]);
     assert!(settles(&said["proposed"]) * 5 < settles(&said["present"]), "{said}");
