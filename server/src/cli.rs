@@ -23,6 +23,7 @@ use crate::import::ImportArgs;
 use crate::inspect::InspectArgs;
 use crate::plan::PlanArgs;
 use crate::process::machine_bytes;
+use crate::report::command::ReportArgs;
 use crate::restore::RestoreArgs;
 use crate::size::{Size, UNKNOWN_MACHINE_BYTES, parse_bytes, parse_share};
 use crate::verify::VerifyArgs;
@@ -54,6 +55,8 @@ pub enum Command {
     Import(ImportArgs),
     /// Delete samples by selector and time.
     Delete(DeleteArgs),
+    /// Say what is stored, when it goes, and when room runs out.
+    Report(ReportArgs),
     /// Check files without running anything.
     #[command(subcommand)]
     Check(Check),

@@ -1,10 +1,16 @@
-//! One request to a server of ours: what commands need of HTTP, and no more.
+//! One request to a server of ours: what commands need of HTTP, and no more. [`Client`] is for short
+//! answers and waits long for them; [`exchange_json`] takes answers of any length.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// A snapshot writes the whole head first.
@@ -85,5 +91,52 @@ impl Client {
         let mut body = Vec::new();
         reader.read_to_end(&mut body)?;
         Ok((status, body))
+    }
+}
+
+/// `data` of the answer to a request, of the type that it has; an error of the server in its words.
+pub(crate) fn exchange_json<T: DeserializeOwned>(
+    url: &str,
+    method: &str,
+    path: &str,
+    body: String,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(exchange(url, method, path, body));
+    answer.with_context(|| format!("--url={url}"))
+}
+
+async fn exchange<T: DeserializeOwned>(
+    url: &str,
+    method: &str,
+    path: &str,
+    body: String,
+) -> anyhow::Result<T> {
+    let uri: Uri = url.parse().context("not a URL")?;
+    let authority = uri.authority().context("want http://host:port")?;
+    if uri.scheme_str() != Some("http") {
+        bail!("want http://host:port");
+    }
+    let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
+    let stream = tokio::net::TcpStream::connect(address).await.context("cannot connect")?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let path = format!("{}{path}", uri.path().trim_end_matches('/'));
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", authority.as_str())
+        .body(Full::new(Bytes::from(body)))?;
+    let response = sender.send_request(request).await.context("no answer")?;
+    let status = response.status();
+    let bytes = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+    let mut answer: Value =
+        serde_json::from_slice(&bytes).with_context(|| format!("answer {status} is not JSON"))?;
+    match answer["error"].as_str() {
+        Some(error) => bail!("{error}"),
+        None if !status.is_success() => bail!("{status}"),
+        None => serde_json::from_value(answer["data"].take())
+            .context("the answer is not that of this version of Icecore"),
     }
 }

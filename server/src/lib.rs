@@ -35,6 +35,7 @@ pub mod plan;
 mod process;
 mod progress;
 mod reload;
+pub mod report;
 pub mod restore;
 mod routes;
 mod scrub;

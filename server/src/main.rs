@@ -9,7 +9,8 @@ use anyhow::Context;
 use clap::Parser;
 use icecore_server::cli::{Check, Cli, Command, LogFormat, LogLevel, RetentionCommand, ServeArgs};
 use icecore_server::{
-    Config, Server, backup, config_file, delete, import, inspect, restore, telemetry, verify,
+    Config, Server, backup, config_file, delete, import, inspect, report, restore, telemetry,
+    verify,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             import::run(args).map(|()| ExitCode::SUCCESS)
         }
         Command::Delete(args) => delete::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => report::command::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(Check::Config { file }) => config_file::read(&file).map(|_| {
             say(&format!("{}: fine\n", file.display()));
             ExitCode::SUCCESS

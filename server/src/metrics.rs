@@ -219,6 +219,8 @@ fn storage(out: &mut Gathered, stats: &Stats) {
         lost_records,
         retention_held_bytes,
         on_hold_bytes,
+        holds,
+        holds_ended,
         evicted_blocks,
         evicted_bytes,
         disk_budget,
@@ -234,6 +236,11 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             *evicted_blocks,
         ),
         ("icecore_retention_evicted_bytes_total", "Bytes of these blocks.", *evicted_bytes),
+        (
+            "icecore_retention_holds_ended_total",
+            "Legal holds that were released or have ended.",
+            *holds_ended,
+        ),
         ("icecore_wal_records_total", "Records written to the log.", *wal_records),
         ("icecore_wal_syncs_total", "Times the log was synced to disk.", *wal_syncs),
         ("icecore_wal_written_bytes_total", "Bytes written to the log.", *wal_written_bytes),
@@ -301,6 +308,7 @@ fn storage(out: &mut Gathered, stats: &Stats) {
             "Bytes of blocks that a legal hold keeps.",
             *on_hold_bytes,
         ),
+        ("icecore_retention_holds", "Legal holds in force.", *holds),
         (
             "icecore_disk_budget_bytes",
             "Bytes that blocks and log may take; 0 where that is not bounded.",

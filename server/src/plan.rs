@@ -7,19 +7,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
 use icecore_storage::disk::Disk;
 use icecore_storage::disk::os::OsDisk;
-use icecore_storage::retention::report::{lock_directory, plan_of_directory};
-use serde::Deserialize;
-use tokio::net::TcpStream;
+use icecore_storage::retention::report::{lock_directory, report_of_directory};
 
-use crate::api::retention::ReportJson;
 use crate::clock;
 use crate::config_file;
+use crate::http_client::exchange_json;
+use crate::report::document::Document;
 
 #[derive(Debug, Args)]
 pub struct PlanArgs {
@@ -52,7 +47,7 @@ impl PlanArgs {
         Ok(table(&report))
     }
 
-    fn plan_directory(&self, path: &Path) -> anyhow::Result<ReportJson> {
+    fn plan_directory(&self, path: &Path) -> anyhow::Result<Document> {
         let loaded = config_file::load(self.config_file.as_deref(), None)?;
         if !path.is_dir() {
             bail!("{} is not a data directory", path.display());
@@ -61,12 +56,12 @@ impl PlanArgs {
         let _lock = lock_directory(disk.as_ref()).with_context(|| {
             format!("--storage.path={}: a server has it open; use --url", path.display())
         })?;
-        let report = plan_of_directory(&disk, &loaded.policies, clock::now_ms())
+        let report = report_of_directory(&disk, Some(&loaded.policies), clock::now_ms())
             .with_context(|| format!("--storage.path={}", path.display()))?;
-        Ok(ReportJson::from(&report))
+        Ok(Document::from(&report))
     }
 
-    fn ask(&self, url: &str) -> anyhow::Result<ReportJson> {
+    fn ask(&self, url: &str) -> anyhow::Result<Document> {
         let body = match &self.config_file {
             Some(file) => {
                 config_file::read(file)?;
@@ -74,46 +69,12 @@ impl PlanArgs {
             }
             None => String::new(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = runtime.block_on(post(url, "/api/v1/status/retention/plan", body));
-        answer.with_context(|| format!("--url={url}"))
-    }
-}
-
-#[derive(Deserialize)]
-struct Envelope {
-    data: Option<ReportJson>,
-    error: Option<String>,
-}
-
-async fn post(url: &str, path: &str, body: String) -> anyhow::Result<ReportJson> {
-    let uri: Uri = url.parse().context("not a URL")?;
-    let authority = uri.authority().context("want http://host:port")?;
-    if uri.scheme_str() != Some("http") {
-        bail!("want http://host:port");
-    }
-    let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
-    let stream = TcpStream::connect(address).await.context("cannot connect")?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let path = format!("{}{path}", uri.path().trim_end_matches('/'));
-    let request = Request::post(path)
-        .header("host", authority.as_str())
-        .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await.context("no answer")?;
-    let status = response.status();
-    let bytes = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
-    let envelope: Envelope =
-        serde_json::from_slice(&bytes).with_context(|| format!("answer {status} is not JSON"))?;
-    match envelope {
-        Envelope { data: Some(data), .. } => Ok(data),
-        Envelope { error, .. } => bail!("{}", error.unwrap_or_else(|| status.to_string())),
+        exchange_json(url, "POST", "/api/v1/status/retention/plan", body)
     }
 }
 
 /// A line for each class and tier.
-fn table(report: &ReportJson) -> String {
+fn table(report: &Document) -> String {
     let mut lines = vec![
         ["tier", "class", "blocks", "bytes", "oldest", "next drop", "drops now"].map(str::to_owned),
     ];

@@ -80,6 +80,7 @@ enum Endpoint {
     CleanTombstones,
     Retention,
     RetentionPlan,
+    RetentionWhatIf,
     RetentionConfirm,
     Reload,
     Healthy,
@@ -92,7 +93,7 @@ const fn route(template: &'static str, methods: Methods, endpoint: Endpoint) -> 
     Route { template, methods, endpoint }
 }
 
-pub(crate) const ROUTES: [Route; 30] = [
+pub(crate) const ROUTES: [Route; 31] = [
     route("/api/v1/write", Methods::Write, Endpoint::Write),
     route("/api/v1/query", Methods::GetOrPost, Endpoint::Query),
     route("/api/v1/query_range", Methods::GetOrPost, Endpoint::QueryRange),
@@ -117,6 +118,7 @@ pub(crate) const ROUTES: [Route; 30] = [
     route("/api/v1/admin/tsdb/clean_tombstones", Methods::Put, Endpoint::CleanTombstones),
     route("/api/v1/status/retention", Methods::Get, Endpoint::Retention),
     route("/api/v1/status/retention/plan", Methods::Post, Endpoint::RetentionPlan),
+    route("/api/v1/status/retention/whatif", Methods::GetOrPost, Endpoint::RetentionWhatIf),
     route("/api/v1/admin/retention/confirm", Methods::Post, Endpoint::RetentionConfirm),
     route("/-/reload", Methods::Post, Endpoint::Reload),
     route("/-/healthy", Methods::Get, Endpoint::Healthy),
@@ -204,8 +206,9 @@ async fn dispatch(
             deletes::delete_series(app, &headers, params(request).await?).await
         }
         Endpoint::CleanTombstones => deletes::clean_tombstones(app, request.headers()).await,
-        Endpoint::Retention => retention::report(app).await,
+        Endpoint::Retention => retention::report(app, params(request).await?).await,
         Endpoint::RetentionPlan => retention::plan(app, request).await,
+        Endpoint::RetentionWhatIf => retention::what_if(app, request).await,
         Endpoint::RetentionConfirm => retention::confirm(app, request).await,
         Endpoint::Reload => {
             admin::refuse_web_pages(request.headers())?;

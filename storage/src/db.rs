@@ -142,6 +142,9 @@ pub struct Stats {
     pub retention_held_bytes: u64,
     /// Bytes of blocks under a legal hold.
     pub on_hold_bytes: u64,
+    /// Legal holds in force, and those that were released or have ended since the start.
+    pub holds: u64,
+    pub holds_ended: u64,
     /// What went before its time to keep to the disk budget, since the start.
     pub evicted_blocks: u64,
     pub evicted_bytes: u64,
@@ -200,6 +203,8 @@ pub(crate) struct Counters {
     pub(crate) relieved_series: AtomicU64,
     pub(crate) retention_held_bytes: AtomicU64,
     pub(crate) on_hold_bytes: AtomicU64,
+    pub(crate) holds: AtomicU64,
+    pub(crate) holds_ended: AtomicU64,
     pub(crate) evicted_blocks: AtomicU64,
     pub(crate) evicted_bytes: AtomicU64,
     /// 0 for none.
@@ -236,7 +241,8 @@ impl Db {
         let newest = newest_of(&recovered.head, &recovered.blocks);
         let (mut manifest, mut head) = (recovered.manifest, recovered.head);
         let disk_budget = options.policies.disk_budget;
-        let mut holds = Holds::new(&options.policies.holds);
+        let mut holds = Holds::default();
+        holds.replace(&options.policies.holds, now_ms);
         head.set_series_limits(&options.series_limits);
         let (dirty, raw_gone) = (manifest.dirty.clone(), manifest.raw_gone.clone());
         let on_hold = holds.held(&recovered.blocks, now_ms).into_iter().collect();
@@ -626,6 +632,8 @@ impl Inner {
             lost_records: self.recovery.lost_records,
             retention_held_bytes: self.counters.retention_held_bytes.load(Ordering::Relaxed),
             on_hold_bytes: self.counters.on_hold_bytes.load(Ordering::Relaxed),
+            holds: self.counters.holds.load(Ordering::Relaxed),
+            holds_ended: self.counters.holds_ended.load(Ordering::Relaxed),
             evicted_blocks: self.counters.evicted_blocks.load(Ordering::Relaxed),
             evicted_bytes: self.counters.evicted_bytes.load(Ordering::Relaxed),
             disk_budget: Some(self.counters.disk_budget.load(Ordering::Relaxed))

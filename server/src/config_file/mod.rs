@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 pub use retention::Retention;
+pub(crate) use retention::parse_budget;
 
 /// Bytes of a file.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -235,10 +235,15 @@ fn lifetime(text: &Spanned<String>) -> Result<i64, Mistake> {
 }
 
 fn disk_budget(text: &Spanned<String>) -> Result<u64, Mistake> {
-    let wrong = |reason: String| Mistake::at(text.referenced, format!("disk_budget: {reason}"));
-    match parse_bytes(&text.value).map_err(wrong)? {
+    parse_budget(&text.value)
+        .map_err(|reason| Mistake::at(text.referenced, format!("disk_budget: {reason}")))
+}
+
+/// Bytes that a disk budget of this text allows.
+pub(crate) fn parse_budget(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
         Size::Bytes(bytes) if bytes >= DISK_BUDGET_BYTES_MIN => Ok(bytes),
-        _ => Err(wrong(format!("{} is less than 100MiB", text.value))),
+        _ => Err(format!("{text} is less than 100MiB")),
     }
 }
 

@@ -10,6 +10,7 @@
 //! - `jsonl_import`: an export of VictoriaMetrics.
 //! - `prometheus_import`: a switch from Debian's Prometheus: its directory is imported, and both answer
 //!   alike.
+//! - `capacity_report`: Python reads the report in all its forms.
 //! - `tsdb_status`: Debian's Prometheus and Icecore name the same metrics, labels and pairs as the greatest.
 //! - `data_directory`: a full disk, and a second process on the same directory.
 //!
@@ -33,6 +34,7 @@ mod generate;
 
 mod answers;
 mod bad_input;
+mod capacity_report;
 mod comparison;
 mod crash;
 mod data_directory;

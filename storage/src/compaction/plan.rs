@@ -107,12 +107,7 @@ impl Situation {
     /// What has outlived its retention.
     pub(crate) fn expired(&self) -> Expired {
         let believed_ms = retention::plan::believed_now(self.retention_facts());
-        // Raw samples that are rolled up go once their whole day is too old for late ones, of which
-        // none is in the head: the day can be rolled up again as long as anything may come.
-        let lifetime_ms = |block: &BlockMeta| {
-            let lifetime_ms = self.classes.lifetime_ms(block);
-            lifetime_ms.saturating_add(self.until_day_ends_ms(block).unwrap_or(0))
-        };
+        let lifetime_ms = |block: &BlockMeta| self.classes.kept_ms(block);
         let is_in_head = |day: i64| {
             let window = rollup::window_of(day);
             self.head_windows
@@ -121,7 +116,7 @@ impl Situation {
         };
         let is_done = |block: &BlockMeta| {
             self.classes.is_rolled_up(block, &self.blocks, &self.dirty, believed_ms)
-                && (self.until_day_ends_ms(block).is_none()
+                && (self.classes.until_day_ends_ms(block).is_none()
                     || !rollup::days_of(block.range).any(is_in_head))
         };
         // In the order of age: readers take it that of a time before the newest that went all went.
@@ -142,15 +137,6 @@ impl Situation {
                 && stuck_ms.get(&block.class).is_none_or(is_before)
         };
         retention::plan::expired(self.retention_facts(), lifetime_ms, may_go)
-    }
-
-    /// From the newest sample of a raw block that is rolled up to the end of its day.
-    fn until_day_ends_ms(&self, block: &BlockMeta) -> Option<i64> {
-        if block.tier_ms > 0 || self.classes.rollups_ms(block.class).is_empty() {
-            return None;
-        }
-        let day = rollup::days_of(block.range).last()?;
-        Some(rollup::window_of(day).end_ms.saturating_sub(block.range.end_ms))
     }
 
     pub(crate) fn retention_facts(&self) -> retention::plan::Facts<'_> {

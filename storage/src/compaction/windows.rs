@@ -76,7 +76,8 @@ fn kind(block: &BlockMeta) -> Kind {
     (block.data_type as u8, block.class, block.tier_ms)
 }
 
-fn longest(lifetime_ms: i64) -> i64 {
+/// The longest window of data that lives so long.
+pub(crate) fn longest(lifetime_ms: i64) -> i64 {
     let share = lifetime_ms / LIFETIME_SHARE;
     let fits = |length: &&i64| **length <= share || **length == DAY_MS && lifetime_ms >= 3 * DAY_MS;
     LENGTHS_MS.iter().rfind(fits).copied().unwrap_or(WINDOW_MS)

@@ -9,7 +9,6 @@ use crate::db::{Db, Inner};
 use crate::error::Result;
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::retention::classes::Classifier;
-use crate::retention::hold::Holds;
 use crate::retention::plan::{
     BUDGET_EVICT_PERCENT, BUDGET_WARN_PERCENT, UNCONFIRMED_PERCENT_MAX, bytes_of, exceeds,
 };
@@ -57,13 +56,13 @@ impl Inner {
         let is_new = manifest.classes.adopt(policies, &manifest.blocks);
         if !is_new {
             upkeep.disk_budget = policies.disk_budget;
-            upkeep.holds = Holds::new(&policies.holds);
+            upkeep.holds.replace(&policies.holds, upkeep.now_ms);
             return Ok(());
         }
         let classifier = Arc::new(Classifier::new(policies.clone(), &manifest.classes));
         self.store(upkeep, manifest)?;
         upkeep.disk_budget = policies.disk_budget;
-        upkeep.holds = Holds::new(&policies.holds);
+        upkeep.holds.replace(&policies.holds, upkeep.now_ms);
         tracing::info!(generation = classifier.generation, "new retention policies");
         let ids: Vec<u32> = {
             let mut head = self.head.write();
@@ -111,6 +110,8 @@ impl Inner {
         upkeep.is_short = is_short;
         let on_hold = bytes_of_ids(situation, &situation.on_hold);
         self.counters.on_hold_bytes.store(on_hold, Ordering::Relaxed);
+        self.counters.holds.store(upkeep.holds.count(), Ordering::Relaxed);
+        self.counters.holds_ended.store(upkeep.holds.ended, Ordering::Relaxed);
         self.counters.disk_budget.store(upkeep.disk_budget.unwrap_or(0), Ordering::Relaxed);
         let expired = situation.expired();
         let mut due = expired.blocks.clone();

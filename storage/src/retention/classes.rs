@@ -98,6 +98,12 @@ impl Classes {
         self.rules.iter().map(|rule| rule.class)
     }
 
+    /// The matchers of the policies that give a class, as text; "" for a policy without.
+    pub(crate) fn policies_of(&self, class: u32) -> impl Iterator<Item = &str> {
+        let rules = self.rules.iter().filter(move |rule| rule.class == class);
+        rules.map(|rule| rule.matchers.as_str())
+    }
+
     /// The tiers of a class that the table knows, from raw to the coarsest.
     pub(crate) fn tiers(&self, class: u32) -> &[Tier] {
         self.table.get(&class).map_or(&[], Vec::as_slice)
@@ -162,6 +168,21 @@ impl Classes {
             false => lifetime_ms(self.tiers(block.class), block.tier_ms),
             true => self.longest_ms(block.tier_ms),
         }
+    }
+
+    /// How long after its newest sample a block goes: raw samples that are rolled up once their whole
+    /// day is too old for late ones, since it can be rolled up again as long as anything may come.
+    pub(crate) fn kept_ms(&self, block: &BlockMeta) -> i64 {
+        self.lifetime_ms(block).saturating_add(self.until_day_ends_ms(block).unwrap_or(0))
+    }
+
+    /// From the newest sample of a raw block that is rolled up to the end of its day.
+    pub(crate) fn until_day_ends_ms(&self, block: &BlockMeta) -> Option<i64> {
+        if block.tier_ms > 0 || self.rollups_ms(block.class).is_empty() {
+            return None;
+        }
+        let day = rollup::days_of(block.range).last()?;
+        Some(rollup::window_of(day).end_ms.saturating_sub(block.range.end_ms))
     }
 
     fn longest_ms(&self, tier_ms: u64) -> i64 {

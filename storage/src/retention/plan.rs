@@ -77,8 +77,24 @@ pub(crate) fn expired(
     Expired { blocks: ids(dead), evicted: ids(evicted), is_held }
 }
 
-/// Blocks that go before their time: of raw samples alone, as rollups are small and are what is
-/// left of the time before; the oldest first, and never of the last day.
+/// What the disk budget takes first, in words: the order of [`candidates`].
+pub const EVICTION_ORDER: &str = "raw samples of metrics, oldest first, down to what is a day old; \
+    never rollups, and never what a legal hold keeps";
+
+/// Blocks that may go before their time, first those that go first: of raw samples alone, as rollups
+/// are small and are what is left of the time before; the oldest first, and never of the last day.
+pub(crate) fn candidates<'a>(
+    blocks: impl Iterator<Item = &'a BlockMeta>,
+    now_ms: i64,
+    may_go: impl Fn(&BlockMeta) -> bool,
+) -> Vec<&'a BlockMeta> {
+    let is_old = |block: &BlockMeta| block.range.end_ms < now_ms.saturating_sub(EVICT_AGE_MS);
+    let mut candidates: Vec<&BlockMeta> =
+        blocks.filter(|block| block.tier_ms == 0 && is_old(block) && may_go(block)).collect();
+    candidates.sort_by_key(|block| (block.range.end_ms, block.id));
+    candidates
+}
+
 fn evicted<'a>(
     facts: Facts<'a>,
     now_ms: i64,
@@ -89,13 +105,7 @@ fn evicted<'a>(
     let is_dead = |block: &BlockMeta| dead.iter().any(|dead| dead.id == block.id);
     let left: Vec<&BlockMeta> = facts.blocks.iter().filter(|block| !is_dead(block)).collect();
     let mut used = facts.log_bytes.saturating_add(bytes_of(left.iter().copied()));
-    let is_old = |block: &BlockMeta| block.range.end_ms < now_ms.saturating_sub(EVICT_AGE_MS);
-    let mut candidates: Vec<&BlockMeta> = left
-        .into_iter()
-        .filter(|block| block.tier_ms == 0 && is_old(block) && may_go(block))
-        .collect();
-    candidates.sort_by_key(|block| (block.range.end_ms, block.id));
-    let mut candidates = candidates.into_iter();
+    let mut candidates = candidates(left.into_iter(), now_ms, may_go).into_iter();
     let mut evicted = Vec::new();
     while exceeds(used, budget, BUDGET_EVICT_PERCENT)
         && let Some(block) = candidates.next()

@@ -1,31 +1,37 @@
 //! What retention has and does, by class and tier; and what it would do under other policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::compaction::rollup;
+use crate::data_file::{newest_manifest, open, segments};
 use crate::db::Db;
 use crate::deletes::live::LiveBlock;
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::manifest::{self, Found};
 use crate::metrics::block::Block;
-use crate::metrics::block::meta::{BlockId, BlockMeta};
+use crate::metrics::block::meta::{BlockId, BlockMeta, DataType};
 use crate::metrics::block::page_cache::PageCache;
+use crate::retention::capacity::{Capacity, Files, HeldBy, Scene, capacity};
 use crate::retention::classes::{Classes, Classifier};
 use crate::retention::hold::Holds;
-use crate::retention::plan::{Facts, believed_now, bytes_of, expired};
+use crate::retention::plan::{Expired, Facts, believed_now, bytes_of, expired};
 use crate::retention::policy::{Policies, Tier};
+use crate::retention::share::{Divider, Part, shared_out};
 use crate::time::TimeRange;
+use crate::wal::segment;
 
 /// Blocks of one class and tier.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
+    pub data_type: DataType,
     /// The class by its lifetimes; none while it is not known.
     pub class: Vec<Tier>,
     pub tier: Tier,
     pub blocks: u64,
     pub bytes: u64,
-    /// Of which are shares of blocks that several classes are in, by the number of their series.
+    /// Of which are estimates of what the parts of blocks of several classes will take.
     pub estimated_bytes: u64,
     /// Oldest and newest sample.
     pub range: TimeRange,
@@ -48,6 +54,9 @@ pub struct Report {
     pub evicted_bytes: u64,
     /// Bytes of blocks under a legal hold; they are not among what has expired.
     pub on_hold_bytes: u64,
+    /// Bytes of blocks once what goes now is gone, and what has to be split is split.
+    pub kept_bytes: u64,
+    pub capacity: Capacity,
 }
 
 impl Report {
@@ -56,52 +65,120 @@ impl Report {
     }
 }
 
+/// What a report is made of, at one moment.
+struct Moment {
+    classes: Classes,
+    blocks: Vec<LiveBlock>,
+    /// As the manifest has them, in the order of the blocks.
+    metas: Vec<BlockMeta>,
+    dirty: BTreeSet<rollup::Day>,
+    held_by: HashMap<BlockId, HeldBy>,
+    newest_ms: Option<i64>,
+    now_ms: i64,
+    clock_in_doubt: bool,
+    confirmed: Vec<BlockId>,
+    budget: Option<u64>,
+    files: Files,
+    free_bytes: Option<u64>,
+}
+
 impl Db {
     /// What retention has and does at present.
     pub fn retention_report(&self, now_ms: i64) -> Report {
-        let situation = self.inner.situation(&self.inner.upkeep.lock(), now_ms);
-        let is_outdated = |block: &&BlockMeta| situation.classes.is_outdated(block);
-        let pending = situation.blocks.iter().filter(is_outdated).map(|block| block.bytes);
-        let facts = situation.retention_facts();
-        Report {
-            pending_bytes: pending.sum(),
-            ..report(facts, &situation.classes, &[], &situation.on_hold)
-        }
+        let moment = self.moment(now_ms);
+        let whole = |(block, meta): (&LiveBlock, &BlockMeta)| Part::whole(block, meta.clone());
+        let parts: Vec<Part> = moment.blocks.iter().zip(&moment.metas).map(whole).collect();
+        report(&moment, &moment.classes, &parts)
     }
 
-    /// What retention would do under these policies. Reads labels of all blocks if the policies
-    /// have several classes.
+    /// What retention would do under these policies. Reads labels of all blocks, and the pages of
+    /// those that would be split, if the policies have several classes.
     pub fn retention_plan(&self, policies: &Policies, now_ms: i64) -> Result<Report> {
-        let situation = self.inner.situation(&self.inner.upkeep.lock(), now_ms);
+        plan(self.moment(now_ms), policies)
+    }
+
+    fn moment(&self, now_ms: i64) -> Moment {
+        let mut upkeep = self.inner.upkeep.lock();
         let version = self.inner.version();
-        let blocks = version.blocks.iter().filter(|block| {
-            // What a step of upkeep has added or taken since is left out.
-            situation.blocks.iter().any(|meta| meta.id == block.meta().id)
-        });
-        let budget = policies.disk_budget;
-        let facts = Facts { confirmed: &[], budget, ..situation.retention_facts() };
-        plan(&situation.classes, blocks, policies, facts)
+        upkeep.on_hold = upkeep.holds.held(&version.blocks, now_ms);
+        let situation = self.inner.situation(&upkeep, now_ms);
+        let meta = |block: &LiveBlock| {
+            situation.blocks.iter().find(|meta| meta.id == block.meta().id).cloned()
+        };
+        let known = version.blocks.iter().filter_map(|block| Some((block.clone(), meta(block)?)));
+        let (blocks, metas): (Vec<LiveBlock>, Vec<BlockMeta>) = known.unzip();
+        let disk = self.inner.disk.as_ref();
+        let checkpoint = upkeep.manifest.checkpoint;
+        Moment {
+            held_by: held_by(&upkeep.holds, &metas, now_ms),
+            files: Files::find(disk, &metas, checkpoint, situation.log_bytes),
+            free_bytes: disk.free_bytes().ok(),
+            blocks,
+            metas,
+            classes: situation.classes,
+            dirty: situation.dirty,
+            newest_ms: situation.newest_ms,
+            now_ms,
+            clock_in_doubt: situation.clock_in_doubt,
+            confirmed: situation.confirmed,
+            budget: situation.disk_budget,
+        }
     }
 }
 
-/// [`Db::retention_plan`] of a database that no process has open. Nothing is changed.
-pub fn plan_of_directory(disk: &Arc<dyn Disk>, policies: &Policies, now_ms: i64) -> Result<Report> {
-    let manifest = match manifest::load(disk.as_ref())? {
-        Found::Intact(manifest) => *manifest,
-        Found::None => return Ok(Report::default()),
-        Found::Damaged(path, _) => {
-            let what = "a start rebuilds it; plan after that".to_owned();
-            return Err(Error::Corrupt { path, offset: 0, what });
-        }
-    };
+/// [`Db::retention_plan`] of a database that no process has open; without policies
+/// [`Db::retention_report`], by those that were in force last, of which the disk budget and holds are
+/// not known. Nothing is changed.
+pub fn report_of_directory(
+    disk: &Arc<dyn Disk>,
+    policies: Option<&Policies>,
+    now_ms: i64,
+) -> Result<Report> {
+    let manifest = newest_manifest(disk.as_ref())?;
     let pages = Arc::new(PageCache::new(0));
-    let open = |meta: &BlockMeta| {
-        Ok::<LiveBlock, Error>(Arc::new(Block::open(disk.clone(), meta.id, &pages)?).into())
+    let block = |meta: &BlockMeta| {
+        let block = Arc::new(Block::open(disk.clone(), meta.id, &pages)?);
+        LiveBlock::of(block, &manifest.deletes.tombstones)
     };
-    let blocks = manifest.blocks.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let newest_ms = manifest.blocks.iter().map(|block| block.range.end_ms).max();
-    let facts = Facts { newest_ms, now_ms, budget: policies.disk_budget, ..Facts::default() };
-    plan(&manifest.classes, blocks.iter(), policies, facts)
+    let blocks = manifest.blocks.iter().map(block).collect::<Result<Vec<_>>>()?;
+    let log = segments(disk.as_ref())?
+        .into_iter()
+        .map(|number| Ok(open(disk.as_ref(), &segment::path(number))?.length()));
+    let log = log.sum::<Result<u64>>()?;
+    let files = Files::find(disk.as_ref(), &manifest.blocks, manifest.checkpoint, log);
+    let moment = Moment {
+        blocks,
+        newest_ms: manifest.blocks.iter().map(|block| block.range.end_ms).max(),
+        metas: manifest.blocks,
+        classes: manifest.classes,
+        dirty: manifest.dirty,
+        held_by: HashMap::new(),
+        now_ms,
+        clock_in_doubt: false,
+        confirmed: Vec::new(),
+        budget: None,
+        files,
+        free_bytes: disk.free_bytes().ok(),
+    };
+    match policies {
+        Some(policies) => plan(moment, policies),
+        None => {
+            let whole = |(block, meta): (&LiveBlock, &BlockMeta)| Part::whole(block, meta.clone());
+            let parts: Vec<Part> = moment.blocks.iter().zip(&moment.metas).map(whole).collect();
+            Ok(report(&moment, &moment.classes, &parts))
+        }
+    }
+}
+
+fn held_by(holds: &Holds, metas: &[BlockMeta], now_ms: i64) -> HashMap<BlockId, HeldBy> {
+    let of_block = |meta: &BlockMeta| {
+        let holds = holds.of(meta.id, now_ms);
+        let until = holds.iter().map(|hold| hold.until_ms).collect::<Option<Vec<i64>>>();
+        let ids: Vec<String> = holds.iter().map(|hold| hold.id.clone()).collect();
+        let until_ms = until.and_then(|until| until.into_iter().max());
+        (!ids.is_empty()).then_some((meta.id, HeldBy { ids, until_ms }))
+    };
+    metas.iter().filter_map(of_block).collect()
 }
 
 /// A policy as a database remembers it.
@@ -125,84 +202,45 @@ pub fn lock_directory(disk: &dyn Disk) -> Result<impl std::fmt::Debug + use<>> {
     crate::db::lock(disk)
 }
 
-fn plan<'a>(
-    classes: &Classes,
-    blocks: impl Iterator<Item = &'a LiveBlock>,
-    policies: &Policies,
-    facts: Facts<'_>,
-) -> Result<Report> {
-    let mut classes = classes.clone();
-    let blocks: Vec<LiveBlock> = blocks.cloned().collect();
-    let on_hold = Holds::new(&policies.holds).held(&blocks, facts.now_ms);
-    let metas: Vec<BlockMeta> = blocks.iter().map(|block| block.meta().clone()).collect();
-    classes.adopt(policies, &metas);
+fn plan(moment: Moment, policies: &Policies) -> Result<Report> {
+    let mut classes = moment.classes.clone();
+    let mut holds = Holds::new(&policies.holds);
+    holds.held(&moment.blocks, moment.now_ms);
+    classes.adopt(policies, &moment.metas);
     let classifier = Classifier::new(policies.clone(), &classes);
+    let mut divider = Divider::new(&classifier);
     let mut parts = Vec::new();
-    let mut is_share = Vec::new();
-    for block in &blocks {
-        let of_block = parts_of(block, &classifier)?;
-        is_share.extend(of_block.iter().map(|_| of_block.len() > 1));
-        parts.extend(of_block);
+    for (block, meta) in moment.blocks.iter().zip(&moment.metas) {
+        parts.extend(divider.divide(block, meta)?);
     }
-    Ok(report(Facts { blocks: &parts, ..facts }, &classes, &is_share, &on_hold))
+    let held_by = held_by(&holds, &moment.metas, moment.now_ms);
+    let budget = policies.disk_budget;
+    let moment = Moment { held_by, budget, confirmed: Vec::new(), ..moment };
+    Ok(report(&moment, &classes, &parts))
 }
 
-/// What becomes of a block: itself, or a part for each class, with bytes by the number of series.
-fn parts_of(block: &Block, classifier: &Classifier) -> Result<Vec<BlockMeta>> {
-    let meta = block.meta();
-    let part = |class: u32, series: u64, of: u64| BlockMeta {
-        class,
-        policy_generation: classifier.generation,
-        series,
-        bytes: (u128::from(meta.bytes) * u128::from(series) / u128::from(of.max(1))) as u64,
-        ..meta.clone()
-    };
-    if let Some(class) = classifier.only_class() {
-        return Ok(vec![part(class, 1, 1)]);
-    }
-    let mut series: BTreeMap<u32, u64> = BTreeMap::new();
-    block.visit_labels(&block.index.all(), |_, labels| {
-        *series.entry(classifier.class_of(&labels)).or_default() += 1;
-    })?;
-    let all = series.values().sum();
-    Ok(series.into_iter().map(|(class, count)| part(class, count, all)).collect())
-}
-
-/// `is_share`: which of the blocks are parts of a block; none if empty.
-fn report(facts: Facts<'_>, classes: &Classes, is_share: &[bool], on_hold: &[BlockId]) -> Report {
-    let may_go = |block: &BlockMeta| !on_hold.contains(&block.id);
-    let lifetime_ms = |block: &BlockMeta| classes.lifetime_ms(block);
-    let dead = expired(facts, lifetime_ms, may_go);
-    let now_ms = believed_now(facts);
+fn report(moment: &Moment, classes: &Classes, parts: &[Part]) -> Report {
+    let may_go = |block: &BlockMeta| !moment.held_by.contains_key(&block.id);
+    let lifetime_ms = |block: &BlockMeta| classes.kept_ms(block);
+    let mut metas: Vec<BlockMeta> = parts.iter().map(|part| part.meta.clone()).collect();
+    let now_ms = believed_now(moment.facts(&[]));
+    let drop_ms = |block: &BlockMeta| block.range.end_ms.saturating_add(lifetime_ms(block));
+    let is_expired =
+        |block: &BlockMeta| may_go(block) && now_ms.is_some_and(|now_ms| drop_ms(block) < now_ms);
+    shared_out(&mut metas, &moment.metas, is_expired);
+    let dead = expired(moment.facts(&metas), lifetime_ms, may_go);
     let mut on_hold_bytes = 0;
-    let mut rows: BTreeMap<(Vec<Tier>, u64), Row> = BTreeMap::new();
-    for (i, block) in facts.blocks.iter().enumerate() {
-        let class = match classes.is_outdated(block) {
-            true => Vec::new(),
-            false => classes.tiers(block.class).to_vec(),
-        };
-        let tier = Tier { resolution_ms: block.tier_ms, lifetime_ms: lifetime_ms(block) };
-        let row = rows.entry((class.clone(), block.tier_ms)).or_insert_with(|| Row {
-            class,
-            tier,
-            blocks: 0,
-            bytes: 0,
-            estimated_bytes: 0,
-            range: block.range,
-            next_drop_ms: None,
-            expired_blocks: 0,
-            expired_bytes: 0,
-        });
+    let mut rows: BTreeMap<(u8, Vec<Tier>, u64), Row> = BTreeMap::new();
+    for (block, part) in metas.iter().zip(parts) {
+        let row = row_of(&mut rows, classes, block);
         row.blocks += 1;
         row.bytes += block.bytes;
         row.range = row.range.union(block.range);
-        if is_share.get(i) == Some(&true) {
-            row.estimated_bytes += block.bytes;
-        }
-        let drop_ms = block.range.end_ms.saturating_add(tier.lifetime_ms);
+        row.estimated_bytes += if part.is_share { block.bytes } else { 0 };
+        let drop_ms = drop_ms(block);
         if !may_go(block) {
             on_hold_bytes += block.bytes;
-        } else if now_ms.is_some_and(|now_ms| drop_ms < now_ms) {
+        } else if is_expired(block) {
             row.expired_blocks += 1;
             row.expired_bytes += block.bytes;
         } else {
@@ -211,11 +249,76 @@ fn report(facts: Facts<'_>, classes: &Classes, is_share: &[bool], on_hold: &[Blo
     }
     // Of a block of several classes all parts are meant, as they have one id.
     let is_evicted = |block: &&BlockMeta| dead.evicted.contains(&block.id);
+    let goes = |block: &&BlockMeta| is_evicted(block) || is_expired(block);
+    let pending = metas.iter().filter(|block| classes.is_outdated(block));
     Report {
-        rows: rows.into_values().collect(),
-        pending_bytes: 0,
+        pending_bytes: pending.map(|block| block.bytes).sum(),
         is_held: dead.is_held,
         on_hold_bytes,
-        evicted_bytes: bytes_of(facts.blocks.iter().filter(is_evicted)),
+        evicted_bytes: bytes_of(metas.iter().filter(is_evicted)),
+        kept_bytes: bytes_of(metas.iter().filter(|block| !goes(block))),
+        capacity: capacity_of(moment, classes, &metas, parts, &dead),
+        rows: rows.into_values().collect(),
     }
+}
+
+impl Moment {
+    fn facts<'a>(&'a self, blocks: &'a [BlockMeta]) -> Facts<'a> {
+        Facts {
+            blocks,
+            newest_ms: self.newest_ms,
+            now_ms: self.now_ms,
+            clock_in_doubt: self.clock_in_doubt,
+            confirmed: &self.confirmed,
+            budget: self.budget,
+            log_bytes: self.files.log,
+        }
+    }
+}
+
+fn capacity_of(
+    moment: &Moment,
+    classes: &Classes,
+    metas: &[BlockMeta],
+    parts: &[Part],
+    expired: &Expired,
+) -> Capacity {
+    let with_meta = |(part, meta): (&Part, &BlockMeta)| Part { meta: meta.clone(), ..part.clone() };
+    let parts: Vec<Part> = parts.iter().zip(metas).map(with_meta).collect();
+    capacity(&Scene {
+        facts: moment.facts(metas),
+        parts: &parts,
+        blocks: &moment.blocks,
+        classes,
+        dirty: &moment.dirty,
+        held_by: &moment.held_by,
+        expired,
+        files: moment.files,
+        free_bytes: moment.free_bytes,
+    })
+}
+
+fn row_of<'a>(
+    rows: &'a mut BTreeMap<(u8, Vec<Tier>, u64), Row>,
+    classes: &Classes,
+    block: &BlockMeta,
+) -> &'a mut Row {
+    let class = match classes.is_outdated(block) {
+        true => Vec::new(),
+        false => classes.tiers(block.class).to_vec(),
+    };
+    let tier = Tier { resolution_ms: block.tier_ms, lifetime_ms: classes.lifetime_ms(block) };
+    let data_type = block.data_type;
+    rows.entry((data_type as u8, class.clone(), block.tier_ms)).or_insert_with(|| Row {
+        data_type,
+        class,
+        tier,
+        blocks: 0,
+        bytes: 0,
+        estimated_bytes: 0,
+        range: block.range,
+        next_drop_ms: None,
+        expired_blocks: 0,
+        expired_bytes: 0,
+    })
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod backup;
+mod capacity;
 mod cardinality;
 mod concurrent;
 mod corruption;

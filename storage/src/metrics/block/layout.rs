@@ -41,6 +41,8 @@ pub(crate) enum SectionKind {
     Metadata = 8,
     Meta = 9,
     Days = 10,
+    /// Blocks of earlier versions have none.
+    Totals = 11,
 }
 
 /// A section's name for people.
@@ -56,6 +58,7 @@ pub(crate) fn section_name(kind: u16) -> &'static str {
         "metadata",
         "meta",
         "days",
+        "totals",
     ];
     usize::from(kind).checked_sub(1).and_then(|at| names.get(at)).copied().unwrap_or("unknown")
 }

@@ -31,6 +31,17 @@ impl DataType {
         use DataType::*;
         [Metrics, Sessions, Events, Spans, Snapshots].into_iter().find(|kind| *kind as u8 == byte)
     }
+
+    /// As in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            DataType::Metrics => "metrics",
+            DataType::Sessions => "sessions",
+            DataType::Events => "events",
+            DataType::Spans => "spans",
+            DataType::Snapshots => "snapshots",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -9,7 +9,9 @@ pub(crate) mod inspect;
 pub(crate) mod layout;
 pub mod meta;
 pub(crate) mod page_cache;
+pub(crate) mod scan;
 mod statistics;
+pub(crate) mod totals;
 pub(crate) mod writer;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +35,7 @@ use crate::metrics::block::layout::{SectionKind, TocEntry};
 use crate::metrics::block::meta::{BlockId, BlockMeta};
 use crate::metrics::block::page_cache::PageCache;
 use crate::metrics::block::statistics::StatisticsCache;
+use crate::metrics::block::totals::Totals;
 use crate::metrics::block::writer::{
     CHUNK_COMPONENT_SHIFT, CHUNK_HISTOGRAMS, CHUNK_MISSING_SLOTS, CHUNK_OF_HISTOGRAMS,
 };
@@ -48,6 +51,9 @@ pub const BLOCKS_DIR: &str = "blocks";
 
 /// A page longer than this is damaged: one series of 64 days at a millisecond's step is shorter.
 const PAGE_BYTES_MAX: u64 = 1 << 30;
+
+/// Totals that are longer are damaged: 64 days, and lists of some hundred names of a few KiB.
+const TOTALS_BYTES_MAX: u64 = 64 << 20;
 
 /// Decoded timestamp columns that a block keeps: 4 KiB each at 480 samples.
 const COLUMNS_CACHED_MAX: usize = 512;
@@ -89,6 +95,8 @@ pub(crate) struct Block {
     exemplars: Section,
     metadata: Section,
     days: Option<Section>,
+    totals: Option<Section>,
+    toc: Vec<TocEntry>,
     /// Set once no manifest names the block: the file goes with the last reader.
     retired: AtomicBool,
 }
@@ -248,6 +256,10 @@ impl Block {
             exemplars: section(SectionKind::Exemplars)?,
             metadata: section(SectionKind::Metadata)?,
             days: find(&toc, SectionKind::Days).map(|_| section(SectionKind::Days)).transpose()?,
+            totals: match find(&toc, SectionKind::Totals) {
+                Some(_) => Some(section(SectionKind::Totals)?),
+                None => None,
+            },
             meta,
             path,
             disk,
@@ -260,6 +272,7 @@ impl Block {
             column_ends,
             columns_cached: RwLock::default(),
             statistics_cached,
+            toc,
             retired: AtomicBool::new(false),
         })
     }
@@ -491,15 +504,24 @@ impl Block {
     fn page(&self, page: usize) -> Result<Page<'_>> {
         let Some(cache) = &self.cache else { return Ok(Page::InPlace(self.stored_page(page)?)) };
         let number = u32::try_from(page).expect("a directory is bounded by its series");
-        let load = || {
-            let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
-            let mut packed = self.stored_page(page)?;
-            let length = varint::read(&mut packed).filter(|length| *length <= PAGE_BYTES_MAX);
-            let length = length.ok_or_else(corrupt)? as usize;
-            let page = zstd::bulk::decompress(packed, length).map_err(|_| corrupt())?;
-            (page.len() == length).then(|| page.into()).ok_or_else(corrupt)
-        };
-        cache.get(self.meta.id, number, load).map(Page::Decompressed)
+        cache.get(self.meta.id, number, || self.decompress(page)).map(Page::Decompressed)
+    }
+
+    /// As [`Block::page`], past the cache.
+    fn load_page(&self, page: usize) -> Result<Page<'_>> {
+        match self.cache {
+            Some(_) => self.decompress(page).map(Page::Decompressed),
+            None => self.stored_page(page).map(Page::InPlace),
+        }
+    }
+
+    fn decompress(&self, page: usize) -> Result<Arc<[u8]>> {
+        let corrupt = || self.corrupt(self.pages.offset + self.directory[page].offset, "page");
+        let mut packed = self.stored_page(page)?;
+        let length = varint::read(&mut packed).filter(|length| *length <= PAGE_BYTES_MAX);
+        let length = length.ok_or_else(corrupt)? as usize;
+        let page = zstd::bulk::decompress(packed, length).map_err(|_| corrupt())?;
+        (page.len() == length).then(|| page.into()).ok_or_else(corrupt)
     }
 
     /// The bytes of a page as they are in the file.
@@ -569,6 +591,18 @@ impl Block {
         parsed.ok_or_else(|| self.corrupt(self.metadata.offset, "metadata"))
     }
 
+    /// What the block holds by day and by metric; `None` of a block from before this was kept.
+    pub(crate) fn totals(&self) -> Result<Option<Totals>> {
+        let Some(section) = &self.totals else { return Ok(None) };
+        let parse = |mut packed: &[u8]| {
+            let length = varint::read(&mut packed).filter(|length| *length <= TOTALS_BYTES_MAX)?;
+            let plain = zstd::bulk::decompress(packed, length as usize).ok()?;
+            Totals::parse(&plain)
+        };
+        let parsed = section.framed().and_then(parse);
+        parsed.map(Some).ok_or_else(|| self.corrupt(section.offset, "totals"))
+    }
+
     /// Reads and checks everything.
     pub(crate) fn verify(&self) -> Result<()> {
         let file = self.disk.open(&self.path).map_err(|e| io_error("open", &self.path, e))?;
@@ -596,6 +630,7 @@ impl Block {
         (0..self.directory.len()).try_for_each(|page| self.statistics(page).map(drop))?;
         self.exemplars()?;
         self.series_of_day(0)?;
+        self.totals()?;
         self.metadata().map(drop)
     }
 

@@ -20,6 +20,7 @@ use crate::metrics::batch::{Exemplar, Metadata};
 use crate::metrics::block::days::DaysWriter;
 use crate::metrics::block::layout::{self, PAGE_BYTES, SectionKind, TocEntry};
 use crate::metrics::block::meta::BlockMeta;
+use crate::metrics::block::totals::TotalsBuilder;
 use crate::metrics::block::{BLOCKS_DIR, file_name};
 use crate::metrics::chunk::{self, ChunkGrid, ChunkStatistics};
 use crate::metrics::histogram::Histogram;
@@ -36,7 +37,7 @@ pub(crate) const CHUNK_OF_HISTOGRAMS: u8 = 8;
 pub(crate) const CHUNK_COMPONENT_SHIFT: u32 = 4;
 
 /// By which zstd compresses pages; higher levels gain a few per cent at several times the cost.
-const PAGE_ZSTD_LEVEL: i32 = 3;
+pub(crate) const PAGE_ZSTD_LEVEL: i32 = 3;
 
 /// Columns that later ones may be described by; bounds memory, and is a function of the samples.
 const PARENT_COLUMNS_MAX: usize = 4096;
@@ -113,6 +114,7 @@ pub(crate) struct BlockWriter {
     statistics: Vec<u8>,
     /// Of a block that is longer than a day.
     days: Option<DaysWriter>,
+    totals: TotalsBuilder,
     meta: BlockMeta,
     is_published: bool,
 }
@@ -210,6 +212,7 @@ impl BlockWriter {
             columns: Columns::default(),
             statistics: Vec::new(),
             days: is_long.then(|| DaysWriter::new(meta.tier_ms > 0)),
+            totals: TotalsBuilder::new(meta.tier_ms > 0),
             meta: BlockMeta { range: TimeRange::default(), ..meta },
             is_published: false,
         })
@@ -240,10 +243,13 @@ impl BlockWriter {
             times.iter().for_each(|times| days.add(self.positions, times));
         }
         for (column, chunks) in columns {
+            let (_, component, samples) = column;
+            if matches!(component, Component::Raw | Component::Count) {
+                self.totals.add_rows(samples);
+            }
             for rows in chunks {
                 self.append_chunk(column, rows, &mut values);
             }
-            let (_, _, samples) = column;
             let (Some(first), Some(last)) = (samples.timestamps.first(), samples.timestamps.last())
             else {
                 continue;
@@ -253,6 +259,7 @@ impl BlockWriter {
             self.meta.range = if empty { range } else { self.meta.range.union(range) };
         }
         self.page.body.extend_from_slice(&values);
+        self.totals.end_series(self.page.body.len() as u64 - u64::from(offset));
         self.positions += 1;
         self.meta.series += 1;
         self.meta.chunks += chunks as u64;
@@ -295,6 +302,7 @@ impl BlockWriter {
             | (u8::from(kind == Kind::Histograms) * CHUNK_OF_HISTOGRAMS)
             | (component as u8) << CHUNK_COMPONENT_SHIFT;
         let body = &mut self.page.body;
+        let head = body.len();
         body.push(flags);
         varint::write(body, rows.len() as u64);
         varint::write(body, u64::from(reference.column));
@@ -302,6 +310,8 @@ impl BlockWriter {
             write_bytes(body, missing);
         }
         varint::write(body, (values.len() - start) as u64);
+        let bytes = body.len() - head + values.len() - start;
+        self.totals.add_chunk(component, times, bytes as u64);
     }
 
     fn finish_page(&mut self) -> Result<()> {
@@ -329,6 +339,7 @@ impl BlockWriter {
         let mut framed = Vec::with_capacity(payload.len() + frame::HEADER_BYTES);
         frame::write(&payload, &mut framed);
         self.put(&framed)?;
+        self.totals.end_page(framed.len() as u64);
         write_statistics(&page.statistics, &mut self.statistics);
         Ok(())
     }
@@ -348,7 +359,8 @@ impl BlockWriter {
             // An empty rollup lives as long as others of its day.
             self.meta.range = self.meta.window;
         }
-        let directory = self.page_directory(labels);
+        let order = data_order(labels.iter());
+        let directory = self.page_directory(&order);
         self.section(SectionKind::PageDirectory, &directory)?;
         let columns = std::mem::take(&mut self.columns);
         self.section(SectionKind::Columns, &columns.bytes)?;
@@ -372,9 +384,11 @@ impl BlockWriter {
         metadata.iter().for_each(|metadata| write_metadata(&mut rows, metadata));
         self.section(SectionKind::Metadata, &framed(&rows))?;
         if let Some(days) = self.days.take() {
-            let days = days.finish(&data_order(labels.iter()));
+            let days = days.finish(&order);
             self.section(SectionKind::Days, &framed(&days))?;
         }
+        let totals = std::mem::take(&mut self.totals).finish(labels, &order);
+        self.section(SectionKind::Totals, &compressed(|out| totals.write(out)))?;
         self.finish_meta()?;
         self.publish()
     }
@@ -411,7 +425,7 @@ impl BlockWriter {
     }
 
     /// Pages by first position, and the position of every id.
-    fn page_directory(&self, labels: &[Labels]) -> Vec<u8> {
+    fn page_directory(&self, order: &[u32]) -> Vec<u8> {
         let mut payload = Vec::new();
         varint::write(&mut payload, self.directory.len() as u64);
         for page in &self.directory {
@@ -420,7 +434,6 @@ impl BlockWriter {
             varint::write(&mut payload, u64::from(page.length));
             varint::write(&mut payload, page.statistics_offset);
         }
-        let order = data_order(labels.iter());
         let mut position_of = vec![0u32; order.len()];
         for (position, id) in order.iter().enumerate() {
             position_of[*id as usize] = u32::try_from(position).expect("ids are u32");
@@ -478,8 +491,19 @@ fn framed(payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A frame around what `write` appends, compressed, behind its length.
+fn compressed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut plain = Vec::new();
+    write(&mut plain);
+    let packed = zstd::bulk::compress(&plain, PAGE_ZSTD_LEVEL).expect("compressing into memory");
+    let mut section = Vec::new();
+    varint::write(&mut section, plain.len() as u64);
+    section.extend_from_slice(&packed);
+    framed(&section)
+}
+
 /// The statistics of one page's chunks, field by field: 7 bytes a chunk against 48 as rows.
-fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
+pub(crate) fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
     let mut payload = Vec::new();
     varint::write(&mut payload, chunks.len() as u64);
     chunks.iter().for_each(|chunk| payload.push(chunk.flags));
@@ -497,11 +521,7 @@ fn write_statistics(chunks: &[ChunkStatistics], out: &mut Vec<u8>) {
         decimal::encode(&column, &mut bytes);
         write_bytes(&mut payload, &bytes);
     }
-    let packed = zstd::bulk::compress(&payload, 3).expect("compressing into memory");
-    let mut section = Vec::new();
-    varint::write(&mut section, payload.len() as u64);
-    section.extend_from_slice(&packed);
-    frame::write(&section, out);
+    out.extend(compressed(|plain| *plain = payload));
 }
 
 /// The timestamp columns of a block, each stored once.
