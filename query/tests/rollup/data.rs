@@ -148,7 +148,7 @@ fn series(number: usize, kind: Kind, every_ms: i64, random: &[u32]) -> Series {
         native.observe(kind, random);
         let is_custom = kind == Kind::Custom || kind == Kind::Mixed && random % 900 < 100;
         let histogram = || {
-            let mut histogram = native.histogram(kind, is_custom, number % 2 == 0);
+            let mut histogram = native.histogram(kind, is_custom, number.is_multiple_of(2));
             if random % 37 == 0 {
                 histogram.sum = stale_nan();
             }

@@ -330,7 +330,8 @@ fn old_days_are_rolled_up_as_upkeep_rolls_them_up() {
     };
     // Raw samples of the same days, rolled up.
     let raw = Db::open(Arc::new(SimDisk::new(5)), tiers_of(200), now()).unwrap();
-    for ago in [101, 100, 99] {
+    // The last midnight is the first sample of the day behind.
+    for ago in [100, 99, 98] {
         let window = TimeRange::new(midnight - ago * DAY_MS, midnight - (ago - 1) * DAY_MS - 1);
         let series = (0..3).map(labels).collect();
         let (exemplars, metadata) = Default::default();
