@@ -7,8 +7,9 @@
 //! that each series counts once: where it is found first. (64 bits of the hash: of ten million
 //! series one is missed in one of 300,000 answers.)
 //!
-//! A block of several days does not say which of its series belong to which day; all count, and the
-//! answer says that it is not exact.
+//! A block of several days has a section that tells which of its series have samples on which day. Of
+//! one that was written by a version without it all series count, and the answer says that it is not
+//! exact. (The bucket of a rollup belongs to the day in which it begins.)
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -146,9 +147,16 @@ impl Snapshot {
         let blocks = blocks_of(&version, day);
         let is_alone = sources.all.is_empty() && blocks.len() == 1;
         for block in blocks {
-            let range = block.meta().range;
-            sources.is_exact &= day.start_ms <= range.start_ms && range.end_ms <= day.end_ms;
             let mut ids = ids_of_block(block, day, selectors)?;
+            let range = block.meta().range;
+            if range.start_ms < day.start_ms || day.end_ms < range.end_ms {
+                match block.series_of_day(day.start_ms)? {
+                    Some(of_day) => {
+                        ids = Some(ids.map_or_else(|| of_day.clone(), |ids| ids & &of_day))
+                    }
+                    None => sources.is_exact = false,
+                }
+            }
             if !is_alone {
                 let of = ids.unwrap_or_else(|| block.index.all());
                 ids = Some(seen.first_of(block, of, charged)?);

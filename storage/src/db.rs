@@ -457,9 +457,7 @@ impl Inner {
                 return Ok(self.nothing_appended(batch, decided.refused));
             }
             let ticket = self.wal.reserve()?;
-            let record = &decided.record;
-            let definitions = head.restate(record, ticket.sequence, ticket.segment);
-            decided.record.definitions = definitions;
+            head.restate(&mut decided, ticket.sequence, ticket.segment);
             (decided, ticket)
         };
         let durability = match self.options.sync {

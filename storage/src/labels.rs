@@ -91,6 +91,13 @@ impl Labels {
         Labels { bytes: Arc::from(bytes) }
     }
 
+    /// Labels of which a decoder has made the canonical bytes and checked all that
+    /// [`Self::from_canonical_bytes`] would: names ascend, no text is empty, and all are UTF-8.
+    pub fn from_checked_bytes(bytes: &[u8]) -> Labels {
+        debug_assert!(Labels::from_canonical_bytes(bytes).is_ok(), "a decoder made {bytes:?}");
+        Labels { bytes: Arc::from(bytes) }
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -147,6 +154,13 @@ pub(crate) fn identity(bytes: &[u8]) -> SeriesIdentity {
     xxhash_rust::xxh3::xxh3_128(bytes)
 }
 
+/// Takes the first pair off canonical label bytes.
+#[inline]
+pub(crate) fn take_pair<'a>(bytes: &mut &'a [u8]) -> (&'a [u8], &'a [u8]) {
+    let mut string = || varint::read_bytes(bytes).expect("Labels holds canonical bytes");
+    (string(), string())
+}
+
 /// Pairs in order of their names.
 #[derive(Clone, Debug)]
 pub struct Iter<'a> {
@@ -176,12 +190,7 @@ impl<'a> Iterator for BytePairs<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<(&'a [u8], &'a [u8])> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let mut string =
-            || varint::read_bytes(&mut self.rest).expect("Labels holds canonical bytes");
-        Some((string(), string()))
+        (!self.rest.is_empty()).then(|| take_pair(&mut self.rest))
     }
 }
 

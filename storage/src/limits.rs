@@ -56,7 +56,7 @@ impl Limits {
             if name == METRIC_NAME {
                 metric_name = Some(value);
             }
-            if name == companion::LABEL {
+            if self.is_reserved_label(name.as_bytes()) {
                 return Err(LabelError::ReservedLabel { name: name.to_owned() });
             }
         }
@@ -68,11 +68,21 @@ impl Limits {
         }
         match metric_name {
             None => Err(LabelError::NoMetricName),
-            Some(name) if name.starts_with(RESERVED_PREFIX) => {
+            Some(name) if self.is_reserved_metric(name.as_bytes()) => {
                 Err(LabelError::ReservedName { name: name.to_owned() })
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// Whether no series may have a label of this name.
+    pub fn is_reserved_label(&self, name: &[u8]) -> bool {
+        name == companion::LABEL.as_bytes()
+    }
+
+    /// Whether no series may have this metric name.
+    pub fn is_reserved_metric(&self, name: &[u8]) -> bool {
+        name.starts_with(RESERVED_PREFIX.as_bytes())
     }
 
     /// Refuses a label's name or value (`what`) of more than `limit` bytes.

@@ -361,8 +361,10 @@ impl Snapshot {
 
     /// Label sets of the series that fulfil any of the lists of matchers, sorted. No list: all.
     pub fn series(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<Labels>> {
-        let of_head =
-            |head: &Head, ids: &RoaringBitmap| ids.iter().map(|id| head.index.labels(id)).collect();
+        let of_head = |head: &Head, ids: &RoaringBitmap| {
+            let live = ids.iter().filter(|id| head.series(*id).may_overlap(range));
+            live.map(|id| head.index.labels(id)).collect()
+        };
         self.collect(any, range, of_head, |block, ids| {
             let mut found = Vec::new();
             block.visit_labels(ids, |_, labels| found.push(labels))?;
@@ -372,7 +374,9 @@ impl Snapshot {
 
     /// Label names of those series, sorted.
     pub fn label_names(&self, any: &[Vec<Matcher>], range: TimeRange) -> Result<Vec<String>> {
-        let of_head = |head: &Head, ids: &RoaringBitmap| head.index.label_names(Some(ids));
+        let of_head = |head: &Head, ids: &RoaringBitmap| {
+            head.index.label_names_where(ids, &|id| head.series(id).may_overlap(range))
+        };
         self.collect(any, range, of_head, Block::label_names)
     }
 
@@ -383,11 +387,14 @@ impl Snapshot {
         any: &[Vec<Matcher>],
         range: TimeRange,
     ) -> Result<Vec<String>> {
-        let of_head = |head: &Head, ids: &RoaringBitmap| head.index.label_values(name, Some(ids));
+        let of_head = |head: &Head, ids: &RoaringBitmap| {
+            head.index.label_values_where(name, ids, &|id| head.series(id).may_overlap(range))
+        };
         self.collect(any, range, of_head, |block, ids| block.label_values(name, ids))
     }
 
-    /// What head and blocks say of the series that may have samples of the range; sorted, once.
+    /// What head and blocks say of series; sorted, once. Of those of blocks only the ones that may
+    /// have samples of the range are asked about.
     fn collect<T: Ord>(
         &self,
         any: &[Vec<Matcher>],
@@ -401,7 +408,7 @@ impl Snapshot {
             |meta| meta.range.overlaps(range),
             |part| {
                 match part {
-                    Part::Head(head, ids) => found.extend(of_head(head, &live(head, ids, range))),
+                    Part::Head(head, ids) => found.extend(of_head(head, ids)),
                     Part::Block(block, ids) => {
                         found.extend(of_block(block, &block.visible(ids.clone(), range)?)?);
                     }
@@ -536,11 +543,6 @@ fn attach(series: &mut [SelectedSeries], companions: Vec<SelectedSeries>) {
     for series in series {
         series.start_timestamps = by_identity.remove(&series.labels.identity()).map(Box::new);
     }
-}
-
-/// Those of the head's series that may have samples of the range.
-fn live(head: &Head, ids: &RoaringBitmap, range: TimeRange) -> RoaringBitmap {
-    ids.iter().filter(|id| head.series(*id).may_overlap(range)).collect()
 }
 
 enum Part<'a> {

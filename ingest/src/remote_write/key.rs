@@ -8,7 +8,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::OnceLock;
 
-use icecore_storage::labels::{LabelError, Labels, push_pair};
+use icecore_storage::labels::{LabelError, Labels, METRIC_NAME, push_pair};
 use icecore_storage::limits::Limits;
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
@@ -53,10 +53,60 @@ impl KeyHash {
 
 /// The [`KeyForm`](icecore_storage::metrics::batch::KeyForm) of key regions.
 pub(super) fn labels(key: &[u8], limits: &Limits) -> Result<Labels, LabelError> {
+    plain_labels(key, limits).map_or_else(|| parsed_labels(key, limits), Ok)
+}
+
+fn parsed_labels(key: &[u8], limits: &Limits) -> Result<Labels, LabelError> {
     let mut pairs = pairs(key, limits)?;
     let labels = canonical(&mut pairs)?;
     limits.check_pairs(pairs.into_iter().filter(|(_, value)| !value.is_empty()))?;
     Ok(labels)
+}
+
+/// Labels that are written as nearly all are: each label one field of name and value, lengths below
+/// 128, names ascending, nothing empty. `None` for all others, and where a limit is broken: then
+/// [`pairs`] finds out which.
+///
+/// In this form a text's length and bytes lie in the key as they do in canonical bytes.
+fn plain_labels(key: &[u8], limits: &Limits) -> Option<Labels> {
+    const LABEL_TAG: u8 = LABELS as u8;
+    const NAME_TAG: u8 = NAME as u8;
+    const VALUE_TAG: u8 = VALUE as u8;
+    // Tags and lengths are ASCII here, so no text can begin or end within a character.
+    std::str::from_utf8(key).ok()?;
+    let mut bytes = Vec::with_capacity(key.len());
+    let mut rest = key;
+    let mut previous: &[u8] = b"";
+    let mut metric_name = None;
+    let mut count = 0;
+    while !rest.is_empty() {
+        let [LABEL_TAG, length, NAME_TAG, name_length, ..] = *rest else { return None };
+        let (length, name_length) = (usize::from(length), usize::from(name_length));
+        let (label, after) = rest[2..].split_at_checked(length)?;
+        rest = after;
+        let (name, value) = label.get(1..)?.split_at_checked(1 + name_length)?;
+        let [VALUE_TAG, value_length, value_text @ ..] = value else { return None };
+        let name_text = &name[1..];
+        count += 1;
+        let is_plain = length < 128
+            && value_text.len() == usize::from(*value_length)
+            && !value_text.is_empty()
+            && previous < name_text
+            && name_length <= limits.name_bytes
+            && value_text.len() <= limits.value_bytes
+            && count <= limits.labels_per_series;
+        if !is_plain || limits.is_reserved_label(name_text) {
+            return None;
+        }
+        if name_text == METRIC_NAME.as_bytes() {
+            metric_name = Some(value_text);
+        }
+        previous = name_text;
+        bytes.extend_from_slice(name);
+        bytes.extend_from_slice(&value[1..]);
+    }
+    let is_served = metric_name.is_some_and(|name| !limits.is_reserved_metric(name));
+    is_served.then(|| Labels::from_checked_bytes(&bytes))
 }
 
 /// The labels of an `Exemplar` message; it may have none.
@@ -208,6 +258,8 @@ fn start(bytes: &[u8], characters: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
@@ -255,6 +307,40 @@ mod tests {
             &format!("label name of 2000 bytes exceeds the limit of 1024: {start:?}…"),
         );
         check(&[(&b"x"[..], &b"1"[..]); 65], "65 labels exceed the limit of 64 per series");
+    }
+
+    proptest! {
+        #[test]
+        fn the_plain_way_gives_what_the_long_one_gives(
+            names in prop::collection::btree_set("[a-cé]{0,3}", 0..6),
+            values: Vec<String>,
+            swapped: bool,
+            flipped in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        ) {
+            let name = [&b"__name__"[..], b"up"];
+            let texts = names.iter().zip(&values);
+            let mut pairs: Vec<(&[u8], &[u8])> = vec![(name[0], name[1])];
+            pairs.extend(texts.map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+            if swapped {
+                pairs.reverse();
+            }
+            let mut key = key(&pairs);
+            if let Some((at, byte)) = flipped {
+                let at = at.index(key.len());
+                key[at] = byte;
+            }
+            let limits = Limits { labels_per_series: 4, value_bytes: 20, ..Limits::default() };
+            if let Some(plain) = plain_labels(&key, &limits) {
+                prop_assert_eq!(Ok(plain), parsed_labels(&key, &limits));
+            }
+        }
+    }
+
+    #[test]
+    fn common_keys_go_the_plain_way() {
+        let common = key(&[(b"__name__", b"up"), (b"job", b"node"), (b"z", "zür".as_bytes())]);
+        let labels = plain_labels(&common, &Limits::default());
+        assert_eq!(labels.unwrap().to_string(), r#"up{job="node", z="zür"}"#);
     }
 
     #[test]

@@ -77,7 +77,6 @@ pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, Api
         selectors: selectors::parse_all(params.all("match[]"), app.config.parser)?,
         focus_label: Some(params.get("focusLabel").to_owned()).filter(|label| !label.is_empty()),
     };
-    let stats = app.db()?.stats();
     let has_focus = question.focus_label.is_some();
     let cancelled = CancelOnDrop::default();
     let options = QueryOptions { cancelled: Arc::clone(&cancelled.0), ..QueryOptions::default() };
@@ -92,12 +91,13 @@ pub(crate) async fn tsdb(app: &Arc<App>, params: Params) -> Result<Response, Api
                 false
             }
         };
-        match (snapshot.cardinality(&question, &mut charge), refused) {
-            (Err(StorageError::Stopped), Some(refused)) => Err(refused.into()),
-            (found, _) => Ok(found?),
-        }
+        let found = match (snapshot.cardinality(&question, &mut charge), refused) {
+            (Err(StorageError::Stopped), Some(refused)) => return Err(refused.into()),
+            (found, _) => found?,
+        };
+        Ok((found, worker.db()?.stats()))
     });
-    let found = found.await?;
+    let (found, stats) = found.await?;
     let Cardinality { series, label_pairs, is_exact, .. } = found;
     let counts = |entries: Vec<Entry>| entries.into_iter().map(Count::from).collect();
     // An empty head reaches from the end of time to its beginning, as Prometheus's does.

@@ -3,8 +3,14 @@
 //! It also is where the labels of the head's series are: a series is a row of pair numbers, from
 //! which its canonical bytes are built again when asked for. Values are kept in order for each
 //! name, so that a prefix is a range; a new series touches that order only for pairs that are new.
+//!
+//! Series of one target come one after the other and have most pairs in common. So while series are
+//! added, a pair of the last one is not inserted into its postings again and again: its **run** goes
+//! on, and is inserted as a range once it ends. [`HeadIndex::settle`] ends all runs; whoever reads
+//! the index needs that, and finds it done by all but [`HeadIndex::add_unsettled`].
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::ops::Bound;
@@ -32,8 +38,50 @@ pub struct HeadIndex {
     names: Vec<NameEntry>,
     rows: Rows,
     all: RoaringBitmap,
-    /// The row added last, which the next is likely to resemble.
-    last_row: Vec<PairId>,
+    /// The series added last, which the next is likely to resemble.
+    last: LastAdded,
+}
+
+#[derive(Debug, Default)]
+struct LastAdded {
+    id: u32,
+    /// The first of the series that were added in the order of their ids, this the last.
+    since: Option<u32>,
+    labels: Vec<LastLabel>,
+    bytes: Vec<u8>,
+    /// Memory of the labels before these.
+    spare: Vec<LastLabel>,
+}
+
+/// A label of the series added last.
+#[derive(Clone, Copy, Debug)]
+struct LastLabel {
+    pair: PairId,
+    name: NameId,
+    /// Where its bytes end.
+    end: usize,
+    /// The first series of the pair's run, and of the name's; `None` if postings have all of it.
+    pair_since: Option<u32>,
+    name_since: Option<u32>,
+}
+
+/// The next of the last series' labels that has not been passed.
+struct Before {
+    index: usize,
+    start: usize,
+}
+
+impl Before {
+    #[inline]
+    fn label<'a>(&self, last: &'a LastAdded) -> Option<(LastLabel, &'a [u8])> {
+        let label = last.labels.get(self.index)?;
+        Some((*label, &last.bytes[self.start..label.end]))
+    }
+
+    fn pass(&mut self, label: LastLabel) {
+        self.index += 1;
+        self.start = label.end;
+    }
 }
 
 /// The labels of a series, from which those of the next are made; the index must not change
@@ -65,7 +113,7 @@ impl HeadIndex {
             names: Vec::new(),
             rows: Rows::default(),
             all: RoaringBitmap::new(),
-            last_row: Vec::new(),
+            last: LastAdded::default(),
         }
     }
 
@@ -75,45 +123,127 @@ impl HeadIndex {
     ///
     /// If there is a series of that id.
     pub fn add(&mut self, id: u32, labels: &Labels) {
-        assert!(self.all.insert(id), "series {id} is in the index already");
-        let mut row = std::mem::take(&mut self.last_row);
-        let mut length = 0;
-        for (name, value) in labels.iter() {
-            let pair = self.add_pair(id, name, value, row.get(length).copied());
-            match row.get_mut(length) {
-                Some(place) => *place = pair,
-                None => row.push(pair),
-            }
-            length += 1;
-        }
-        row.truncate(length);
-        self.rows.insert(id, &row);
-        self.last_row = row;
+        self.add_unsettled(id, labels);
+        self.settle();
     }
 
-    fn add_pair(&mut self, id: u32, name: &str, value: &str, hint: Option<PairId>) -> PairId {
-        let (number, new) = self.pairs.intern(name, value, hint);
-        let pair = self.pairs.get_mut(number);
-        pair.payload.insert(id);
-        let index = pair.name as usize;
+    /// As [`Self::add`], for many: nothing but labels may be asked for before [`Self::settle`].
+    pub(crate) fn add_unsettled(&mut self, id: u32, labels: &Labels) {
+        assert!(!self.contains(id), "series {id} is in the index already");
+        if self.last.id.checked_add(1) != Some(id) {
+            self.settle();
+        }
+        let mut labels_now = std::mem::take(&mut self.last.spare);
+        labels_now.clear();
+        let mut before = Before { index: 0, start: 0 };
+        let bytes = labels.as_bytes();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let start = bytes.len() - rest.len();
+            let (name, value) = labels::take_pair(&mut rest);
+            let end = bytes.len() - rest.len();
+            labels_now.push(self.add_label(
+                id,
+                &bytes[start..end],
+                end,
+                (name, value),
+                &mut before,
+            ));
+        }
+        while let Some((known, _)) = before.label(&self.last) {
+            self.end_runs(known);
+            before.pass(known);
+        }
+        self.rows.insert(id, labels_now.iter().map(|label| label.pair));
+        let last = &mut self.last;
+        last.id = id;
+        last.since = last.since.or(Some(id));
+        last.spare = std::mem::replace(&mut last.labels, labels_now);
+        last.bytes.clear();
+        last.bytes.extend_from_slice(bytes);
+    }
+
+    /// One label of a new series, beside those of the series before; what of these has no equal ends.
+    #[inline]
+    fn add_label(
+        &mut self,
+        id: u32,
+        bytes: &[u8],
+        end: usize,
+        (name, value): (&[u8], &[u8]),
+        before: &mut Before,
+    ) -> LastLabel {
+        let mut same_name = None;
+        while let Some((known, known_bytes)) = before.label(&self.last) {
+            if known_bytes == bytes {
+                before.pass(known);
+                let since = |since: Option<u32>| since.or(Some(id));
+                let (pair_since, name_since) = (since(known.pair_since), since(known.name_since));
+                return LastLabel { end, pair_since, name_since, ..known };
+            }
+            match labels::take_pair(&mut &*known_bytes).0.cmp(name) {
+                Ordering::Less => self.end_runs(known),
+                Ordering::Equal => {
+                    self.end_pair_run(known);
+                    same_name = Some(known);
+                    before.pass(known);
+                    break;
+                }
+                Ordering::Greater => break,
+            }
+            before.pass(known);
+        }
+        let text = |bytes| std::str::from_utf8(bytes).expect("Labels holds UTF-8");
+        let value = text(value);
+        let (pair, new) = match same_name {
+            Some(known) => self.pairs.intern_value(known.name, value),
+            None => self.pairs.intern(text(name), value, None),
+        };
+        let name = self.pairs.get(pair).name;
+        let index = name as usize;
         if index >= self.names.len() {
             self.names.resize_with(index + 1, NameEntry::default);
         }
-        let entry = &mut self.names[index];
-        entry.series.insert(id);
         if new {
-            entry.values.insert(Arc::clone(&pair.value), number);
+            self.names[index].values.insert(Arc::clone(&self.pairs.get(pair).value), pair);
         }
-        number
+        let name_since = same_name.and_then(|known| known.name_since).or(Some(id));
+        LastLabel { pair, name, end, pair_since: Some(id), name_since }
+    }
+
+    fn end_runs(&mut self, label: LastLabel) {
+        self.end_pair_run(label);
+        if let Some(since) = label.name_since {
+            self.names[label.name as usize].series.insert_range(since..=self.last.id);
+        }
+    }
+
+    fn end_pair_run(&mut self, label: LastLabel) {
+        if let Some(since) = label.pair_since {
+            self.pairs.get_mut(label.pair).payload.insert_range(since, self.last.id);
+        }
+    }
+
+    /// Makes what was added readable.
+    pub(crate) fn settle(&mut self) {
+        let Some(since) = self.last.since.take() else { return };
+        self.all.insert_range(since..=self.last.id);
+        for index in 0..self.last.labels.len() {
+            let label = self.last.labels[index];
+            self.end_runs(label);
+            self.last.labels[index] = LastLabel { pair_since: None, name_since: None, ..label };
+        }
     }
 
     /// Removes a series, and what only it needed. Does nothing if there is none of that id.
     pub fn remove(&mut self, id: u32) {
+        self.settle();
         if !self.all.remove(id) {
             return;
         }
         // Numbers in it may soon stand for other pairs, or for none.
-        self.last_row.clear();
+        self.last.labels.clear();
+        self.last.bytes.clear();
         let row: Vec<PairId> = self.rows.get(id).collect();
         self.rows.remove(id);
         for number in row {
@@ -131,16 +261,22 @@ impl HeadIndex {
     }
 
     pub fn contains(&self, id: u32) -> bool {
-        self.all.contains(id)
+        self.rows.contains(id)
+    }
+
+    fn assert_settled(&self) {
+        debug_assert!(self.last.since.is_none(), "what was added is not readable yet");
     }
 
     /// The ids of all series.
     pub fn all(&self) -> &RoaringBitmap {
+        self.assert_settled();
         &self.all
     }
 
     /// The series that fulfil all of `matchers`; all series, if there are none.
     pub fn select(&self, matchers: &[Matcher]) -> RoaringBitmap {
+        self.assert_settled();
         match select::select(self, matchers) {
             Ok(found) => found,
             Err(never) => match never {},
@@ -220,7 +356,21 @@ impl HeadIndex {
 
     /// Label names in bytewise order; of all series or of some.
     pub fn label_names(&self, of: Option<&RoaringBitmap>) -> Vec<String> {
-        let has = |id: NameId| of.is_none_or(|of| !self.names[id as usize].series.is_disjoint(of));
+        self.label_names_where(of.unwrap_or(self.all()), &|_| true)
+    }
+
+    /// Label names of those of some series that `is_live` accepts, which is asked of as few as will
+    /// do.
+    pub(crate) fn label_names_where(
+        &self,
+        of: &RoaringBitmap,
+        is_live: &dyn Fn(u32) -> bool,
+    ) -> Vec<String> {
+        self.assert_settled();
+        let has = |id: NameId| {
+            let series = &self.names[id as usize].series;
+            !series.is_disjoint(of) && series.iter().any(|id| of.contains(id) && is_live(id))
+        };
         let names = self.pairs.names().filter(|(id, _)| has(*id));
         let mut names: Vec<String> = names.map(|(_, name)| name.to_owned()).collect();
         names.sort_unstable();
@@ -229,20 +379,35 @@ impl HeadIndex {
 
     /// Values of a label in bytewise order; of all series or of some.
     pub fn label_values(&self, name: &str, of: Option<&RoaringBitmap>) -> Vec<String> {
-        let Some(entry) = self.entry(name) else { return Vec::new() };
-        match of {
-            None => entry.values.keys().map(|value| (**value).to_owned()).collect(),
-            Some(of) if of.len() < entry.values.len() as u64 => self.values_in_rows(name, of),
-            Some(of) => {
-                let used = |id: &PairId| self.pairs.get(*id).payload.intersects(of);
-                let values = entry.values.iter().filter(|(_, id)| used(id));
-                values.map(|(value, _)| (**value).to_owned()).collect()
-            }
+        match (of, self.entry(name)) {
+            (_, None) => Vec::new(),
+            (None, Some(entry)) => entry.values.keys().map(|value| (**value).to_owned()).collect(),
+            (Some(of), Some(_)) => self.label_values_where(name, of, &|_| true),
         }
     }
 
+    /// Values of a label among those of some series that `is_live` accepts, which is asked of as few
+    /// as will do.
+    pub(crate) fn label_values_where(
+        &self,
+        name: &str,
+        of: &RoaringBitmap,
+        is_live: &dyn Fn(u32) -> bool,
+    ) -> Vec<String> {
+        let Some(entry) = self.entry(name) else { return Vec::new() };
+        if of.len() < entry.values.len() as u64 {
+            return self.values_in_rows(name, of.iter().filter(|id| is_live(*id)));
+        }
+        let used = |id: &PairId| {
+            let postings = &self.pairs.get(*id).payload;
+            postings.intersects(of) && postings.any(|id| of.contains(id) && is_live(id))
+        };
+        let values = entry.values.iter().filter(|(_, id)| used(id));
+        values.map(|(value, _)| (**value).to_owned()).collect()
+    }
+
     /// Values of a label among few series.
-    fn values_in_rows(&self, name: &str, of: &RoaringBitmap) -> Vec<String> {
+    fn values_in_rows(&self, name: &str, of: impl Iterator<Item = u32>) -> Vec<String> {
         let name = self.pairs.find_name(name);
         let mut seen = HashSet::with_hasher(std::hash::RandomState::new());
         for id in of {
@@ -262,6 +427,7 @@ impl HeadIndex {
 
     /// How many of some series, or of all, have each name and each value of it.
     pub(crate) fn counts(&self, of: Option<&RoaringBitmap>) -> Vec<NameCounts> {
+        self.assert_settled();
         let named =
             |series: &RoaringBitmap| of.map_or(series.len(), |of| series.intersection_len(of));
         let having = |postings: &Postings| of.map_or(postings.len(), |of| postings.len_among(of));
@@ -315,6 +481,7 @@ impl HeadIndex {
     }
 
     fn entry(&self, name: &str) -> Option<&NameEntry> {
+        self.assert_settled();
         self.pairs.find_name(name).map(|id| &self.names[id as usize])
     }
 }
@@ -338,8 +505,8 @@ impl Terms for HeadIndex {
         Ok(pair.map_or_else(none, |pair| self.pairs.get(pair).payload.to_bitmap()))
     }
 
-    fn value_count(&self, name: &str) -> u64 {
-        self.entry(name).map_or(0, |entry| entry.values.len() as u64)
+    fn is_filter_shorter(&self, ids: &RoaringBitmap, name: &str) -> bool {
+        self.entry(name).is_some_and(|entry| ids.len() < entry.values.len() as u64)
     }
 
     fn scan(
@@ -400,6 +567,30 @@ mod tests {
 
     proptest! {
         #[test]
+        fn runs_end_where_they_have_to(
+            series in contract::series(),
+            first: prop::sample::Index,
+            backwards: bool,
+            settles: Vec<bool>,
+            queries in contract::queries(),
+        ) {
+            let mut index = HeadIndex::new();
+            let mut ids: Vec<usize> = (0..series.len()).collect();
+            ids.rotate_left(first.index(series.len().max(1)));
+            if backwards {
+                ids.reverse();
+            }
+            for (i, id) in ids.into_iter().enumerate() {
+                index.add_unsettled(id as u32, &series[id]);
+                if settles.get(i) == Some(&true) {
+                    index.settle();
+                }
+            }
+            index.settle();
+            check(&index, &Model::new(&series), &queries)?;
+        }
+
+        #[test]
         fn answers_as_a_list_of_labels_would(
             series in contract::series(),
             removed: Vec<prop::sample::Index>,
@@ -449,9 +640,14 @@ mod tests {
             prop_assert_eq!(index.counts(Some(&found)), model.counts(&found));
             prop_assert_eq!(sorted(index.counts_of_rows(&found)), model.counts(&found));
             prop_assert_eq!(index.label_names(Some(&found)), model.names(&found));
+            let odd = found.iter().filter(|id| id % 2 == 1).collect();
+            let is_odd = |id: u32| id % 2 == 1;
+            prop_assert_eq!(index.label_names_where(&found, &is_odd), model.names(&odd));
             for name in contract::NAMES {
                 let values = index.label_values(name, Some(&found));
                 prop_assert_eq!(values, model.values(name, &found));
+                let values = index.label_values_where(name, &found, &is_odd);
+                prop_assert_eq!(values, model.values(name, &odd));
                 let values = index.label_values(name, None);
                 prop_assert_eq!(values, model.values(name, &model.all()));
             }

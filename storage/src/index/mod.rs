@@ -12,7 +12,7 @@ mod contract;
 mod dictionary;
 mod group;
 pub mod head;
-mod packed;
+pub(crate) mod packed;
 mod pairs;
 mod postings;
 mod rows;

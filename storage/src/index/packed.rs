@@ -25,7 +25,7 @@ const LONG_RUN: u32 = 8;
 
 /// Collects ascending ids, packed as they come.
 #[derive(Debug, Default)]
-pub(super) struct PackedPostings {
+pub(crate) struct PackedPostings {
     /// Tag and all runs but the last.
     bytes: Vec<u8>,
     /// Where the run before the last ended.
@@ -37,7 +37,7 @@ pub(super) struct PackedPostings {
 
 impl PackedPostings {
     /// Adds an id greater than all before it.
-    pub(super) fn push(&mut self, id: u32) {
+    pub(crate) fn push(&mut self, id: u32) {
         if self.start == self.end {
             self.start = id;
         } else if id != self.end {
@@ -58,7 +58,7 @@ impl PackedPostings {
     }
 
     /// The shorter form. There must be an id.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         assert!(self.start < self.end, "postings are not empty");
         self.close_run();
         if self.bytes.len() <= SMALLEST_BITMAP_BYTES {
@@ -110,7 +110,7 @@ fn each_run(mut bytes: &[u8], limit: u32, mut visit: impl FnMut(u32, u32)) -> Op
 }
 
 /// The ids, all below `limit`; `None` if the bytes are no such postings.
-pub(super) fn decode(bytes: &[u8], limit: u32) -> Option<RoaringBitmap> {
+pub(crate) fn decode(bytes: &[u8], limit: u32) -> Option<RoaringBitmap> {
     let (tag, body) = bytes.split_first()?;
     match *tag {
         RUNS => {

@@ -67,6 +67,11 @@ impl<T: Default> Pairs<T> {
             return (id, false);
         }
         let name = self.intern_name(name);
+        self.intern_value(name, value)
+    }
+
+    /// As [`Self::intern`], of a name by its number.
+    pub(super) fn intern_value(&mut self, name: NameId, value: &str) -> (PairId, bool) {
         if let Some(id) = self.find_value(name, value) {
             return (id, false);
         }

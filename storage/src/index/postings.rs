@@ -36,7 +36,10 @@ impl Postings {
         match self {
             Postings::One(other) if *other == id => {}
             Postings::One(other) => {
-                *self = Postings::Few(vec![id.min(*other), id.max(*other)]);
+                // The least that an allocator gives has room for these.
+                let mut ids = Vec::with_capacity(6);
+                ids.extend([id.min(*other), id.max(*other)]);
+                *self = Postings::Few(ids);
             }
             Postings::Few(ids) if ids.is_empty() => *self = Postings::One(id),
             Postings::Few(ids) => match ids.binary_search(&id) {
@@ -51,6 +54,19 @@ impl Postings {
             Postings::Bitmap(bitmap) => {
                 bitmap.insert(id);
             }
+        }
+    }
+
+    /// Inserts all ids from `first` to `last`.
+    pub(super) fn insert_range(&mut self, first: u32, last: u32) {
+        match self {
+            Postings::Bitmap(bitmap) if first < last => _ = bitmap.insert_range(first..=last),
+            _ if (last - first) as usize >= FEW_LIMIT => {
+                let mut bitmap = self.to_bitmap().into_owned();
+                bitmap.insert_range(first..=last);
+                *self = Postings::Bitmap(bitmap);
+            }
+            _ => (first..=last).for_each(|id| self.insert(id)),
         }
     }
 
@@ -99,6 +115,15 @@ impl Postings {
             Postings::One(id) => ids.contains(*id),
             Postings::Few(few) => few.iter().any(|id| ids.contains(*id)),
             Postings::Bitmap(bitmap) => !bitmap.is_disjoint(ids),
+        }
+    }
+
+    /// Whether any of them passes, in order of the ids.
+    pub(super) fn any(&self, mut passes: impl FnMut(u32) -> bool) -> bool {
+        match self {
+            Postings::One(id) => passes(*id),
+            Postings::Few(few) => few.iter().any(|id| passes(*id)),
+            Postings::Bitmap(bitmap) => bitmap.iter().any(passes),
         }
     }
 
@@ -182,11 +207,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn postings_are_a_set(steps: Vec<(bool, u8)>) {
+        fn postings_are_a_set(steps: Vec<(bool, u8, u8)>) {
             let mut postings = Postings::default();
             let mut model = BTreeSet::new();
-            for (insert, id) in steps.iter().map(|(insert, id)| (*insert, u32::from(*id))) {
-                if insert {
+            for (insert, id, more) in steps {
+                let (id, more) = (u32::from(id), u32::from(more % 50));
+                if insert && more % 2 == 0 {
+                    postings.insert_range(id, id + more);
+                    model.extend(id..=id + more);
+                } else if insert {
                     postings.insert(id);
                     model.insert(id);
                 } else {

@@ -36,7 +36,7 @@ const NOWHERE: Place = Place { chunk: u32::MAX, offset: 0 };
 
 impl Rows {
     /// Sets the row of a series, which has none yet.
-    pub(super) fn insert(&mut self, id: u32, pairs: &[PairId]) {
+    pub(super) fn insert(&mut self, id: u32, pairs: impl ExactSizeIterator<Item = PairId>) {
         let index = id as usize;
         if index >= self.places.len() {
             self.places.resize(index + 1, NOWHERE);
@@ -48,7 +48,7 @@ impl Rows {
         let offset = chunk.len();
         varint::write(chunk, pairs.len() as u64);
         for pair in pairs {
-            varint::write(chunk, u64::from(*pair));
+            varint::write(chunk, u64::from(pair));
         }
         self.live_bytes += chunk.len() - offset;
         self.places[index] = Place { chunk: self.chunks.len() as u32 - 1, offset: offset as u32 };
@@ -94,7 +94,7 @@ impl Rows {
             if old.contains(id) {
                 pairs.clear();
                 pairs.extend(old.get(id));
-                self.insert(id, &pairs);
+                self.insert(id, pairs.iter().copied());
             }
         }
     }
@@ -135,7 +135,7 @@ mod tests {
         let mut rows = Rows::default();
         let row = |id: u32| [id, id.wrapping_mul(0x9e37_79b9), 1 << 31, 7, 0];
         for id in 0..1_000_000 {
-            rows.insert(id, &row(id));
+            rows.insert(id, row(id).into_iter());
         }
         let full = rows.heap_bytes();
         for id in (0..1_000_000).filter(|id| id % 4 != 0) {
@@ -148,7 +148,7 @@ mod tests {
             assert!(rows.get(id).eq(want.iter().copied()));
         }
         rows.remove(1);
-        rows.insert(1, &[]);
+        rows.insert(1, [].into_iter());
         assert!(rows.contains(1) && rows.get(1).next().is_none());
     }
 }

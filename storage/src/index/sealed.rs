@@ -365,6 +365,7 @@ impl SealedIndex {
 
     /// Label names in bytewise order; of all series or of some.
     pub fn label_names(&self, of: Option<&RoaringBitmap>) -> Result<Vec<String>, Damage> {
+        let of = self.unless_all(of);
         let mut names = Vec::new();
         for name in self.dictionary.names() {
             let has = match of {
@@ -384,19 +385,16 @@ impl SealedIndex {
         name: &str,
         of: Option<&RoaringBitmap>,
     ) -> Result<Vec<String>, Damage> {
-        /// Reading a value's postings costs as much as reading the code of so many series.
-        const SERIES_PER_VALUE: u64 = 8;
         let Some(name) = self.dictionary.name(name) else { return Ok(Vec::new()) };
-        if let Some(of) = of
-            && of.len() < u64::from(name.values) * SERIES_PER_VALUE
-        {
+        let of = self.unless_all(of);
+        if let Some(of) = of.filter(|of| self.are_rows_shorter(of, name)) {
             return self.values_in_rows(name, of);
         }
         let mut values = Vec::new();
         self.dictionary.scan(name, "", |value, stored| {
             let used = match of {
                 None => true,
-                Some(of) => !self.bitmap(stored)?.is_disjoint(of),
+                Some(of) => self.count(stored, Some(of))? > 0,
             };
             if used {
                 values.push(value.to_owned());
@@ -404,6 +402,34 @@ impl SealedIndex {
             Ok(())
         })?;
         Ok(values)
+    }
+
+    /// Whether the rows of these series are read sooner than all values of a name. Rows are read by
+    /// groups, each as a whole, and those of a metric lie in as many groups as it has targets. Values
+    /// have postings, which are the longer the fewer values there are.
+    fn are_rows_shorter(&self, ids: &RoaringBitmap, name: &Name) -> bool {
+        /// Reading a group costs as much as so many values with short postings.
+        const VALUES_PER_GROUP: u32 = 30;
+        /// And so much is in the postings of any name: runs of a few groups each, as targets have.
+        const GROUPS_PER_VALUE: u32 = 4;
+        const ROWS: u32 = GROUP_ROWS as u32;
+        let postings = self.series / ROWS / GROUPS_PER_VALUE;
+        let groups_max = name.values.saturating_add(postings) / VALUES_PER_GROUP;
+        let mut groups = 0;
+        let mut rest = ids.iter();
+        while let Some(id) = rest.next() {
+            groups += 1;
+            if groups > groups_max {
+                return false;
+            }
+            rest.advance_to((id / ROWS + 1).saturating_mul(ROWS));
+        }
+        true
+    }
+
+    /// Some series, or `None` if these are all: nothing needs to be looked for among them then.
+    fn unless_all<'a>(&self, of: Option<&'a RoaringBitmap>) -> Option<&'a RoaringBitmap> {
+        of.filter(|of| of.len() < u64::from(self.series))
     }
 
     /// Values of a label among few series.
@@ -659,8 +685,8 @@ impl Terms for SealedIndex {
         SealedIndex::postings(self, name, value).map(Cow::Owned)
     }
 
-    fn value_count(&self, name: &str) -> u64 {
-        self.dictionary.name(name).map_or(0, |name| u64::from(name.values))
+    fn is_filter_shorter(&self, ids: &RoaringBitmap, name: &str) -> bool {
+        self.dictionary.name(name).is_some_and(|name| self.are_rows_shorter(ids, name))
     }
 
     fn scan(

@@ -3,8 +3,8 @@
 //! Each matcher becomes a **condition**: keep the series that have one of some values, or drop
 //! those that do. A matcher that the empty value fulfils drops, since it also accepts the series
 //! without the label; any other keeps. Conditions that are cheap and keep little come first. A
-//! pattern is evaluated once for each value of its label; or, once fewer series are left than the
-//! label has values, only for the values that those series have.
+//! pattern is evaluated once for each value of its label; or, once few series are left, only for the
+//! values that those series have.
 
 use std::borrow::Cow;
 
@@ -25,8 +25,8 @@ pub(super) trait Terms {
 
     fn postings(&self, name: &str, value: &str) -> Result<Cow<'_, RoaringBitmap>, Self::Error>;
 
-    /// How many values a label has.
-    fn value_count(&self, name: &str) -> u64;
+    /// Whether [`Terms::filter`] of these series is less work than [`Terms::scan`] of all values.
+    fn is_filter_shorter(&self, ids: &RoaringBitmap, name: &str) -> bool;
 
     /// The series whose value of the label is accepted; only values that start with `prefix`
     /// are asked for, and each once.
@@ -159,7 +159,7 @@ fn narrow<T: Terms>(
 ) -> Result<(), T::Error> {
     let name = condition.name;
     let union = match &condition.values {
-        Values::Judged { matcher, accepted, .. } if found.len() < terms.value_count(name) => {
+        Values::Judged { matcher, accepted, .. } if terms.is_filter_shorter(found, name) => {
             let mut accept = |value: &str| matcher.matches(value) == *accepted;
             Cow::Owned(terms.filter(found, name, &mut accept)?)
         }

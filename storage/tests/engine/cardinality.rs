@@ -9,6 +9,7 @@ use icecore_storage::db::Options;
 use icecore_storage::disk::sim::SimDisk;
 use icecore_storage::labels::Labels;
 use icecore_storage::matcher::{MatchOp, Matcher};
+use icecore_storage::metrics::block::meta::BlockMeta;
 use icecore_storage::retention::policy::Policies;
 use icecore_storage::time::{DAY_MS, TimeRange};
 
@@ -19,8 +20,9 @@ const HOUR: i64 = 3_600_000;
 /// Series with the times of their samples.
 type Stored = BTreeMap<Labels, BTreeSet<i64>>;
 
-fn open(disk: &SimDisk, now_ms: i64) -> Db {
-    let options = Options { policies: Policies::raw_only(30 * DAY_MS), ..oracle::options() };
+/// Days are merged with others where samples live for long.
+fn open_for(days: i64, disk: &SimDisk, now_ms: i64) -> Db {
+    let options = Options { policies: Policies::raw_only(days * DAY_MS), ..oracle::options() };
     Db::open(Arc::new(disk.clone()), options, now_ms).unwrap()
 }
 
@@ -151,7 +153,7 @@ fn any_day_is_counted_wherever_its_series_are() {
     let first_day = 20_000;
     let start = first_day * DAY_MS + 9 * HOUR;
     let disk = SimDisk::new(21);
-    let mut db = open(&disk, start);
+    let mut db = open_for(30, &disk, start);
     let mut stored = Stored::new();
     let mut kinds = BTreeSet::new();
     for step in 0..(60 * HOUR / STEP_MS) {
@@ -182,7 +184,7 @@ fn any_day_is_counted_wherever_its_series_are() {
         if step == 500 {
             disk.power_cut(3);
             drop(db);
-            db = open(&disk, now);
+            db = open_for(30, &disk, now);
             check(&db, &stored, first_day..first_day + 3);
         }
     }
@@ -196,9 +198,30 @@ fn any_day_is_counted_wherever_its_series_are() {
 }
 
 #[test]
+fn a_block_of_several_days_tells_them_apart() {
+    let first_day = 20_000;
+    let disk = SimDisk::new(23);
+    let db = open_for(100, &disk, first_day * DAY_MS);
+    let mut stored = Stored::new();
+    for hour in 0..9 * 24 {
+        let now = first_day * DAY_MS + hour * HOUR;
+        let rows: Vec<Row> =
+            series_at(now).into_iter().map(|labels| Row::float(labels, now, 1.0)).collect();
+        for row in &rows {
+            stored.entry(row.labels.clone()).or_default().insert(now);
+        }
+        db.append(&batch(&rows), now).unwrap();
+        maintain(&db, now).unwrap();
+    }
+    let days = |one: &BlockMeta| (one.window.end_ms - one.window.start_ms + 1) / DAY_MS;
+    assert!(db.blocks().iter().any(|one| days(one) >= 4), "days were merged");
+    check(&db, &stored, first_day - 1..first_day + 10);
+}
+
+#[test]
 fn the_head_is_counted_as_it_is_and_work_can_be_stopped() {
     let now = oracle::time_of(0);
-    let db = open(&SimDisk::new(22), now);
+    let db = open_for(30, &SimDisk::new(22), now);
     let series = series_at(now);
     let rows: Vec<Row> = series.iter().map(|l| Row::float(l.clone(), now, 1.0)).collect();
     db.append(&batch(&rows), now).unwrap();

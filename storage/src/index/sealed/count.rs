@@ -82,7 +82,11 @@ impl SealedIndex {
         Ok(std::str::from_utf8(&bytes).expect("the dictionary gives UTF-8").into())
     }
 
-    fn count(&self, stored: StoredPostings, of: Option<&RoaringBitmap>) -> Result<u64, Damage> {
+    pub(super) fn count(
+        &self,
+        stored: StoredPostings,
+        of: Option<&RoaringBitmap>,
+    ) -> Result<u64, Damage> {
         let bytes = self.postings.bytes_of(&stored)?;
         packed::count(bytes, self.series, of).ok_or(self.postings.damage(stored))
     }

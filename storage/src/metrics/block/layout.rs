@@ -37,6 +37,7 @@ pub(crate) enum SectionKind {
     Exemplars = 7,
     Metadata = 8,
     Meta = 9,
+    Days = 10,
 }
 
 /// A section's name for people.
@@ -51,6 +52,7 @@ pub(crate) fn section_name(kind: u16) -> &'static str {
         "exemplars",
         "metadata",
         "meta",
+        "days",
     ];
     usize::from(kind).checked_sub(1).and_then(|at| names.get(at)).copied().unwrap_or("unknown")
 }

@@ -4,6 +4,7 @@
 //! when they are first read. [`writer`] makes blocks, [`layout`] knows their positions.
 
 pub(crate) mod check;
+mod days;
 pub(crate) mod inspect;
 pub(crate) mod layout;
 pub mod meta;
@@ -85,6 +86,7 @@ pub(crate) struct Block {
     statistics_cached: StatisticsCache,
     exemplars: Section,
     metadata: Section,
+    days: Option<Section>,
     /// Set once no manifest names the block: the file goes with the last reader.
     retired: AtomicBool,
 }
@@ -238,6 +240,7 @@ impl Block {
             statistics: section(SectionKind::Statistics)?,
             exemplars: section(SectionKind::Exemplars)?,
             metadata: section(SectionKind::Metadata)?,
+            days: find(&toc, SectionKind::Days).map(|_| section(SectionKind::Days)).transpose()?,
             meta,
             path,
             disk,
@@ -266,6 +269,15 @@ impl Block {
     /// The series that have a label, whatever its value; `None` if none has.
     pub(crate) fn with_label(&self, name: &str) -> Result<Option<RoaringBitmap>> {
         self.index.with_label(name).map_err(|damage| self.index_damage(damage))
+    }
+
+    /// The series that have samples of the day that begins at `day_ms`; `None` where that is not
+    /// told: by blocks of a day or less, and by older ones.
+    pub(crate) fn series_of_day(&self, day_ms: i64) -> Result<Option<RoaringBitmap>> {
+        let Some(section) = &self.days else { return Ok(None) };
+        let series = self.index.series_count();
+        let found = section.framed().and_then(|days| days::series_of_day(days, day_ms, series));
+        found.map(Some).ok_or_else(|| self.corrupt(section.offset, "days"))
     }
 
     /// The labels of these series, ids ascending.
@@ -576,6 +588,7 @@ impl Block {
         }
         (0..self.directory.len()).try_for_each(|page| self.statistics(page).map(drop))?;
         self.exemplars()?;
+        self.series_of_day(0)?;
         self.metadata().map(drop)
     }
 

@@ -17,6 +17,7 @@ use crate::error::{Result, io_error};
 use crate::index::sealed::SealedIndexBuilder;
 use crate::labels::Labels;
 use crate::metrics::batch::{Exemplar, Metadata};
+use crate::metrics::block::days::DaysWriter;
 use crate::metrics::block::layout::{self, PAGE_BYTES, SectionKind, TocEntry};
 use crate::metrics::block::meta::BlockMeta;
 use crate::metrics::block::{BLOCKS_DIR, file_name};
@@ -24,7 +25,7 @@ use crate::metrics::chunk::{self, ChunkGrid, ChunkStatistics};
 use crate::metrics::histogram::Histogram;
 use crate::metrics::rollup::{Component, Rollup};
 use crate::metrics::sample::Samples;
-use crate::time::TimeRange;
+use crate::time::{DAY_MS, TimeRange};
 use crate::wal::record::{write_exemplar, write_metadata};
 
 /// Chunk flags: bit 0 histograms, bit 1 timestamps are a column less the listed slots, bits 4 to 7
@@ -76,6 +77,8 @@ pub(crate) struct BlockWriter {
     compressor: Option<Compressor>,
     columns: Columns,
     statistics: Vec<u8>,
+    /// Of a block that is longer than a day.
+    days: Option<DaysWriter>,
     meta: BlockMeta,
     is_published: bool,
 }
@@ -152,6 +155,7 @@ impl BlockWriter {
             }
         };
         let header = layout::header(meta.data_type as u8, features);
+        let is_long = meta.window.end_ms.saturating_sub(meta.window.start_ms) >= DAY_MS;
         Ok(BlockWriter {
             disk,
             path,
@@ -168,6 +172,7 @@ impl BlockWriter {
             compressor,
             columns: Columns::default(),
             statistics: Vec::new(),
+            days: is_long.then(|| DaysWriter::new(meta.tier_ms > 0)),
             meta: BlockMeta { range: TimeRange::default(), ..meta },
             is_published: false,
         })
@@ -175,16 +180,17 @@ impl BlockWriter {
 
     /// The next series' samples, none of them outside the block's window.
     pub(crate) fn append(&mut self, samples: &Samples) -> Result<()> {
-        self.append_columns(&[(Component::Raw, samples)], samples.len() as u64)
+        self.append_columns(&[(Component::Raw, samples)], &samples.timestamps)
     }
 
     /// The next series' buckets, in a block of their tier.
     pub(crate) fn append_rollup(&mut self, rollup: &Rollup) -> Result<()> {
         let columns: Vec<(Component, &Samples)> = rollup.stored().collect();
-        self.append_columns(&columns, rollup.ends().len() as u64)
+        self.append_columns(&columns, rollup.ends())
     }
 
-    fn append_columns(&mut self, columns: &[(Component, &Samples)], rows: u64) -> Result<()> {
+    /// `times` are those of the rows, in whatever columns they are.
+    fn append_columns(&mut self, columns: &[(Component, &Samples)], times: &[i64]) -> Result<()> {
         let offset = u32::try_from(self.page.body.len()).expect("pages are small");
         self.page.offsets.push(offset);
         let cut = |(component, samples)| (component, samples, chunk::cut(samples, self.grid));
@@ -193,6 +199,9 @@ impl BlockWriter {
         assert!(chunks > 0, "a block lists no series without samples");
         varint::write(&mut self.page.body, chunks as u64);
         let mut values = Vec::new();
+        if let Some(days) = &mut self.days {
+            days.add(self.positions, times);
+        }
         for (component, samples, chunks) in columns {
             for rows in chunks {
                 self.append_chunk(component, samples, rows, &mut values);
@@ -209,7 +218,7 @@ impl BlockWriter {
         self.positions += 1;
         self.meta.series += 1;
         self.meta.chunks += chunks as u64;
-        self.meta.samples += rows;
+        self.meta.samples += times.len() as u64;
         if self.page.body.len() >= PAGE_BYTES {
             self.finish_page()?;
         }
@@ -324,6 +333,10 @@ impl BlockWriter {
         varint::write(&mut rows, metadata.len() as u64);
         metadata.iter().for_each(|metadata| write_metadata(&mut rows, metadata));
         self.section(SectionKind::Metadata, &framed(&rows))?;
+        if let Some(days) = self.days.take() {
+            let days = days.finish(&data_order(labels.iter()));
+            self.section(SectionKind::Days, &framed(&days))?;
+        }
         self.finish_meta()?;
         self.publish()
     }

@@ -110,6 +110,8 @@ pub(crate) struct Decided {
     pub(crate) record: BatchRecord,
     pub(crate) refused: Refusals,
     pub(crate) new_series: u64,
+    /// Of the new series, in the order of the batch: the log is told.
+    new_labels: Vec<(u32, Labels)>,
     /// Rows of the record that are start timestamps.
     pub(crate) start_timestamps: u64,
 }
@@ -121,6 +123,7 @@ impl Head {
             record: BatchRecord::default(),
             refused: Refusals::default(),
             new_series: 0,
+            new_labels: Vec::new(),
             start_timestamps: 0,
         };
         let ids = self.resolve(batch, limits, age, &mut decided);
@@ -184,15 +187,18 @@ impl Head {
             }
             match (batch.key_form)(batch.key(series), limits) {
                 Ok(labels) => {
-                    let lifetime_ms =
-                        self.classifier.raw_lifetime_ms(self.classifier.class_of(&labels));
+                    let class = self.classifier.class_of(&labels);
+                    let lifetime_ms = self.classifier.raw_lifetime_ms(class);
                     let rows = rows_by_lifetime.of(batch, i, age, lifetime_ms);
                     if rows.has_accepted {
-                        match self.find_or_admit(&labels, age.now_ms) {
+                        match self.find_or_admit(&labels, class, age.now_ms) {
                             Ok((found, is_new)) => {
                                 self.remember_key(series.key_hash, found);
-                                decided.new_series += u64::from(is_new);
                                 *id = found;
+                                if is_new {
+                                    decided.new_series += 1;
+                                    decided.new_labels.push((found, labels));
+                                }
                             }
                             Err(reached) => {
                                 let reason = self.active.refuse(reached, rows.rows.max(1));
@@ -214,6 +220,7 @@ impl Head {
                 }
             }
         }
+        self.index.settle();
         ids
     }
 
@@ -299,24 +306,22 @@ impl Head {
         companion
     }
 
-    /// Names the write of `sequence` on every series it touches and returns the labels that
-    /// `segment` has not heard of.
-    pub(crate) fn restate(
-        &mut self,
-        record: &BatchRecord,
-        sequence: u64,
-        segment: u64,
-    ) -> Vec<(u32, Labels)> {
+    /// Names the write of `sequence` on every series it touches, and adds to its record the labels
+    /// that `segment` has not heard of.
+    pub(crate) fn restate(&mut self, decided: &mut Decided, sequence: u64, segment: u64) {
         let mut definitions = Vec::new();
-        for id in record.series() {
+        // Rows mostly come in the order in which their series were made.
+        let mut new_labels = std::mem::take(&mut decided.new_labels).into_iter().peekable();
+        for id in decided.record.series() {
             let place = &mut self.places[id as usize];
             place.last_sequence = sequence;
             if place.segment != segment {
                 place.segment = segment;
-                definitions.push((id, self.index.labels(id)));
+                let new = new_labels.next_if(|(new, _)| *new == id);
+                definitions.push(new.unwrap_or_else(|| (id, self.index.labels(id))));
             }
         }
-        definitions
+        decided.record.definitions = definitions;
     }
 
     /// Makes a durable write readable. `id_of` turns the record's references into ids; rows for
@@ -411,20 +416,29 @@ impl Head {
     /// The series with these labels, which is made if there is none: no limit is asked.
     pub(crate) fn find_or_create(&mut self, labels: &Labels) -> (u32, bool) {
         let identity = labels.identity();
-        match self.find(labels, identity) {
-            Some(id) => (id, false),
-            None => (self.create(labels, identity, 0), true),
+        if let Some(id) = self.find(labels, identity) {
+            return (id, false);
         }
+        let class = self.classifier.class_of(labels);
+        let id = self.create(labels, identity, class, 0);
+        self.index.settle();
+        (id, true)
     }
 
-    /// As [`Self::find_or_create`], unless a limit has no room for one more.
-    fn find_or_admit(&mut self, labels: &Labels, now_ms: i64) -> Result<(u32, bool), LimitReached> {
+    /// As [`Self::find_or_create`], unless a limit has no room for one more. The index is to be
+    /// settled after this.
+    fn find_or_admit(
+        &mut self,
+        labels: &Labels,
+        class: u32,
+        now_ms: i64,
+    ) -> Result<(u32, bool), LimitReached> {
         let identity = labels.identity();
         if let Some(id) = self.find(labels, identity) {
             return Ok((id, false));
         }
         let marks = self.active.enter(labels, now_ms)?;
-        Ok((self.create(labels, identity, marks), true))
+        Ok((self.create(labels, identity, class, marks), true))
     }
 
     fn find(&self, labels: &Labels, identity: SeriesIdentity) -> Option<u32> {
@@ -435,7 +449,13 @@ impl Head {
         self.by_identity.find(identity as u64, is_same).copied()
     }
 
-    fn create(&mut self, labels: &Labels, identity: SeriesIdentity, marks: Marks) -> u32 {
+    fn create(
+        &mut self,
+        labels: &Labels,
+        identity: SeriesIdentity,
+        class: u32,
+        marks: Marks,
+    ) -> u32 {
         let id = self.free.pop().unwrap_or_else(|| {
             let id = u32::try_from(self.places.len()).expect("fewer than 2^32 series");
             if self.places.len() == self.pages.len() * PAGE_SERIES {
@@ -444,13 +464,12 @@ impl Head {
             self.places.push(Place::default());
             id
         });
-        let class = self.classifier.class_of(labels);
         self.places[id as usize] =
             Place { identity, last_sequence: 0, segment: u64::MAX, marks, class, in_use: true };
         let places = &self.places;
         let hash = |id: &u32| places[*id as usize].identity as u64;
         self.by_identity.insert_unique(identity as u64, id, hash);
-        self.index.add(id, labels);
+        self.index.add_unsettled(id, labels);
         self.series_created += 1;
         id
     }
