@@ -12,7 +12,6 @@ mod deletes;
 mod determinism;
 mod faults;
 mod import;
-mod lives;
 mod machine;
 mod model;
 mod oracle;

@@ -35,7 +35,7 @@ impl Stored {
         }
     }
 
-    pub(crate) fn replaces(&self, old: &Stored) -> bool {
+    fn replaces(&self, old: &Stored) -> bool {
         use Stored::{Float, Histogram};
         match (self, old) {
             (Histogram(new), Histogram(old)) => new > old,
