@@ -222,7 +222,7 @@ fn a_stopped_data_directory_is_backed_up_verified_and_inspected() {
     let facts = succeed(&["inspect", "block", id, &path, "--format=json"]);
     let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
     assert_eq!(facts["meta"], *block);
-    assert_eq!(facts["sections"].as_array().unwrap().len(), 9);
+    assert_eq!(facts["sections"].as_array().unwrap().len(), 10);
     let sum = |rows: &serde_json::Value, field: &str| -> u64 {
         rows.as_array().unwrap().iter().map(|row| row[field].as_u64().unwrap()).sum()
     };

@@ -461,7 +461,7 @@ mod tests {
         assert!(raw.contains("  samples    2\n") && raw.contains("4: older than raw"), "{raw}");
         let both = import_with(Some(300_000)).unwrap();
         assert!(both.contains("  samples    3\n"), "{both}");
-        assert!(both.contains("1: older than rollups are kept, 1095d"), "{both}");
+        assert!(both.contains("1: older than rollups are kept, 3y"), "{both}");
         let again = import_with(Some(300_000)).unwrap();
         assert!(again.contains("  samples    0\n"), "{again}");
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new(storage_path));
