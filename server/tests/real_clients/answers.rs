@@ -1,13 +1,16 @@
 //! Whether two answers of the query API are the same.
 //!
 //! The same are: the type of the result, its series, their timestamps, and their values to a
-//! relative [`RELATIVE_TOLERANCE`], NaN being NaN. Order counts where the query asks for one.
+//! relative [`RELATIVE_TOLERANCE`] or an absolute [`NOISE`], NaN being NaN. Order counts where the query asks for one.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 const RELATIVE_TOLERANCE: f64 = 1e-9;
+
+/// What is left where all digits cancel out, as of a deviation of equal rates, depends on their order.
+const NOISE: f64 = 1e-15;
 
 /// Why the answers (`data` of each) differ.
 pub(crate) fn compare(query: &str, left: &Value, right: &Value) -> Result<(), String> {
@@ -101,7 +104,7 @@ fn value(point: &Value) -> f64 {
 }
 
 fn same_value(left: f64, right: f64) -> bool {
-    let bound = RELATIVE_TOLERANCE * left.abs().max(right.abs());
+    let bound = (RELATIVE_TOLERANCE * left.abs().max(right.abs())).max(NOISE);
     let is_close = bound.is_finite() && (left - right).abs() <= bound;
     left == right || (left.is_nan() && right.is_nan()) || is_close
 }
