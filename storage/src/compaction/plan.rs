@@ -116,7 +116,7 @@ impl Situation {
         };
         let is_done = |block: &BlockMeta| {
             self.classes.is_rolled_up(block, &self.blocks, &self.dirty, believed_ms)
-                && (self.classes.until_day_ends_ms(block).is_none()
+                && (!self.classes.is_to_be_rolled_up(block)
                     || !rollup::days_of(block.range).any(is_in_head))
         };
         // In the order of age: readers take it that of a time before the newest that went all went.

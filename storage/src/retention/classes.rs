@@ -170,19 +170,25 @@ impl Classes {
         }
     }
 
-    /// How long after its newest sample a block goes: raw samples that are rolled up once their whole
-    /// day is too old for late ones, since it can be rolled up again as long as anything may come.
+    /// How long after its newest sample a block goes. What is rolled up goes by days: raw samples once
+    /// their whole day is too old for late ones, since it can be rolled up again as long as anything
+    /// may come, and rollups once no bucket of their day could be made again.
     pub(crate) fn kept_ms(&self, block: &BlockMeta) -> i64 {
         self.lifetime_ms(block).saturating_add(self.until_day_ends_ms(block).unwrap_or(0))
     }
 
-    /// From the newest sample of a raw block that is rolled up to the end of its day.
-    pub(crate) fn until_day_ends_ms(&self, block: &BlockMeta) -> Option<i64> {
-        if block.tier_ms > 0 || self.rollups_ms(block.class).is_empty() {
+    /// From the newest sample of a block to the end of its day, if it goes by days.
+    fn until_day_ends_ms(&self, block: &BlockMeta) -> Option<i64> {
+        if block.tier_ms == 0 && !self.is_to_be_rolled_up(block) {
             return None;
         }
         let day = rollup::days_of(block.range).last()?;
         Some(rollup::window_of(day).end_ms.saturating_sub(block.range.end_ms))
+    }
+
+    /// Whether these are raw samples of which there are rollups.
+    pub(crate) fn is_to_be_rolled_up(&self, block: &BlockMeta) -> bool {
+        block.tier_ms == 0 && !self.rollups_ms(block.class).is_empty()
     }
 
     fn longest_ms(&self, tier_ms: u64) -> i64 {

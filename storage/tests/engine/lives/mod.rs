@@ -6,7 +6,8 @@
 //! by selectors and ranges, list names, and compare buckets of rollups with those of its own
 //! samples. Every life ends with every byte verified.
 //!
-//! `ICECORE_LIVES_SEED` and `ICECORE_LIVES_OPERATIONS` run others and more:
+//! `ICECORE_LIVES_SEED` and `ICECORE_LIVES_OPERATIONS` run others and more, `ICECORE_LIVES_FIRST` begins
+//! with a later one:
 //!
 //! ```text
 //! ICECORE_LIVES_SEED=7 ICECORE_LIVES_OPERATIONS=2000000 cargo test -p icecore-storage --test engine lives
@@ -66,7 +67,7 @@ fn a_database_lives_through_whatever_happens() {
     let (first, wanted) =
         (variable("ICECORE_LIVES_SEED", 1), variable("ICECORE_LIVES_OPERATIONS", 100_000));
     let mut operations = 0;
-    let mut lives = 0;
+    let mut lives = variable("ICECORE_LIVES_FIRST", 0);
     while operations < wanted {
         let life = Life::new(first.wrapping_mul(1_000_003).wrapping_add(lives), OPERATIONS);
         if let Err(error) = outcome(&life) {
