@@ -23,8 +23,6 @@ use crate::oracle::{Row, Stored, batch, histogram};
 /// Some midnight.
 const START_MS: i64 = 20_000 * DAY_MS;
 
-const SNAPSHOT: &str = "20261122T101010Z-5b1f0c1e7d3a9c42";
-
 /// Many windows and days may be due at once.
 const STEPS_MAX: usize = 1_000;
 
@@ -43,6 +41,7 @@ pub(super) struct World {
     last: Vec<(usize, i64, u8)>,
     /// What the model is if an operation that was cut off was done.
     pending: Option<Model>,
+    snapshots: u64,
 }
 
 fn open(disk: &SimDisk, model: &Model, now_ms: i64) -> Result<Db, String> {
@@ -124,6 +123,7 @@ impl World {
             in_doubt: false,
             last: Vec::new(),
             pending: None,
+            snapshots: 0,
         })
     }
 
@@ -338,17 +338,20 @@ impl World {
     }
 
     fn restore(&mut self) -> Outcome {
-        if let Err(e) = self.db.link_snapshot(SNAPSHOT, self.now_ms()) {
+        // One that a crash has cut off may be there.
+        self.snapshots += 1;
+        let name = format!("20261122T101010Z-{:016x}", self.snapshots);
+        if let Err(e) = self.db.link_snapshot(&name, self.now_ms()) {
             return self.survived::<()>(Err(e)).map(drop);
         }
         let place = |disk: Arc<dyn Disk>| Place::new(disk, "there");
-        let folder = std::path::Path::new("snapshots").join(SNAPSHOT);
+        let folder = std::path::Path::new("snapshots").join(&name);
         let from =
             || -> Arc<dyn Disk> { Arc::new(View::of_folder(Arc::new(self.disk.kill()), &folder)) };
         let (backup, into) = (SimDisk::new(1), SimDisk::new(2));
         let copied = || -> Result<(), Error> {
             let to = place(Arc::new(backup.clone()));
-            Backup::prepare(place(from()), to)?.run(SNAPSHOT, &mut |_| ())?;
+            Backup::prepare(place(from()), to)?.run(&name, &mut |_| ())?;
             let restore = Restore::prepare(place(Arc::new(backup.clone())))?;
             let damage = restore.check(Depth::Checksums, &mut |_| ())?.into_damage().next();
             damage.map_or(Ok(()), Err)?;
